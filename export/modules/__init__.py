@@ -1,0 +1,1 @@
+"""SANA-Video as plain modules, written for export."""

@@ -1,0 +1,1 @@
+"""A bundle to frames, without PyTorch."""

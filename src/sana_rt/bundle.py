@@ -1,0 +1,89 @@
+"""A bundle on disk: a directory whose ``manifest.json`` is written last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sana_rt import manifest as manifests
+from sana_rt.errors import BundleFileError, ManifestMissingError
+from sana_rt.files import sha256, storage_errors, write_bytes
+from sana_rt.manifest import MANIFEST_NAME, File, Graph, Manifest, Plan
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A directory and its manifest; opening checks names and sizes, not hashes."""
+
+    root: Path
+    manifest: Manifest
+
+    @staticmethod
+    def open(root: Path) -> Bundle:
+        """Read and check the manifest, and that every listed file has its listed size."""
+        path = root / MANIFEST_NAME
+        if not path.is_file():
+            raise ManifestMissingError(
+                f"{root} has no {MANIFEST_NAME}.",
+                expected="a bundle; its manifest is written last, so an interrupted one has none.",
+                remedy="run the command that writes the bundle (sana-rt export) again.",
+            )
+        with storage_errors(path):
+            bundle = Bundle(root, manifests.decode(path.read_bytes()))
+        for file in bundle.manifest.files:
+            bundle.check_size(file)
+        return bundle
+
+    def path(self, relative: str) -> Path:
+        """The absolute path of a listed file."""
+        return self.root / self.manifest.file(relative).path
+
+    def graph_paths(self, artifact: Graph | Plan) -> tuple[Path, ...]:
+        """The files of a graph or plan, itself first."""
+        weights = artifact.weights if isinstance(artifact, Graph) else ()
+        return tuple(self.path(relative) for relative in (artifact.path, *weights))
+
+    def check_size(self, file: File) -> None:
+        """Raise :class:`BundleFileError` unless ``file`` is there with its listed size."""
+        path = self.root / file.path
+        if not path.is_file():
+            raise BundleFileError(
+                f"{path} is missing.", expected=f"{file.bytes:,} bytes.", remedy=_REMEDY
+            )
+        actual = path.stat().st_size
+        if actual != file.bytes:
+            raise BundleFileError(
+                f"{path} has {actual:,} bytes.", expected=f"{file.bytes:,} bytes.", remedy=_REMEDY
+            )
+
+    def check_hash(self, file: File) -> None:
+        """Raise :class:`BundleFileError` unless the content of ``file`` is the listed one."""
+        self.check_size(file)
+        actual = sha256(self.root / file.path)
+        if actual != file.sha256:
+            raise BundleFileError(
+                f"{self.root / file.path} has SHA-256 {actual}.",
+                expected=file.sha256,
+                remedy=_REMEDY,
+            )
+
+
+_REMEDY = "copy the bundle again, or make it again with the command that wrote it."
+
+
+def describe(root: Path, paths: Iterable[Path]) -> tuple[File, ...]:
+    """List files below ``root`` with size and hash, sorted by path."""
+    return tuple(
+        File(path.relative_to(root).as_posix(), path.stat().st_size, sha256(path))
+        for path in sorted(paths)
+    )
+
+
+def save(root: Path, manifest: Manifest) -> Bundle:
+    """Write the manifest, after every file it lists is in place."""
+    bundle = Bundle(root, manifest)
+    for file in manifest.files:
+        bundle.check_size(file)
+    write_bytes(root / MANIFEST_NAME, manifests.encode(manifest))
+    return bundle

@@ -1,0 +1,126 @@
+"""Every error a user can meet: what happened, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class SanaRTError(Exception):
+    """Base of all errors raised on purpose.
+
+    The message is one to three sentences. Each part is kept as an attribute so that a
+    program can show them apart.
+    """
+
+    def __init__(self, happened: str, *, expected: str = "", remedy: str = "") -> None:
+        self.happened = happened
+        self.expected = expected
+        self.remedy = remedy
+        parts = [happened]
+        if expected:
+            parts.append(f"Expected: {expected}")
+        if remedy:
+            parts.append(f"To fix: {remedy}")
+        super().__init__("\n".join(parts))
+
+
+class UsageError(SanaRTError):
+    """An option or combination of options that cannot be honoured."""
+
+
+class MissingDependencyError(SanaRTError):
+    """A package that an optional extra installs is not importable."""
+
+
+class StorageError(SanaRTError):
+    """A file could not be read or written."""
+
+
+class DiskFullError(StorageError):
+    """The file system has no room left; nothing half-written stays under its final name."""
+
+
+class LockedError(StorageError):
+    """Another process is writing the same bundle."""
+
+
+class CheckpointError(SanaRTError):
+    """A checkpoint that cannot be used as given."""
+
+
+class CheckpointFormatError(CheckpointError):
+    """The folder or file is none of the known checkpoint layouts, or is damaged."""
+
+
+class CheckpointKeysError(CheckpointError):
+    """Missing, unexpected or mis-shaped tensors; all of them are listed."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """A pickle that asks for more than plain tensors; it is not executed."""
+
+
+class ExportError(SanaRTError):
+    """A graph could not be exported."""
+
+
+class VerificationError(SanaRTError):
+    """A graph's output differs from its module's, or a file from its hash."""
+
+
+class ManifestError(SanaRTError):
+    """Base of all errors about ``manifest.json``."""
+
+
+class ManifestMissingError(ManifestError):
+    """The directory has no manifest: it is no bundle, or its writing was interrupted."""
+
+
+class ManifestSyntaxError(ManifestError):
+    """Not JSON, or a value of the wrong type."""
+
+
+class ManifestVersionError(ManifestError):
+    """Another format, or a newer version of this one."""
+
+
+class ManifestFieldError(ManifestError):
+    """An unknown or a missing field."""
+
+
+class ManifestLimitError(ManifestError):
+    """A named limit of the format is exceeded."""
+
+
+class ManifestPathError(ManifestError):
+    """A path that is absolute, leaves the bundle, or is not in normal form."""
+
+
+class ManifestReferenceError(ManifestError):
+    """A graph or plan names a file, graph or variant that the manifest does not list."""
+
+
+class ManifestShapeError(ManifestError):
+    """A tensor with an unknown dtype, a negative dimension or a malformed name."""
+
+
+class BundleFileError(ManifestError):
+    """A listed file is absent, or has another size or another hash than listed."""
+
+
+class RequestError(SanaRTError):
+    """A generation request the model cannot serve (frame count, size, prompt, noise)."""
+
+
+class BackendError(SanaRTError):
+    """No backend can play the variant; every refusal is listed with its reason."""
+
+
+class BindingError(SanaRTError):
+    """A buffer that does not fit the graph input or output it is bound to."""
+
+
+class DeviceMemoryError(SanaRTError):
+    """The plan of device memory does not fit the device."""
+
+
+class NonFiniteError(SanaRTError):
+    """A graph wrote NaN or infinity; names the graph, the step and the output."""

@@ -1,0 +1,228 @@
+"""What a checkpoint is: sizes and constants of its parts, read once and carried in the manifest.
+
+Numbers come from the released configurations of SANA-Video; nothing here is learned.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from sana_rt.errors import RequestError
+
+VAEKind = Literal["wan", "ltx2", "dcae"]
+SolverName = Literal["dpmpp_2m", "flow_euler", "renoise"]
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of every specification: immutable, and unknown fields are refused."""
+
+
+class TransformerSpec(Frozen, frozen=True):
+    """The diffusion transformer (DiT)."""
+
+    in_channels: int
+    out_channels: int
+    patch_size: tuple[int, int, int]  # t, h, w
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    num_cross_heads: int
+    cross_head_dim: int
+    caption_channels: int
+    ffn_dim: int
+    rope_max_positions: int = 1024
+    norm_eps: float = 1e-6
+    qk_norm_eps: float = 1e-5
+    caption_norm_eps: float = 1e-5
+    attention_eps: float = 1e-15  # added to the denominator of linear attention
+    causal: bool = False  # block-causal weights (LongSANA); the operators are the same
+
+    @property
+    def width(self) -> int:
+        """Channels of a token (D)."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def rope_dims(self) -> tuple[int, int, int]:
+        """Channels of a head rotated by the t, h and w position."""
+        side = 2 * (self.head_dim // 6)
+        return self.head_dim - 2 * side, side, side
+
+
+class VAESpec(Frozen, frozen=True):
+    """The video autoencoder; the last four fields describe the Wan architecture only."""
+
+    kind: VAEKind
+    latent_channels: int
+    temporal_stride: int
+    spatial_stride: int
+    latents_mean: tuple[float, ...] = ()
+    latents_std: tuple[float, ...] = ()
+    base_dim: int = 96
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+
+
+class TextSpec(Frozen, frozen=True):
+    """The Gemma-2 text encoder and how a prompt becomes its input."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    query_pre_attn_scalar: float
+    attn_logit_softcap: float | None = 50.0
+    sliding_window: int = 4096
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    max_tokens: int = 300  # what the transformer sees: BOS and the last 299
+    bos_token_id: int = 2
+    pad_token_id: int = 0
+    instruction: str = ""  # the complex human instruction (CHI) put before a prompt
+
+
+class SamplingSpec(Frozen, frozen=True):
+    """Defaults of a generation request."""
+
+    solver: SolverName = "dpmpp_2m"
+    num_inference_steps: int = 50
+    guidance_scale: float = 6.0
+    flow_shift: float = 8.0
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    fps: int = 16
+    motion_score: int | None = 30
+    negative_prompt: str = ""
+
+
+class StreamingSpec(Frozen, frozen=True):
+    """Block-causal sampling (LongSANA): chunks of latent frames, few steps, one commit pass."""
+
+    chunk_frames: int = 10
+    timesteps: tuple[float, ...] = (1000.0, 960.0, 889.0, 727.0)
+    flow_shift: float = 7.0
+
+
+class ModelSpec(Frozen, frozen=True):
+    """Everything the runtime must know about a checkpoint."""
+
+    name: str
+    transformer: TransformerSpec
+    vae: VAESpec
+    text: TextSpec
+    sampling: SamplingSpec = SamplingSpec()
+    streaming: StreamingSpec | None = None
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width in pixels must be multiples of this."""
+        return self.vae.spatial_stride * self.transformer.patch_size[1]
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
+        stride = self.vae.temporal_stride
+        if num_frames < 1 or (num_frames - 1) % stride:
+            below = max(1, (num_frames - 1) // stride * stride + 1)
+            raise RequestError(
+                f"num_frames is {num_frames}.",
+                expected=f"{stride}k + 1 frames for the {self.vae.kind} autoencoder.",
+                remedy=f"ask for {below} or {below + stride} frames.",
+            )
+        return (num_frames - 1) // stride + 1
+
+    def latent_size(self, height: int, width: int) -> tuple[int, int]:
+        """Latent height and width of a clip; raises :class:`RequestError` if not divisible."""
+        multiple = self.size_multiple
+        for name, pixels in (("height", height), ("width", width)):
+            if pixels < multiple or pixels % multiple:
+                below = max(multiple, pixels // multiple * multiple)
+                raise RequestError(
+                    f"{name} is {pixels} pixels.",
+                    expected=f"a positive multiple of {multiple}.",
+                    remedy=f"ask for {below} or {below + multiple}.",
+                )
+        return height // self.vae.spatial_stride, width // self.vae.spatial_stride
+
+
+# mean and standard deviation of Wan 2.1's latents, by channel.
+WAN_LATENTS_MEAN = (
+    -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+    0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921,
+)  # fmt: skip
+WAN_LATENTS_STD = (
+    2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+    3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
+)  # fmt: skip
+
+WAN_VAE = VAESpec(
+    kind="wan",
+    latent_channels=16,
+    temporal_stride=4,
+    spatial_stride=8,
+    latents_mean=WAN_LATENTS_MEAN,
+    latents_std=WAN_LATENTS_STD,
+)
+LTX2_VAE = VAESpec(kind="ltx2", latent_channels=128, temporal_stride=8, spatial_stride=32)
+DCAE_VAE = VAESpec(kind="dcae", latent_channels=32, temporal_stride=4, spatial_stride=32)
+
+GEMMA2_2B = TextSpec(
+    vocab_size=256000,
+    hidden_size=2304,
+    intermediate_size=9216,
+    num_layers=26,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=256,
+    query_pre_attn_scalar=256.0,
+)
+
+
+def _transformer_2b(channels: int, patch: int, *, causal: bool = False) -> TransformerSpec:
+    return TransformerSpec(
+        in_channels=channels,
+        out_channels=channels,
+        patch_size=(1, patch, patch),
+        num_layers=20,
+        num_heads=20,
+        head_dim=112,
+        num_cross_heads=20,
+        cross_head_dim=112,
+        caption_channels=2304,
+        ffn_dim=6720,
+        attention_eps=1e-8 if causal else 1e-15,
+        causal=causal,
+    )
+
+
+_SAMPLING_720P = SamplingSpec(height=704, width=1280)
+
+#: The released (and, for DC-AE-V, published) configurations by name.
+PRESETS: Final[dict[str, ModelSpec]] = {
+    spec.name: spec
+    for spec in (
+        ModelSpec("sana-video-2b-480p", _transformer_2b(16, 2), WAN_VAE, GEMMA2_2B),
+        ModelSpec(
+            "sana-video-2b-720p", _transformer_2b(128, 1), LTX2_VAE, GEMMA2_2B, _SAMPLING_720P
+        ),
+        ModelSpec(
+            "sana-video-2b-720p-dcaev", _transformer_2b(32, 1), DCAE_VAE, GEMMA2_2B, _SAMPLING_720P
+        ),
+        ModelSpec(
+            "longsana-2b-480p",
+            _transformer_2b(16, 2, causal=True),
+            WAN_VAE,
+            GEMMA2_2B,
+            SamplingSpec(
+                solver="renoise", num_inference_steps=4, guidance_scale=1.0, motion_score=10
+            ),
+            StreamingSpec(),
+        ),
+    )
+}
