@@ -2,7 +2,114 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from typing import Any, Final, NamedTuple
+
+import click
+
+from sana_rt import __version__
+from sana_rt.errors import MissingDependencyError, SanaRTError, UsageError
+
+INTERRUPTED: Final = 130  # what a shell reports for a process that SIGINT ended
+
+
+class Entry(NamedTuple):
+    """A command: its line in the list, and the extra whose packages it imports."""
+
+    summary: str
+    extra: str | None = None
+
+
+COMMANDS: Final[dict[str, Entry]] = {
+    "fetch": Entry("Download a checkpoint at a fixed revision.", "build"),
+    "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
+    "inspect": Entry("Show what is in a bundle."),
+    "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
+    "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
+    "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),
+    "doctor": Entry("Say what works on this machine and what to install."),
+}
+
+
+class Failure(click.ClickException):
+    """Shows a :class:`SanaRTError` on stderr; exits with 1, or 2 if the request was wrong."""
+
+    def __init__(self, error: SanaRTError) -> None:
+        super().__init__(str(error))
+        self.exit_code = 2 if isinstance(error, UsageError) else 1
+
+
+class LazyCommand(click.Command):
+    """The place of a command in the list; its module is imported when it is called."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """The context of the real command."""
+        module = importlib.import_module(f"sana_rt.cli.{self.name}")
+        command: click.Command = module.command
+        return command.make_context(info_name, args, parent, **extra)
+
+
+class Root(click.Group):
+    """Lists commands in the order of the work, and turns errors into messages."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names of the commands, in the order they are used."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a :class:`SanaRTError` is shown, not traced back."""
+        try:
+            return super().invoke(ctx)
+        except SanaRTError as error:
+            raise Failure(error) from error
+        except ModuleNotFoundError as error:
+            raise Failure(_missing(str(ctx.invoked_subcommand), error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted.", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> MissingDependencyError:
+    extra = COMMANDS[name].extra
+    if extra is None or str(error.name).startswith("sana_rt"):
+        raise error
+    return MissingDependencyError(
+        f"`sana-rt {name}` needs the package {error.name!r}, which is not installed.",
+        expected=f"the packages of sana-rt[{extra}].",
+        remedy=f'pip install "sana-rt[{extra}]"',
+    )
+
+
+_EXAMPLE = """\
+SANA-Video on RTX cards and CPUs.
+
+A checkpoint becomes a bundle, a directory of ONNX graphs with a manifest; a bundle is
+played, prompt in, video out, without PyTorch.
+
+\b
+Example:
+  sana-rt demo --output out/demo "a red circle moving to the right"
+"""
+
+cli = Root(
+    name="sana-rt",
+    help=_EXAMPLE,
+    commands={
+        name: LazyCommand(name, help=entry.summary, short_help=entry.summary)
+        for name, entry in COMMANDS.items()
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+cli = click.version_option(__version__, prog_name="sana-rt")(cli)
+
 
 def main() -> None:
     """Run the ``sana-rt`` command."""
-    raise SystemExit("no commands yet")
+    sys.exit(cli.main(prog_name="sana-rt"))
