@@ -33,11 +33,16 @@ COMMANDS: Final[dict[str, Entry]] = {
 
 
 class Failure(click.ClickException):
-    """Shows a :class:`SanaRTError` on stderr; exits with 1, or 2 if the request was wrong."""
+    """Shows a :class:`SanaRTError` on stderr and exits with 1."""
 
     def __init__(self, error: SanaRTError) -> None:
         super().__init__(str(error))
-        self.exit_code = 2 if isinstance(error, UsageError) else 1
+
+
+class UsageFailure(Failure):
+    """Shows a :class:`UsageError`; exits with 2, as click does for options it refuses."""
+
+    exit_code = 2
 
 
 class LazyCommand(click.Command):
@@ -67,6 +72,8 @@ class Root(click.Group):
         """Run the command; a :class:`SanaRTError` is shown, not traced back."""
         try:
             return super().invoke(ctx)
+        except UsageError as error:
+            raise UsageFailure(error) from error
         except SanaRTError as error:
             raise Failure(error) from error
         except ModuleNotFoundError as error:
