@@ -106,6 +106,10 @@ class BundleFileError(ManifestError):
     """A listed file is absent, or has another size or another hash than listed."""
 
 
+class TokenizerError(SanaRTError):
+    """A tokenizer that is damaged or not the one the text encoder was trained with."""
+
+
 class RequestError(SanaRTError):
     """A generation request the model cannot serve (frame count, size, prompt, noise)."""
 
