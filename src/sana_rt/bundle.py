@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sana_rt import manifest as manifests
-from sana_rt.errors import BundleFileError, ManifestMissingError
+from sana_rt.errors import BundleFileError, ManifestMissingError, ManifestPathError
 from sana_rt.files import sha256, storage_errors, write_bytes
-from sana_rt.manifest import MANIFEST_NAME, File, Graph, Manifest, Plan
+from sana_rt.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File, Graph, Manifest, Plan
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,21 @@ class Bundle:
     def open(root: Path) -> Bundle:
         """Read and check the manifest, and that every listed file has its listed size."""
         path = root / MANIFEST_NAME
-        if not path.is_file():
-            raise ManifestMissingError(
-                f"{root} has no {MANIFEST_NAME}.",
-                expected="a bundle; its manifest is written last, so an interrupted one has none.",
-                remedy="run the command that writes the bundle (sana-rt export) again.",
-            )
         with storage_errors(path):
-            bundle = Bundle(root, manifests.decode(path.read_bytes()))
-        for file in bundle.manifest.files:
-            bundle.check_size(file)
+            if not path.is_file():
+                raise ManifestMissingError(
+                    f"{root} has no {MANIFEST_NAME}.",
+                    expected="a bundle; its manifest is written last, so an interrupted one "
+                    "has none.",
+                    remedy="run the command that writes the bundle (sana-rt export) again.",
+                )
+            bundle = Bundle(root, manifests.decode(_read_manifest(path)))
+            for file in bundle.manifest.files:
+                bundle.check_size(file)
         return bundle
 
     def path(self, relative: str) -> Path:
-        """The absolute path of a listed file."""
+        """Where a listed file is."""
         return self.root / self.manifest.file(relative).path
 
     def graph_paths(self, artifact: Graph | Plan) -> tuple[Path, ...]:
@@ -45,8 +47,18 @@ class Bundle:
         return tuple(self.path(relative) for relative in (artifact.path, *weights))
 
     def check_size(self, file: File) -> None:
-        """Raise :class:`BundleFileError` unless ``file`` is there with its listed size."""
+        """Raise :class:`BundleFileError` unless ``file`` is there with its listed size.
+
+        A symbolic link that leads out of the bundle raises :class:`ManifestPathError`.
+        """
         path = self.root / file.path
+        target = os.path.realpath(path)
+        if not Path(target).is_relative_to(os.path.realpath(self.root)):
+            raise ManifestPathError(
+                f"{path} is a link to {target}.",
+                expected="a file inside the bundle.",
+                remedy="put a copy of the file in the place of the link.",
+            )
         if not path.is_file():
             raise BundleFileError(
                 f"{path} is missing.", expected=f"{file.bytes:,} bytes.", remedy=_REMEDY
@@ -67,6 +79,11 @@ class Bundle:
                 expected=file.sha256,
                 remedy=_REMEDY,
             )
+
+
+def _read_manifest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_MANIFEST_BYTES + 1)  # one more than allowed, for the error
 
 
 _REMEDY = "copy the bundle again, or make it again with the command that wrote it."

@@ -86,6 +86,14 @@ class ManifestFieldError(ManifestError):
     """An unknown or a missing field."""
 
 
+class ManifestValueError(ManifestError):
+    """A value of the right type outside the range that its field allows."""
+
+
+class ManifestDuplicateError(ManifestError):
+    """A key, a path or a tensor that is listed twice."""
+
+
 class ManifestLimitError(ManifestError):
     """A named limit of the format is exceeded."""
 

@@ -50,7 +50,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        _sync(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -62,11 +62,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 def publish(partial: Path, path: Path) -> None:
     """Flush a finished temporary file or directory to disk and give it its final name."""
     with storage_errors(path):
-        if not partial.is_dir():
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
+        for file in sorted(partial.rglob("*")) if partial.is_dir() else [partial]:
+            _sync(file)
         partial.replace(path)
-        _sync_directory(path.parent)
+        _sync(path.parent)
 
 
 def sha256(path: Path) -> str:
@@ -101,8 +100,8 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

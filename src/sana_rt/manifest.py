@@ -8,39 +8,53 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePosixPath
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from sana_rt.errors import (
+    ManifestDuplicateError,
+    ManifestError,
     ManifestFieldError,
     ManifestLimitError,
     ManifestPathError,
     ManifestReferenceError,
     ManifestSyntaxError,
+    ManifestValueError,
     ManifestVersionError,
 )
-from sana_rt.model_spec import Frozen, ModelSpec
-from sana_rt.tensors import TensorSpec
+from sana_rt.model_spec import Count, Frozen, ModelSpec, Natural, NonNegative, Positive
+from sana_rt.tensors import TensorSpec, check_dtype
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "sana-rt-bundle"
 FORMAT_VERSION: Final = 1
 MAX_MANIFEST_BYTES: Final = 16 << 20
+MAX_DEPTH: Final = 16  # of nested objects and arrays; the format itself needs 9
+MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
 MAX_FILES: Final = 65_536
+MAX_FILE_BYTES: Final = 1 << 40
 MAX_PATH_CHARS: Final = 255
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# A part of a path starts with no dot (hidden files, "..") and ends with none (Windows drops it).
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"
+_PATH: Final = rf"^{_PART}(?:/{_PART})*$"
+_NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_SHA256: Final = r"^[0-9a-f]{64}$"
+
+# The schema states these rules too; `check` raises each one's named error.
+FilePath = Annotated[str, Meta(extra_json_schema={"pattern": _PATH, "maxLength": MAX_PATH_CHARS})]
+Name = Annotated[str, Meta(extra_json_schema={"pattern": _NAME})]
+Sha256 = Annotated[str, Meta(extra_json_schema={"pattern": _SHA256})]
 
 
 class File(Frozen, frozen=True):
     """A file of the bundle; ``path`` is relative, with ``/``, in normal form."""
 
-    path: str
-    bytes: int
-    sha256: str
+    path: FilePath
+    bytes: Annotated[int, Meta(ge=0, extra_json_schema={"maximum": MAX_FILE_BYTES})]
+    sha256: Sha256
 
 
 class Verification(Frozen, frozen=True):
@@ -50,18 +64,18 @@ class Verification(Frozen, frozen=True):
     of the module's output, the worst over all outputs and all sizes tried.
     """
 
-    max_error: float
-    tolerance: float
+    max_error: NonNegative
+    tolerance: Positive
     reference: str
-    dims: tuple[dict[str, int], ...]
+    dims: tuple[dict[str, Natural], ...]
 
 
 class Graph(Frozen, frozen=True):
     """An ONNX graph, its weight files, and its signature."""
 
-    path: str
-    weights: tuple[str, ...]
-    opset: int
+    path: FilePath
+    weights: tuple[FilePath, ...]
+    opset: Count
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     verification: Verification | None = None
@@ -70,25 +84,25 @@ class Graph(Frozen, frozen=True):
 class DimRange(Frozen, frozen=True):
     """The values of a named dimension that a plan accepts, and the one it is tuned for."""
 
-    min: int
-    opt: int
-    max: int
+    min: Natural
+    opt: Natural
+    max: Natural
 
 
 class Plan(Frozen, frozen=True):
     """A compiled TensorRT(-RTX) engine of one graph for one target."""
 
-    path: str
+    path: FilePath
     flavour: Literal["rtx", "trt"]
     flavour_version: str
     compute_capability: str
     profile: dict[str, DimRange]
-    built_from: str
+    built_from: Sha256
     options: dict[str, str]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    activation_bytes: int
-    weight_bytes: int
+    activation_bytes: Natural
+    weight_bytes: Natural
     user_allocation: bool
 
 
@@ -97,8 +111,8 @@ class Variant(Frozen, frozen=True):
 
     dtype: str
     description: str
-    graphs: dict[str, Graph]
-    plans: dict[str, dict[str, Plan]] = msgspec.field(default_factory=dict)
+    graphs: dict[Name, Graph]
+    plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     recipe: str | None = None
 
 
@@ -107,20 +121,20 @@ class Source(Frozen, frozen=True):
 
     checkpoint: str
     layout: str
-    sha256: str
+    sha256: Sha256
 
 
 class Manifest(Frozen, frozen=True):
     """The whole of ``manifest.json``."""
 
-    format: str
-    format_version: int
+    format: Literal["sana-rt-bundle"]
+    format_version: Literal[1]
     created_by: str
     model: ModelSpec
     source: Source
-    files: tuple[File, ...]
-    variants: dict[str, Variant]
-    tokenizer: str | None = None
+    files: Annotated[tuple[File, ...], Meta(extra_json_schema={"maxItems": MAX_FILES})]
+    variants: Annotated[dict[Name, Variant], Meta(min_length=1)]
+    tokenizer: FilePath | None = None
 
     def file(self, path: str) -> File:
         """The listed file at ``path``."""
@@ -142,9 +156,11 @@ class Manifest(Frozen, frozen=True):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """The manifest as indented UTF-8 JSON, after checking it."""
-    check(manifest)
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    """The manifest as indented UTF-8 JSON; what :func:`decode` would refuse is not written."""
+    check(manifest)  # first, because its messages name the variant and the graph
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    decode(data)
+    return data
 
 
 def decode(data: bytes) -> Manifest:
@@ -158,8 +174,7 @@ def decode(data: bytes) -> Manifest:
     try:
         manifest = msgspec.convert(raw, Manifest)
     except msgspec.ValidationError as error:
-        kind = ManifestFieldError if " field " in str(error) else ManifestSyntaxError
-        raise kind(f"The manifest is not valid: {error}.") from error
+        raise _typed(error) from error
     check(manifest)
     return manifest
 
@@ -167,22 +182,15 @@ def decode(data: bytes) -> Manifest:
 def check(manifest: Manifest) -> None:
     """Raise the named error of the first rule that the manifest breaks."""
     _check_files(manifest.files)
+    _check_sha256("source", manifest.source.sha256)
+    for name, variant in manifest.variants.items():
+        _check_variant(name, variant)
     listed = {file.path for file in manifest.files}
     for where, path in _references(manifest):
         if path not in listed:
             raise ManifestReferenceError(
                 f"{where} refers to {path!r}.", expected="a path that the manifest's files list."
             )
-    if not manifest.variants:
-        raise ManifestReferenceError("The manifest lists no variant.", expected="at least one.")
-    for variant_name, variant in manifest.variants.items():
-        _check_name(variant_name, "variant")
-        for where, tensors in _signatures(variant_name, variant):
-            for tensor in tensors:
-                tensor.check(where)
-            names = [tensor.name for tensor in tensors]
-            if len(names) != len(set(names)):
-                raise ManifestReferenceError(f"{where} lists a tensor twice: {names}.")
 
 
 def schema() -> dict[str, Any]:
@@ -193,28 +201,92 @@ def schema() -> dict[str, Any]:
     }
 
 
+def check_path(path: str) -> None:
+    """Raise :class:`ManifestPathError` unless ``path`` stays inside the bundle, in normal form."""
+    if len(path) > MAX_PATH_CHARS or not re.fullmatch(_PATH, path) or _is_manifest(path):
+        raise ManifestPathError(
+            f"The manifest lists the path {path!r}.",
+            expected=f"at most {MAX_PATH_CHARS} of A-Z a-z 0-9 . _ + - in parts divided by '/', "
+            "no part with '.' at its start or end, inside the bundle.",
+        )
+
+
+def _is_manifest(path: str) -> bool:
+    return path.lower() == MANIFEST_NAME  # some file systems ignore case
+
+
 def _parse(data: bytes) -> dict[str, Any]:
     try:
-        raw = json.loads(data, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ManifestSyntaxError(f"The manifest is not JSON: {error}.") from error
+        raw = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_without_duplicates,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_no_constant,
+        )
+        json.dumps(raw, ensure_ascii=False).encode()  # an escaped half of a pair has no UTF-8
+    except (UnicodeError, json.JSONDecodeError) as error:
+        raise ManifestSyntaxError(f"The manifest is not JSON in UTF-8: {error}.") from error
+    except RecursionError as error:
+        raise _too_deep() from error
     if not isinstance(raw, dict):
         raise ManifestSyntaxError(
             f"The manifest is a JSON {type(raw).__name__}.", expected="an object."
         )
+    _check_depth(raw, 1)
     return raw
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(keys) != len(set(keys)):
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        raise ManifestSyntaxError(f"The manifest has duplicate keys: {twice}.")
-    return dict(pairs)
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = sorted(key for key in unique if keys.count(key) > 1)
+        raise ManifestDuplicateError(f"The manifest has an object with duplicate keys: {twice}.")
+    return unique
+
+
+def _integer(text: str) -> int:
+    # The length first: converting very many digits takes time that grows with their square.
+    if len(text) > len(str(-MAX_INTEGER)) or abs(int(text)) > MAX_INTEGER:
+        raise ManifestLimitError(
+            f"The manifest contains the integer {_shortened(text)}.",
+            expected=f"an absolute value of at most 2^53 - 1 = {MAX_INTEGER:,}.",
+        )
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ManifestLimitError(
+            f"The manifest contains the number {_shortened(text)}.",
+            expected="numbers in the range of float64.",
+        )
+    return value
 
 
 def _no_constant(text: str) -> float:
     raise ManifestSyntaxError(f"The manifest contains {text}.", expected="finite numbers.")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 32 else f"{text[:32]}... ({len(text):,} characters)"
+
+
+def _check_depth(value: object, depth: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if depth > MAX_DEPTH:
+        raise _too_deep()
+    for child in value.values() if isinstance(value, dict) else value:
+        _check_depth(child, depth + 1)
+
+
+def _too_deep() -> ManifestLimitError:
+    return ManifestLimitError(
+        "The manifest nests objects and arrays too deeply.", expected=f"at most {MAX_DEPTH} levels."
+    )
 
 
 def _check_version(raw: Mapping[str, Any]) -> None:
@@ -223,7 +295,7 @@ def _check_version(raw: Mapping[str, Any]) -> None:
             f"The manifest's format is {raw.get('format')!r}.", expected=f"{FORMAT!r}."
         )
     version = raw.get("format_version")
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ManifestVersionError(
             f"The manifest's format_version is {version!r}.",
             expected=f"{FORMAT_VERSION}, the one this release reads.",
@@ -231,52 +303,93 @@ def _check_version(raw: Mapping[str, Any]) -> None:
         )
 
 
+def _typed(error: msgspec.ValidationError) -> ManifestError:
+    """The named error of what msgspec found; its messages have three forms."""
+    text = str(error)
+    if text.startswith(("Object contains unknown field", "Object missing required field")):
+        return ManifestFieldError(f"The manifest has a wrong field: {text}.")
+    if text.startswith("Expected") and ", got `" in text:
+        return ManifestSyntaxError(f"The manifest has a value of the wrong type: {text}.")
+    return ManifestValueError(f"The manifest has a value out of range: {text}.")
+
+
 def _check_files(files: tuple[File, ...]) -> None:
     if len(files) > MAX_FILES:
         raise ManifestLimitError(
             f"The manifest lists {len(files):,} files.", expected=f"at most {MAX_FILES:,}."
         )
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for file in files:
         check_path(file.path)
-        if file.path in seen:
-            raise ManifestReferenceError(f"The manifest lists {file.path!r} twice.")
-        seen.add(file.path)
-        if file.bytes < 0:
+        if file.path.lower() in seen:
+            raise ManifestDuplicateError(
+                f"The manifest lists {seen[file.path.lower()]!r} and {file.path!r}.",
+                expected="paths that differ by more than case.",
+            )
+        seen[file.path.lower()] = file.path
+        if file.bytes > MAX_FILE_BYTES:
             raise ManifestLimitError(
-                f"{file.path!r} has {file.bytes} bytes.", expected="0 or more."
+                f"{file.path!r} has {file.bytes:,} bytes.", expected=f"at most {MAX_FILE_BYTES:,}."
             )
-        if not _SHA256.fullmatch(file.sha256):
-            raise ManifestSyntaxError(
-                f"{file.path!r} has sha256 {file.sha256!r}.", expected="64 lower-case hex digits."
-            )
+        _check_sha256(file.path, file.sha256)
 
 
-def check_path(path: str) -> None:
-    """Raise :class:`ManifestPathError` unless ``path`` stays inside the bundle, in normal form."""
-    normal = PurePosixPath(path).as_posix()
-    unsafe = (
-        not path
-        or len(path) > MAX_PATH_CHARS
-        or path != normal
-        or path.startswith("/")
-        or ".." in PurePosixPath(path).parts
-        or path in (".", MANIFEST_NAME)
-        or any(character in path for character in '\\:\0"*?<>|')
-        or any(ord(character) < 32 for character in path)
-    )
-    if unsafe:
-        raise ManifestPathError(
-            f"The manifest lists the path {path!r}.",
-            expected="a relative path inside the bundle, with '/', without '..'.",
+def _check_variant(name: str, variant: Variant) -> None:
+    _check_name(name, "variant")
+    check_dtype(variant.dtype, f"variant {name!r}")
+    for graph_name, graph in variant.graphs.items():
+        _check_name(graph_name, "graph")
+        _check_signature(f"{name}/{graph_name}", graph)
+    for target, plans in variant.plans.items():
+        _check_name(target, "target")
+        for graph_name, plan in plans.items():
+            if graph_name not in variant.graphs:
+                raise ManifestReferenceError(
+                    f"{name!r} has a plan of {graph_name!r} for {target!r}.",
+                    expected=f"one of its graphs: {sorted(variant.graphs)}.",
+                )
+            _check_plan(f"{name}/{graph_name} ({target})", plan)
+
+
+def _check_plan(where: str, plan: Plan) -> None:
+    _check_signature(where, plan)
+    _check_sha256(where, plan.built_from)
+    named = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
+    if named != set(plan.profile):
+        raise ManifestReferenceError(
+            f"{where} has a profile for {sorted(plan.profile)}.",
+            expected=f"its inputs' named dimensions: {sorted(named)}.",
         )
+    for dim, values in plan.profile.items():
+        if not values.min <= values.opt <= values.max:
+            raise ManifestValueError(
+                f"{where} accepts {dim} {values.min} to {values.max}, tuned for {values.opt}.",
+                expected="min <= opt <= max.",
+            )
+
+
+def _check_signature(where: str, artifact: Graph | Plan) -> None:
+    for side, tensors in (("inputs", artifact.inputs), ("outputs", artifact.outputs)):
+        for tensor in tensors:
+            tensor.check(f"{where} {side}")
+        names = [tensor.name for tensor in tensors]
+        if len(names) != len(set(names)):
+            raise ManifestDuplicateError(f"{where} {side} list a tensor twice: {names}.")
 
 
 def _check_name(name: str, what: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise ManifestSyntaxError(
+    if not re.fullmatch(_NAME, name):
+        raise ManifestValueError(
             f"The manifest names a {what} {name!r}.",
-            expected="lower-case letters, digits, '.', '_' and '-'.",
+            expected="1 to 64 lower-case letters, digits, '.', '_' and '-', "
+            "the first a letter or a digit.",
+        )
+
+
+def _check_sha256(where: str, text: str) -> None:
+    if not re.fullmatch(_SHA256, text):
+        raise ManifestValueError(
+            f"{where} has the SHA-256 {text!r}.", expected="64 lower-case hex digits."
         )
 
 
@@ -290,20 +403,3 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
         for target, plans in variant.plans.items():
             for graph_name, plan in plans.items():
                 yield f"{variant_name}/{graph_name} ({target})", plan.path
-                if graph_name not in variant.graphs:
-                    raise ManifestReferenceError(
-                        f"{variant_name!r} has a plan of {graph_name!r}.",
-                        expected=f"one of its graphs: {sorted(variant.graphs)}.",
-                    )
-
-
-def _signatures(name: str, variant: Variant) -> Iterator[tuple[str, tuple[TensorSpec, ...]]]:
-    for graph_name, graph in variant.graphs.items():
-        _check_name(graph_name, "graph")
-        yield f"{name}/{graph_name} inputs", graph.inputs
-        yield f"{name}/{graph_name} outputs", graph.outputs
-    for target, plans in variant.plans.items():
-        _check_name(target, "target")
-        for graph_name, plan in plans.items():
-            yield f"{name}/{graph_name} ({target}) inputs", plan.inputs
-            yield f"{name}/{graph_name} ({target}) outputs", plan.outputs

@@ -5,14 +5,19 @@ Numbers come from the released configurations of SANA-Video; nothing here is lea
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from sana_rt.errors import RequestError
 
 VAEKind = Literal["wan", "ltx2", "dcae"]
 SolverName = Literal["dpmpp_2m", "flow_euler", "renoise"]
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,21 +27,21 @@ class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TransformerSpec(Frozen, frozen=True):
     """The diffusion transformer (DiT)."""
 
-    in_channels: int
-    out_channels: int
-    patch_size: tuple[int, int, int]  # t, h, w
-    num_layers: int
-    num_heads: int
-    head_dim: int
-    num_cross_heads: int
-    cross_head_dim: int
-    caption_channels: int
-    ffn_dim: int
-    rope_max_positions: int = 1024
-    norm_eps: float = 1e-6
-    qk_norm_eps: float = 1e-5
-    caption_norm_eps: float = 1e-5
-    attention_eps: float = 1e-15  # added to the denominator of linear attention
+    in_channels: Count
+    out_channels: Count
+    patch_size: tuple[Count, Count, Count]  # t, h, w
+    num_layers: Count
+    num_heads: Count
+    head_dim: Count
+    num_cross_heads: Count
+    cross_head_dim: Count
+    caption_channels: Count
+    ffn_dim: Count
+    rope_max_positions: Count = 1024
+    norm_eps: Positive = 1e-6
+    qk_norm_eps: Positive = 1e-5
+    caption_norm_eps: Positive = 1e-5
+    attention_eps: NonNegative = 1e-15  # added to the denominator of linear attention
     causal: bool = False  # block-causal weights (LongSANA); the operators are the same
 
     @property
@@ -55,35 +60,35 @@ class VAESpec(Frozen, frozen=True):
     """The video autoencoder; the last four fields describe the Wan architecture only."""
 
     kind: VAEKind
-    latent_channels: int
-    temporal_stride: int
-    spatial_stride: int
+    latent_channels: Count
+    temporal_stride: Count
+    spatial_stride: Count
     latents_mean: tuple[float, ...] = ()
-    latents_std: tuple[float, ...] = ()
-    base_dim: int = 96
-    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
+    latents_std: tuple[Positive, ...] = ()
+    base_dim: Count = 96
+    dim_mult: tuple[Count, ...] = (1, 2, 4, 4)
+    num_res_blocks: Count = 2
     temporal_downsample: tuple[bool, ...] = (False, True, True)
 
 
 class TextSpec(Frozen, frozen=True):
     """The Gemma-2 text encoder and how a prompt becomes its input."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    query_pre_attn_scalar: float
-    attn_logit_softcap: float | None = 50.0
-    sliding_window: int = 4096
-    rope_theta: float = 10000.0
-    rms_norm_eps: float = 1e-6
-    max_tokens: int = 300  # what the transformer sees: BOS and the last 299
-    bos_token_id: int = 2
-    pad_token_id: int = 0
+    vocab_size: Count
+    hidden_size: Count
+    intermediate_size: Count
+    num_layers: Count
+    num_heads: Count
+    num_kv_heads: Count
+    head_dim: Count
+    query_pre_attn_scalar: Positive
+    attn_logit_softcap: Positive | None = 50.0
+    sliding_window: Count = 4096
+    rope_theta: Positive = 10000.0
+    rms_norm_eps: Positive = 1e-6
+    max_tokens: Count = 300  # what the transformer sees: BOS and the last 299
+    bos_token_id: Natural = 2
+    pad_token_id: Natural = 0
     instruction: str = ""  # the complex human instruction (CHI) put before a prompt
 
 
@@ -91,13 +96,13 @@ class SamplingSpec(Frozen, frozen=True):
     """Defaults of a generation request."""
 
     solver: SolverName = "dpmpp_2m"
-    num_inference_steps: int = 50
-    guidance_scale: float = 6.0
-    flow_shift: float = 8.0
-    height: int = 480
-    width: int = 832
-    num_frames: int = 81
-    fps: int = 16
+    num_inference_steps: Count = 50
+    guidance_scale: NonNegative = 6.0
+    flow_shift: Positive = 8.0
+    height: Count = 480
+    width: Count = 832
+    num_frames: Count = 81
+    fps: Count = 16
     motion_score: int | None = 30
     negative_prompt: str = ""
 
@@ -105,9 +110,9 @@ class SamplingSpec(Frozen, frozen=True):
 class StreamingSpec(Frozen, frozen=True):
     """Block-causal sampling (LongSANA): chunks of latent frames, few steps, one commit pass."""
 
-    chunk_frames: int = 10
-    timesteps: tuple[float, ...] = (1000.0, 960.0, 889.0, 727.0)
-    flow_shift: float = 7.0
+    chunk_frames: Count = 10
+    timesteps: tuple[NonNegative, ...] = (1000.0, 960.0, 889.0, 727.0)
+    flow_shift: Positive = 7.0
 
 
 class ModelSpec(Frozen, frozen=True):

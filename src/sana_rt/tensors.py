@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from sana_rt.errors import BindingError, ManifestShapeError
 
@@ -27,6 +28,8 @@ DTYPE_BITS: Final[Mapping[str, int]] = {
 }
 
 MAX_RANK: Final = 8
+MAX_DIM: Final = (1 << 31) - 1
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _DIM_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
@@ -38,30 +41,42 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: str
-    dtype: str
-    shape: Shape
+    dtype: Annotated[str, Meta(extra_json_schema={"enum": list(DTYPE_BITS)})]
+    shape: Annotated[Shape, Meta(extra_json_schema={"maxItems": MAX_RANK})]
 
     def check(self, where: str) -> None:
         """Raise :class:`ManifestShapeError` if the spec breaks a rule of the format."""
-        if self.dtype not in DTYPE_BITS:
+        if not _NAME.fullmatch(self.name):
             raise ManifestShapeError(
-                f"{where}: tensor {self.name!r} has dtype {self.dtype!r}.",
-                expected=f"one of {', '.join(DTYPE_BITS)}.",
+                f"{where}: a tensor is called {self.name!r}.",
+                expected="a name like 'state_s': lower-case letters, digits and '_', at most 64.",
             )
+        check_dtype(self.dtype, f"{where}: tensor {self.name!r}")
         if len(self.shape) > MAX_RANK:
             raise ManifestShapeError(
                 f"{where}: tensor {self.name!r} has {len(self.shape)} dimensions.",
                 expected=f"at most {MAX_RANK}.",
             )
         for dim in self.shape:
-            if isinstance(dim, int) and dim >= 0:
-                continue
-            if isinstance(dim, str) and _DIM_NAME.fullmatch(dim):
-                continue
-            raise ManifestShapeError(
-                f"{where}: tensor {self.name!r} has dimension {dim!r}.",
-                expected="a non-negative integer or a name like 'batch'.",
-            )
+            if not _is_dim(dim):
+                raise ManifestShapeError(
+                    f"{where}: tensor {self.name!r} has dimension {dim!r}.",
+                    expected=f"an integer from 0 to {MAX_DIM:,} or a name like 'batch'.",
+                )
+
+
+def check_dtype(dtype: str, where: str) -> None:
+    """Raise :class:`ManifestShapeError` unless ``dtype`` is the name of one."""
+    if dtype not in DTYPE_BITS:
+        raise ManifestShapeError(
+            f"{where} has dtype {dtype!r}.", expected=f"one of {', '.join(DTYPE_BITS)}."
+        )
+
+
+def _is_dim(dim: Dim) -> bool:
+    if isinstance(dim, str):
+        return _DIM_NAME.fullmatch(dim) is not None
+    return 0 <= dim <= MAX_DIM
 
 
 def num_bytes(dtype: str, shape: Sequence[int]) -> int:
