@@ -164,4 +164,5 @@ def rope_table(length: int, spec: TextSpec, like: Tensor) -> tuple[Tensor, Tenso
 def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate channel j with channel j + d/2 by the angle of x's position."""
     cos, signed_sin = rope
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * signed_sin
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((x[..., half:], x[..., :half]), -1) * signed_sin
