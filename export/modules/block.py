@@ -1,0 +1,246 @@
+"""A transformer block: linear attention, cross attention, and a convolutional feed-forward.
+
+Tokens stay channels-last, [B, T, H, W, D], so that every 1×1 convolution and the temporal one
+is a GEMM. The GEMMs take [B, T·H·W, C]: FP4 quantizes 3-D inputs only.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sana_rt.export.modules.embed import modulated_norm
+from sana_rt.export.modules.rope import rotary_grid, rotate
+from sana_rt.model_spec import TransformerSpec
+
+#: How the depthwise 3×3 convolution is written. "conv" is one Conv node between two transposes,
+#: the faster on a CPU; "shifted" is nine multiply-adds in place, which TensorRT fuses with
+#: bias, SiLU and gate into one kernel. Both compute the same.
+Depthwise = Literal["conv", "shifted"]
+
+
+class BlockState(NamedTuple):
+    """What a block remembers of the tokens before its chunk."""
+
+    s: Tensor  #: Σ v (R k)ᵀ, f32 [B, heads, d, d]
+    k: Tensor  #: Σ k, f32 [B, heads, d]
+    z: Tensor  #: the last frame of z, the input of the temporal convolution, [B, H, W, D]
+
+    @classmethod
+    def zeros(cls, spec: TransformerSpec, tokens: Tensor) -> BlockState:
+        """The state before any token, for ``tokens`` [B, T, H, W, D]."""
+        batch, heads, d = tokens.shape[0], spec.num_heads, spec.head_dim
+        return cls(
+            tokens.new_zeros(batch, heads, d, d, dtype=torch.float32),
+            tokens.new_zeros(batch, heads, d, dtype=torch.float32),
+            torch.zeros_like(tokens[:, 0]),
+        )
+
+
+class LinearAttention(nn.Module):
+    """ReLU linear attention; rotary positions act on the numerator only.
+
+    The reference normalises q by its RMS over all channels. That is one positive factor a
+    token, which ReLU and rotation let through and which cancels between numerator and
+    denominator (up to eps), so it is left out. k's factor does not cancel.
+    """
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.head_dim = spec.head_dim
+        self.eps = spec.attention_eps
+        self.norm_eps = spec.qk_norm_eps
+        self.to_q = nn.Linear(spec.width, spec.width, bias=False)
+        self.to_k = nn.Linear(spec.width, spec.width, bias=False)
+        self.to_v = nn.Linear(spec.width, spec.width, bias=False)
+        self.norm_q = nn.RMSNorm(spec.width, eps=spec.qk_norm_eps)
+        self.norm_k = nn.RMSNorm(spec.width, eps=spec.qk_norm_eps)
+        self.to_out = nn.ModuleList([nn.Linear(spec.width, spec.width)])
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor], state_s: Tensor, state_k: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, N, D] and cos, sin [N, 1, d/2] to the output [B, N, D] and the new sums."""
+        q = self._heads(F.relu(self.to_q(x) * self.norm_q.weight))
+        k = self.to_k(x)
+        k = self._heads(F.relu(k * self.norm_k.weight) * inverse_rms(k, self.norm_eps))
+        v = self._heads(self.to_v(x))
+        state_s = state_s + v.float().permute(0, 2, 3, 1) @ rotate(k, *rope).transpose(1, 2)
+        state_k = state_k + k.float().sum(1)
+        numerator = rotate(q, *rope).transpose(1, 2) @ state_s.transpose(2, 3)  # [B, h, N, d]
+        denominator = q.float().transpose(1, 2) @ state_k[..., None]
+        out = (numerator / (denominator + self.eps)).to(x.dtype).transpose(1, 2).flatten(2)
+        return self.to_out[0](out), state_s, state_k
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+
+class CrossAttention(nn.Module):
+    """Softmax attention to the prompt; see :class:`PromptAttention` for what the keys carry."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.head_dim = spec.cross_head_dim
+        self.eps = spec.qk_norm_eps
+        width = spec.num_cross_heads * spec.cross_head_dim
+        self.to_q = nn.Linear(spec.width, width)
+        self.to_out = nn.ModuleList([nn.Linear(width, spec.width)])
+
+    def forward(self, x: Tensor, text_k: Tensor, text_v: Tensor, text_bias: Tensor) -> Tensor:
+        """Tokens [B, N, D], K and V [B, heads, S, d], bias [B, 1, 1, S] to [B, N, D]."""
+        q = self.to_q(x)
+        scale = inverse_rms(q, self.eps)[:, None]  # [B, 1, N, 1]
+        logits = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) @ text_k.transpose(2, 3)
+        weights = (logits * scale + text_bias).softmax(-1)
+        out: Tensor = self.to_out[0]((weights @ text_v).transpose(1, 2).flatten(2))
+        return out
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """1/RMS over the channels of x [..., C] as [..., 1], summed in float32."""
+    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1×1 convolution on channels-last tokens: a GEMM."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, in_channels] to [B, N, out_channels]."""
+        return F.linear(x, self.weight.flatten(1), self.bias)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """A depthwise 3×3 convolution within each frame, zero padded."""
+
+    def __init__(self, channels: int, depthwise: Depthwise) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        self.depthwise = depthwise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, H, W, C] to the same shape."""
+        if self.depthwise == "shifted":
+            return self._shifted(x)
+        out = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2))
+        return out.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+        assert self.bias is not None
+        out = self.bias
+        for row in range(3):
+            for column in range(3):
+                shifted = padded[:, :, row : row - 2 or None, column : column - 2 or None]
+                out = out + shifted * self.weight[:, 0, row, column]
+        return out
+
+
+class TemporalConv(nn.Conv2d):
+    """z plus its convolution with three taps over frames; no frame right of the last is seen.
+
+    One GEMM makes all three taps of every frame, then they are shifted and added. The left
+    neighbour of the first frame comes from the state and needs its first tap only.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, (3, 1), padding=(1, 0), bias=False)
+
+    def forward(self, z: Tensor, state_z: Tensor) -> Tensor:
+        """[B, T, H, W, D] and [B, H, W, D] to [B, T, H, W, D]."""
+        weight = self.weight[..., 0].permute(2, 0, 1).flatten(0, 1)  # [3·D, D], tap by tap
+        taps = F.linear(z.flatten(1, 3), weight).unflatten(1, z.shape[1:4])
+        before, here, after = taps.chunk(3, dim=-1)
+        first = F.linear(state_z.flatten(1, 2), self.weight[:, :, 0, 0]).unflatten(
+            1, state_z.shape[1:3]
+        )
+        before = torch.cat([first[:, None], before[:, :-1]], dim=1)
+        after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
+        return z + before + here + after
+
+
+class FeedForward(nn.Module):
+    """Gated convolutional feed-forward with a temporal convolution at its end."""
+
+    def __init__(self, spec: TransformerSpec, depthwise: Depthwise) -> None:
+        super().__init__()
+        hidden = 2 * spec.ffn_dim
+        self.conv_inverted = PointwiseConv(spec.width, hidden, bias=True)
+        self.conv_depth = DepthwiseConv(hidden, depthwise)
+        self.conv_point = PointwiseConv(spec.ffn_dim, spec.width, bias=False)
+        self.conv_temp = TemporalConv(spec.width)
+
+    def forward(self, x: Tensor, state_z: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, T, H, W, D] and z before them to the output and the last frame of z."""
+        grid = x.shape[1:4]
+        hidden = F.silu(self.conv_inverted(x.flatten(1, 3))).unflatten(1, grid)
+        value, gate = self.conv_depth(hidden).chunk(2, dim=-1)
+        z = self.conv_point((value * F.silu(gate)).flatten(1, 3)).unflatten(1, grid)
+        return self.conv_temp(z, state_z), z[:, -1]
+
+
+class Block(nn.Module):
+    """One of the transformer's identical blocks.
+
+    Cross attention takes its input without norm and adds its output without gate; the second
+    modulated norm belongs to the feed-forward.
+    """
+
+    def __init__(self, spec: TransformerSpec, depthwise: Depthwise = "conv") -> None:
+        super().__init__()
+        self.norm_eps = spec.norm_eps
+        self.attn1 = LinearAttention(spec)
+        self.attn2 = CrossAttention(spec)
+        self.ff = FeedForward(spec, depthwise)
+        self.scale_shift_table = nn.Parameter(torch.randn(6, spec.width) / spec.width**0.5)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        modulation: Tensor,
+        text_k: Tensor,
+        text_v: Tensor,
+        text_bias: Tensor,
+        rope_t: Tensor,
+        rope_h: Tensor,
+        rope_w: Tensor,
+        state_s: Tensor,
+        state_k: Tensor,
+        state_z: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens [B, T, H, W, D] and their state to the next tokens and the next state.
+
+        Args:
+            tokens: [B, T, H, W, D].
+            modulation: [B, T, 6, D]; shift, scale, gate of attention, then of the feed-forward.
+            text_k: Keys [B, heads, S, d] of :class:`Prompt`; ``text_v`` the values.
+            text_v: See ``text_k``.
+            text_bias: [B, 1, 1, S], added to the logits.
+            rope_t: (cos, sin) f32 [T, pairs, 2]; ``rope_h`` [H, …] and ``rope_w`` [W, …] too.
+            rope_h: See ``rope_t``.
+            rope_w: See ``rope_t``.
+            state_s: See :class:`BlockState`, as ``state_k`` and ``state_z``.
+            state_k: See ``state_s``.
+            state_z: See ``state_s``.
+        """
+        grid = tokens.shape[1:4]
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = (
+            self.scale_shift_table + modulation
+        ).unbind(2)
+
+        x = modulated_norm(tokens, shift_1, scale_1, self.norm_eps).flatten(1, 3)
+        rope = rotary_grid(rope_t, rope_h, rope_w)
+        out, state_s, state_k = self.attn1(x, rope, state_s, state_k)
+        tokens = tokens + gate_1[:, :, None, None] * out.unflatten(1, grid)
+
+        out = self.attn2(tokens.flatten(1, 3), text_k, text_v, text_bias)
+        tokens = tokens + out.unflatten(1, grid)
+
+        x = modulated_norm(tokens, shift_2, scale_2, self.norm_eps)
+        out, state_z = self.ff(x, state_z)
+        return tokens + gate_2[:, :, None, None] * out, state_s, state_k, state_z

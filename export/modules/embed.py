@@ -1,0 +1,100 @@
+"""The ends of the transformer: timestep and patch embedding, final layer."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sana_rt.model_spec import TransformerSpec
+
+TIMESTEP_CHANNELS = 256
+TIMESTEP_MAX_PERIOD = 10000.0
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, in_channels: int, width: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, width)
+        self.activation = activation
+        self.linear_2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in_channels] to [..., width]."""
+        out: Tensor = self.linear_2(self.activation(self.linear_1(x)))
+        return out
+
+
+class TimestepEmbed(nn.Module):
+    """Timesteps to the modulation that all blocks share ("adaLN-single")."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        mlp = MLP(TIMESTEP_CHANNELS, spec.width, nn.SiLU())
+        self.time_embed = nn.ModuleDict(
+            {
+                "emb": nn.ModuleDict({"timestep_embedder": mlp}),
+                "linear": nn.Linear(spec.width, 6 * spec.width),
+            }
+        )
+
+    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Timesteps f32 [B, T], 0..1000, to modulation [B, T, 6, D] and embedding [B, T, D]."""
+        linear, mlp = self.time_embed["linear"], self.time_embed["emb"]["timestep_embedder"]
+        embedding = mlp(sinusoid(timestep).to(linear.weight.dtype))
+        return linear(F.silu(embedding)).unflatten(-1, (6, -1)), embedding
+
+
+def sinusoid(timestep: Tensor) -> Tensor:
+    """Timesteps [...] to float32 [..., 256]: the cosines, then the sines, of 128 frequencies."""
+    half = TIMESTEP_CHANNELS // 2
+    index = torch.arange(half, dtype=torch.float32, device=timestep.device)
+    frequency = torch.exp(index * -math.log(TIMESTEP_MAX_PERIOD) / half)
+    angle = timestep.float()[..., None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class PatchEmbed(nn.Module):
+    """Latents to tokens: a convolution whose kernel is its stride, written as one GEMM."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        patch = spec.patch_size
+        self.patch_embedding = nn.Conv3d(spec.in_channels, spec.width, patch, stride=patch)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents f32 [B, C, frames, height, width] to tokens [B, T, H, W, D]."""
+        conv = self.patch_embedding
+        pt, ph, pw = conv.kernel_size
+        patches = latents.to(conv.weight.dtype)
+        patches = patches.unflatten(4, (-1, pw)).unflatten(3, (-1, ph)).unflatten(2, (-1, pt))
+        patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)
+        return F.linear(patches, conv.weight.flatten(1), conv.bias)
+
+
+class FinalLayer(nn.Module):
+    """Tokens to the flow velocity (noise - x0) of the latents."""
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.scale_shift_table = nn.Parameter(torch.randn(2, spec.width) / spec.width**0.5)
+        self.proj_out = nn.Linear(spec.width, math.prod(spec.patch_size) * spec.out_channels)
+
+    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+        """Tokens [B, T, H, W, D], embedding [B, T, D] to f32 [B, C, frames, height, width]."""
+        shift, scale = (self.scale_shift_table + embedding[:, :, None]).unbind(2)
+        x = modulated_norm(tokens, shift, scale, self.spec.norm_eps)
+        x = self.proj_out(x).unflatten(-1, (*self.spec.patch_size, -1))  # channels fastest
+        x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, T, pt, H, ph, W, pw]
+        return x.flatten(6, 7).flatten(4, 5).flatten(2, 3).float()
+
+
+def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm of tokens [B, T, H, W, D], scaled and shifted frame by frame ([B, T, D])."""
+    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
+    return normed * (1 + scale)[:, :, None, None] + shift[:, :, None, None]

@@ -1,0 +1,84 @@
+"""Rotary position embedding over time, height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from sana_rt.model_spec import TransformerSpec
+
+ROPE_THETA = 10000.0
+AXES = ("t", "h", "w")
+
+
+class RotaryTables(nn.Module):
+    """Cosines and sines of token positions, gathered from float32 tables.
+
+    Each axis rotates its own adjacent pairs of a head's channels: pair j of an axis with
+    ``a`` channels turns by ``position · 10000^(-2j/a)`` (SANA-Video, after Wan 2.1).
+    """
+
+    table_t: Tensor
+    table_h: Tensor
+    table_w: Tensor
+
+    def __init__(self, spec: TransformerSpec) -> None:
+        super().__init__()
+        for axis, channels in zip(AXES, spec.rope_dims, strict=True):
+            table = _table(spec.rope_max_positions, channels)
+            self.register_buffer(f"table_{axis}", table, persistent=False)
+
+    def forward(
+        self, frame_index: Tensor, row_index: Tensor, column_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions i64 [frames], [rows], [columns] to (cos, sin) [positions, pairs, 2] each."""
+        return self.table_t[frame_index], self.table_h[row_index], self.table_w[column_index]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the model to another device, but not to another dtype.
+
+        bfloat16 cannot tell positions above 256 apart once they are angles.
+        """
+        tables = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, table in tables.items():
+            moved = self._buffers[name]
+            assert table is not None
+            assert moved is not None
+            self._buffers[name] = table.to(moved.device)
+        return self
+
+
+def _table(positions: int, channels: int) -> Tensor:
+    # The device is named so that a model built on the meta device still has its tables.
+    pair = torch.arange(0, channels, 2, dtype=torch.float64, device="cpu")
+    position = torch.arange(positions, dtype=torch.float64, device="cpu")
+    angle = torch.outer(position, ROPE_THETA ** (-pair / channels))
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
+
+
+def rotary_grid(rope_t: Tensor, rope_h: Tensor, rope_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Per-axis tables to the cos and sin of every token, [T·H·W, 1, d/2] each."""
+    grid = (rope_t.shape[0], rope_h.shape[0], rope_w.shape[0], -1, 2)
+    table = torch.cat(
+        [
+            rope_t[:, None, None].expand(grid),
+            rope_h[None, :, None].expand(grid),
+            rope_w[None, None].expand(grid),
+        ],
+        dim=3,
+    ).flatten(0, 2)
+    cos, sin = table.unsqueeze(1).unbind(-1)
+    return cos, sin
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn adjacent channel pairs of ``x`` [B, N, heads, d] by the angles of :func:`rotary_grid`.
+
+    The result is float32, the type of the tables.
+    """
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
