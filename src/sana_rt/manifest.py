@@ -89,15 +89,24 @@ class DimRange(Frozen, frozen=True):
     max: Natural
 
 
+class BuiltFrom(Frozen, frozen=True):
+    """What a plan was built from: the hashes of the graph's files, and the variant's recipe."""
+
+    graph: Sha256
+    weights: tuple[Sha256, ...]
+    recipe: str | None = None
+
+
 class Plan(Frozen, frozen=True):
-    """A compiled TensorRT(-RTX) engine of one graph for one target."""
+    """A compiled TensorRT(-RTX) engine of one graph for one target, and the log of its build."""
 
     path: FilePath
+    log: FilePath
     flavour: Literal["rtx", "trt"]
     flavour_version: str
     compute_capability: str
     profile: dict[str, DimRange]
-    built_from: Sha256
+    built_from: BuiltFrom
     options: dict[str, str]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -353,7 +362,8 @@ def _check_variant(name: str, variant: Variant) -> None:
 
 def _check_plan(where: str, plan: Plan) -> None:
     _check_signature(where, plan)
-    _check_sha256(where, plan.built_from)
+    for text in (plan.built_from.graph, *plan.built_from.weights):
+        _check_sha256(where, text)
     named = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
     if named != set(plan.profile):
         raise ManifestReferenceError(
@@ -402,4 +412,5 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
                 yield f"{variant_name}/{graph_name}", path
         for target, plans in variant.plans.items():
             for graph_name, plan in plans.items():
-                yield f"{variant_name}/{graph_name} ({target})", plan.path
+                for path in (plan.path, plan.log):
+                    yield f"{variant_name}/{graph_name} ({target})", path
