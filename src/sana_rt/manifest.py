@@ -206,7 +206,7 @@ def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the manifest."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **msgspec.json.schema(Manifest),
+        **json.loads(msgspec.json.encode(msgspec.json.schema(Manifest))),  # defaults as lists
     }
 
 

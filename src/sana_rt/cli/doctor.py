@@ -1,0 +1,286 @@
+"""``sana-rt doctor``: what works on this machine and what to install."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+from sana_rt import __version__
+from sana_rt.cli import output
+
+#: Number formats that TensorRT-RTX runs in hardware, by compute capability.
+#: Source: the support matrix of TensorRT-RTX 1.7.
+FORMATS: Final[dict[tuple[int, int], tuple[str, ...]]] = {
+    (8, 6): ("BF16",),
+    (8, 9): ("BF16", "FP8"),
+    (12, 0): ("BF16", "FP8", "NVFP4"),
+}
+_SHOWN_EXTRAS: Final = ("cpu", "rtx", "build", "bench")
+_SUBSTITUTES: Final = {"onnxruntime": ("onnxruntime-gpu",)}  # the same module with CUDA
+_REQUIREMENT: Final = re.compile(
+    r"^(?P<name>[\w.-]+)(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+))?"
+)
+_NVIDIA_VERSION: Final = Path("/proc/driver/nvidia/version")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Base of what the report is made of."""
+
+
+class Machine(Record, frozen=True):
+    """The computer and the interpreter."""
+
+    sana_rt: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    memory_bytes: int
+
+
+class Package(Record, frozen=True):
+    """A package that an extra asks for; ``installed`` is its version, or None."""
+
+    name: str
+    wanted: str
+    installed: str | None
+
+
+class Extra(Record, frozen=True):
+    """An extra, its packages, and the command that installs it (None: it is complete)."""
+
+    name: str
+    packages: tuple[Package, ...]
+    install: str | None
+
+
+class GPU(Record, frozen=True):
+    """An NVIDIA GPU and the number formats that plans for it can use."""
+
+    name: str
+    compute_capability: str
+    memory_bytes: int
+    formats: tuple[str, ...]
+
+
+class Nvidia(Record, frozen=True):
+    """What the NVIDIA driver reports; ``note`` says why there is nothing."""
+
+    driver: str | None
+    gpus: tuple[GPU, ...]
+    note: str
+
+
+class Ability(Record, frozen=True):
+    """Something one does with sana-rt, and what is in the way ("" if nothing is)."""
+
+    what: str
+    missing: str
+
+
+class Report(Record, frozen=True):
+    """All that ``sana-rt doctor`` says."""
+
+    machine: Machine
+    extras: tuple[Extra, ...]
+    onnxruntime_providers: tuple[str, ...]
+    nvidia: Nvidia
+    abilities: tuple[Ability, ...]
+
+
+def examine() -> Report:
+    """Look at this machine; nothing heavy is imported but ONNX Runtime, if it is there."""
+    extras = tuple(_extra(name) for name in _SHOWN_EXTRAS)
+    providers = _providers()
+    nvidia = _nvidia()
+    return Report(_machine(), extras, providers, nvidia, _abilities(extras, providers, nvidia))
+
+
+def formats(capability: tuple[int, int]) -> tuple[str, ...]:
+    """The number formats of a compute capability.
+
+    Where TensorRT-RTX lists none, ONNX Runtime's CUDA provider runs BF16, from 8.0 on.
+    """
+    if capability in FORMATS:
+        return FORMATS[capability]
+    return ("BF16",) if capability >= (8, 0) else ("FP32",)
+
+
+def _machine() -> Machine:
+    return Machine(
+        sana_rt=__version__,
+        python=platform.python_version(),
+        system=platform.platform(),
+        processor=_processor(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(
+        r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.M
+    )
+    return found[1] if found else platform.machine()
+
+
+def _extra(name: str) -> Extra:
+    packages = tuple(
+        Package(match["name"], match["range"].strip(), _installed(match["name"]))
+        for line in importlib.metadata.requires("sana-rt") or ()
+        if (match := _REQUIREMENT.match(line)) and match["extra"] == name
+    )
+    complete = all(package.installed for package in packages)
+    return Extra(name, packages, None if complete else f'pip install "sana-rt[{name}]"')
+
+
+def _installed(name: str) -> str | None:
+    for candidate in (name, *_SUBSTITUTES.get(name, ())):
+        try:
+            return importlib.metadata.version(candidate)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _providers() -> tuple[str, ...]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return ()
+    import onnxruntime
+
+    return tuple(onnxruntime.get_available_providers())
+
+
+def _nvidia() -> Nvidia:
+    if not _has_cuda_bindings():
+        if not _NVIDIA_VERSION.exists():
+            return Nvidia(None, (), "no NVIDIA driver is loaded")
+        driver = _NVIDIA_VERSION.read_text().splitlines()[0]
+        return Nvidia(driver, (), 'pip install "sana-rt[rtx]" to see its GPUs')
+    from cuda.bindings import driver as cuda
+
+    try:
+        return _ask(cuda)
+    except RuntimeError as error:  # the driver's library is not there, or refuses
+        return Nvidia(None, (), f"the NVIDIA driver does not answer: {error}")
+
+
+def _has_cuda_bindings() -> bool:
+    return bool(importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings"))
+
+
+def _ask(cuda: Any) -> Nvidia:
+    _call(cuda.cuInit, 0)
+    version = _call(cuda.cuDriverGetVersion)
+    gpus = tuple(_gpu(cuda, index) for index in range(_call(cuda.cuDeviceGetCount)))
+    return Nvidia(f"CUDA {version // 1000}.{version % 1000 // 10}", gpus, "")
+
+
+def _gpu(cuda: Any, index: int) -> GPU:
+    device = _call(cuda.cuDeviceGet, index)
+    attribute = cuda.CUdevice_attribute
+    major, minor = (
+        _call(cuda.cuDeviceGetAttribute, which, device)
+        for which in (
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+            attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+        )
+    )
+    name = _call(cuda.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
+    memory = _call(cuda.cuDeviceTotalMem, device)
+    return GPU(name, f"{major}.{minor}", memory, formats((major, minor)))
+
+
+def _call(function: Any, *arguments: Any) -> Any:
+    """Call the driver; its functions return the status first."""
+    status, *results = function(*arguments)
+    if status != 0:
+        raise RuntimeError(f"{function.__name__} answered {status.name}")
+    return results[0] if results else None
+
+
+def _abilities(
+    extras: tuple[Extra, ...], providers: tuple[str, ...], nvidia: Nvidia
+) -> tuple[Ability, ...]:
+    install = {extra.name: extra.install or "" for extra in extras}
+    gpu = "" if nvidia.gpus else "an NVIDIA GPU and its driver"
+    cuda = "" if "CUDAExecutionProvider" in providers else "pip install onnxruntime-gpu"
+    return (
+        Ability("look at bundles (inspect)", ""),
+        Ability("play bundles on the CPU (generate)", install["cpu"]),
+        Ability(
+            "play bundles on an NVIDIA GPU through ONNX Runtime", gpu or install["cpu"] or cuda
+        ),
+        Ability("make bundles from checkpoints (fetch, export, verify)", install["build"]),
+        Ability("run the demo", install["build"] or install["cpu"]),
+    )
+
+
+@click.command(epilog="Example: sana-rt doctor --json")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def command(as_json: bool) -> None:
+    """Say what works on this machine and what to install.
+
+    Lists the interpreter, the processor, the packages of each extra, ONNX Runtime's providers
+    and the NVIDIA GPUs with the number formats they run. It changes nothing.
+    """
+    report = examine()
+    if as_json:
+        output.json(report)
+    else:
+        _show(report)
+
+
+def _show(report: Report) -> None:
+    machine = report.machine
+    output.table(
+        "This machine",
+        ("", ""),
+        (
+            ("sana-rt", machine.sana_rt),
+            ("Python", machine.python),
+            ("system", machine.system),
+            ("processor", f"{machine.processor}, {machine.cores} cores to use"),
+            ("memory", output.size(machine.memory_bytes)),
+            ("ONNX Runtime", ", ".join(report.onnxruntime_providers) or "not installed"),
+            ("NVIDIA driver", report.nvidia.driver or "none"),
+        ),
+    )
+    output.table("Packages", ("extra", "package", "installed", "wanted"), _package_rows(report))
+    for extra in report.extras:
+        if extra.install:
+            click.echo(f"  for all of {extra.name}: {extra.install}")
+    output.table(
+        "NVIDIA GPUs",
+        ("name", "compute capability", "memory", "formats"),
+        [
+            (gpu.name, gpu.compute_capability, output.size(gpu.memory_bytes), " ".join(gpu.formats))
+            for gpu in report.nvidia.gpus
+        ]
+        or [(f"none: {report.nvidia.note}", "", "", "")],
+    )
+    output.table(
+        "What works here",
+        ("", "", "to make it work"),
+        [
+            ("no" if ability.missing else "yes", ability.what, ability.missing)
+            for ability in report.abilities
+        ],
+    )
+
+
+def _package_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    return [
+        (extra.name, package.name, package.installed or "missing", package.wanted)
+        for extra in report.extras
+        for package in extra.packages
+    ]

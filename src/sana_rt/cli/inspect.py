@@ -1,0 +1,179 @@
+"""``sana-rt inspect``: what is in a bundle."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.progress import track
+
+from sana_rt import manifest as manifests
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output
+from sana_rt.errors import BundleFileError
+from sana_rt.manifest import File, Graph, Plan, Variant
+from sana_rt.model_spec import ModelSpec
+
+
+def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        output.json(manifests.schema())
+        ctx.exit()
+
+
+@click.command(epilog="Example: sana-rt inspect out/bundle")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest and the checks as JSON.")
+@click.option("--skip-hashes", is_flag=True, help="Check sizes only; do not read every file.")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of manifest.json and do nothing else.",
+)
+def command(bundle: Path, as_json: bool, skip_hashes: bool) -> None:
+    """Show what is in BUNDLE, and whether its files are the ones its manifest lists.
+
+    Shows the model, and for each variant its graphs with sizes, inputs, outputs and the error
+    that `sana-rt verify` measured, and its plans. Exits with 1 if a file is damaged.
+    """
+    opened = Bundle.open(bundle)
+    damaged = None if skip_hashes else _damaged(opened)
+    if as_json:
+        output.json(_summary(opened, damaged))
+    else:
+        _show(opened, damaged)
+    if damaged:
+        raise BundleFileError(
+            f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: "
+            f"{', '.join(damaged)}.",
+            expected="the SHA-256 that the manifest lists.",
+            remedy="copy the bundle again, or make it again with the command that wrote it.",
+        )
+
+
+def _damaged(bundle: Bundle) -> list[str]:
+    files = track(bundle.manifest.files, "Reading files", console=output.stderr(), transient=True)
+    return [file.path for file in files if not _matches(bundle, file)]
+
+
+def _matches(bundle: Bundle, file: File) -> bool:
+    try:
+        bundle.check_hash(file)
+    except BundleFileError:
+        return False
+    return True
+
+
+def _summary(bundle: Bundle, damaged: list[str] | None) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle.root),
+        "bytes": sum(file.bytes for file in bundle.manifest.files),
+        "hashes_checked": damaged is not None,
+        "damaged": damaged or [],
+        "manifest": msgspec.to_builtins(bundle.manifest),
+    }
+
+
+def _show(bundle: Bundle, damaged: list[str] | None) -> None:
+    manifest = bundle.manifest
+    total = sum(file.bytes for file in manifest.files)
+    state = "hashes not checked" if damaged is None else f"{len(damaged) or 'none'} damaged"
+    rows = [
+        ("path", str(bundle.root)),
+        ("written by", manifest.created_by),
+        ("source", f"{manifest.source.checkpoint} ({manifest.source.layout})"),
+        ("files", f"{len(manifest.files)}, {output.size(total)}, {state}"),
+        *_model_rows(manifest.model),
+    ]
+    output.table("Bundle", ("", ""), rows)
+    for name, variant in manifest.variants.items():
+        _show_variant(bundle, name, variant)
+
+
+def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
+    dit, vae, sampling = model.transformer, model.vae, model.sampling
+    kind = "block-causal" if dit.causal else "bidirectional"
+    return [
+        ("model", model.name),
+        ("transformer", f"{dit.num_layers} blocks of width {dit.width}, {kind}"),
+        (
+            "autoencoder",
+            f"{vae.kind}, {vae.latent_channels} channels, 1/{vae.temporal_stride} of the frames, "
+            f"1/{vae.spatial_stride} of height and width",
+        ),
+        ("text encoder", f"Gemma-2, {model.text.num_layers} layers of {model.text.hidden_size}"),
+        (
+            "defaults",
+            f"{sampling.num_frames} frames of {sampling.height} x {sampling.width} at "
+            f"{sampling.fps} a second, {sampling.num_inference_steps} steps of {sampling.solver}",
+        ),
+    ]
+
+
+def _show_variant(bundle: Bundle, name: str, variant: Variant) -> None:
+    groups = list(_alike(variant.graphs))
+    output.table(
+        f"Variant {name} ({variant.dtype}): {variant.description}",
+        ("graph", "size>", "error>", "tolerance>"),
+        [(_label(names), *_graph_row(bundle, variant, names)) for names in groups],
+    )
+    output.table(
+        f"Signatures of {name}",
+        ("graph", "", "tensor", "dtype", "shape"),
+        [row for names in groups for row in _signature(_label(names), variant.graphs[names[0]])],
+    )
+    for target, plans in variant.plans.items():
+        output.table(
+            f"Plans of {name} for {target}",
+            ("graph", "size>", "weights>", "activations>", "built with"),
+            [(graph, *_plan_row(bundle, plan)) for graph, plan in plans.items()],
+        )
+
+
+def _alike(graphs: dict[str, Graph]) -> Iterator[list[str]]:
+    """The names of the graphs; neighbours with one signature (the blocks) together."""
+
+    def stem_and_signature(name: str) -> tuple[object, ...]:
+        return name.rstrip("0123456789"), graphs[name].inputs, graphs[name].outputs
+
+    for _, names in itertools.groupby(graphs, stem_and_signature):
+        yield list(names)
+
+
+def _label(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _graph_row(bundle: Bundle, variant: Variant, names: list[str]) -> tuple[str, str, str]:
+    graphs = [variant.graphs[name] for name in names]
+    files = {path for graph in graphs for path in (graph.path, *graph.weights)}
+    total = output.size(sum(bundle.manifest.file(path).bytes for path in files))
+    verified = [graph.verification for graph in graphs if graph.verification]
+    if len(verified) < len(graphs):
+        return total, "not verified", ""
+    worst = max(verified, key=lambda verification: verification.max_error)
+    return total, f"{worst.max_error:.1e}", f"{worst.tolerance:.0e}"
+
+
+def _signature(label: str, graph: Graph) -> Iterator[tuple[str, ...]]:
+    for side, tensors in (("in", graph.inputs), ("out", graph.outputs)):
+        for tensor in tensors:
+            shape = ", ".join(str(dim) for dim in tensor.shape)
+            yield label, side, tensor.name, tensor.dtype, f"[{shape}]"
+            label = ""  # once a graph
+
+
+def _plan_row(bundle: Bundle, plan: Plan) -> tuple[str, str, str, str]:
+    return (
+        output.size(bundle.manifest.file(plan.path).bytes),
+        output.size(plan.weight_bytes),
+        output.size(plan.activation_bytes),
+        f"{plan.flavour} {plan.flavour_version}, compute capability {plan.compute_capability}",
+    )
