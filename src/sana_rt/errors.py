@@ -114,6 +114,34 @@ class BundleFileError(ManifestError):
     """A listed file is absent, or has another size or another hash than listed."""
 
 
+class EngineError(SanaRTError):
+    """Base of all errors about building plans and about plans that cannot be used."""
+
+
+class BuildError(EngineError):
+    """TensorRT refused to build a plan; its own messages are quoted."""
+
+
+class UnsupportedNodeError(BuildError):
+    """A node of a graph that TensorRT cannot import; names the node and the module it is from."""
+
+
+class TargetError(EngineError):
+    """A graph needs what the target card does not have, or a flavour cannot build for it."""
+
+
+class ProfileError(EngineError):
+    """Dimensions outside of what a plan accepts; both ranges are shown."""
+
+
+class PlanVersionError(EngineError):
+    """A plan that another version of TensorRT built; both versions are shown."""
+
+
+class PlanTableError(EngineError):
+    """A build log whose compiled layer table does not parse; nothing of it is dropped."""
+
+
 class TokenizerError(SanaRTError):
     """A tokenizer that is damaged or not the one the text encoder was trained with."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -23,6 +23,8 @@ from sana_rt.errors import (
     ManifestSyntaxError,
     ManifestValueError,
     ManifestVersionError,
+    PlanVersionError,
+    ProfileError,
 )
 from sana_rt.model_spec import Count, Frozen, ModelSpec, Natural, NonNegative, Positive
 from sana_rt.tensors import TensorSpec, check_dtype
@@ -88,6 +90,20 @@ class DimRange(Frozen, frozen=True):
     opt: Natural
     max: Natural
 
+    @staticmethod
+    def fixed(value: int) -> DimRange:
+        """The range of one value."""
+        return DimRange(value, value, value)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is only one value."""
+        return self.min == self.max
+
+    def __str__(self) -> str:
+        """One value, or ``min..max``."""
+        return str(self.min) if self.is_fixed else f"{self.min}..{self.max}"
+
 
 class BuiltFrom(Frozen, frozen=True):
     """What a plan was built from: the hashes of the graph's files, and the variant's recipe."""
@@ -113,6 +129,31 @@ class Plan(Frozen, frozen=True):
     activation_bytes: Natural
     weight_bytes: Natural
     user_allocation: bool
+
+    def check_holds(self, where: str, wanted: Mapping[str, DimRange], remedy: str) -> None:
+        """Raise :class:`ProfileError` unless every wanted dimension lies in the profile."""
+        outside = [
+            name
+            for name, accepted in self.profile.items()
+            if name in wanted
+            and not accepted.min <= wanted[name].min <= wanted[name].max <= accepted.max
+        ]
+        if outside:
+            raise ProfileError(
+                f"{where} would run with {_ranges(outside, wanted)}.",
+                expected=f"{_ranges(outside, self.profile)}, what the plan was built for.",
+                remedy=remedy,
+            )
+
+    def check_version(self, where: str, running: str, remedy: str) -> None:
+        """Raise :class:`PlanVersionError` unless the ``running`` version built the plan."""
+        if self.flavour_version != running:
+            raise PlanVersionError(
+                f"{where} was built by version {self.flavour_version} of {self.flavour!r}; "
+                f"version {running} is running.",
+                expected="the same version: plans are not portable between versions.",
+                remedy=remedy,
+            )
 
 
 class Variant(Frozen, frozen=True):
@@ -162,6 +203,10 @@ class Manifest(Frozen, frozen=True):
                 expected=f"one of {sorted(self.variants)}.",
             )
         return self.variants[name]
+
+
+def _ranges(names: Iterable[str], ranges: Mapping[str, DimRange]) -> str:
+    return ", ".join(f"{name} {ranges[name]}" for name in names)
 
 
 def encode(manifest: Manifest) -> bytes:
