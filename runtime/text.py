@@ -43,7 +43,8 @@ class PromptTruncatedWarning(UserWarning):
     def __init__(self, tokens: int, text: str) -> None:
         self.tokens = tokens
         self.text = text
-        super().__init__(f"The prompt is too long by {tokens} tokens. Left out: {text!r}")
+        plural = "s" if tokens > 1 else ""
+        super().__init__(f"The prompt is too long by {tokens} token{plural}. Left out: {text!r}")
 
 
 @dataclass(frozen=True, eq=False)
