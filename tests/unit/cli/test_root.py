@@ -1,0 +1,146 @@
+"""The root command: what it lists, how it fails, how it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import sana_rt
+from sana_rt import cli
+from sana_rt.errors import BackendError, UsageError
+
+WAITS = """
+import sys, time, types
+import click
+from sana_rt import cli
+
+@click.command()
+def command() -> None:
+    print("started", flush=True)
+    time.sleep(60)
+
+module = types.ModuleType("sana_rt.cli.doctor")
+module.command = command
+sys.modules["sana_rt.cli.doctor"] = module
+sys.argv = ["sana-rt", "doctor"]
+cli.main()
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], Result]:
+    """Run ``sana-rt generate`` with a function in its place."""
+
+    def run_with(body: Callable[[], None]) -> Result:
+        module = types.ModuleType("sana_rt.cli.generate")
+        module.command = click.Command("generate", callback=body)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "sana_rt.cli.generate", module)
+        return CliRunner().invoke(cli.cli, ["generate"])
+
+    return run_with
+
+
+def _raise(error: BaseException) -> Callable[[], None]:
+    def body() -> None:
+        raise error
+
+    return body
+
+
+def test_help_lists_every_command_without_importing_any() -> None:
+    code = "import sys; from sana_rt.cli import cli; cli(['--help'], standalone_mode=False); "
+    code += "print([name for name in sys.modules if name.startswith('sana_rt.cli.')])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name, entry in cli.COMMANDS.items():
+        assert f"  {name} " in shown.stdout
+        assert entry.summary in shown.stdout
+    assert shown.stdout.endswith("[]\n")
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(cli.cli, ["--version"])
+    assert result.output == f"sana-rt, version {sana_rt.__version__}\n"
+
+
+def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:
+    result = CliRunner().invoke(cli.cli, ["inspekt"])
+    assert result.exit_code == 2
+    assert "Did you mean 'inspect'?" in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_unknown_option_is_a_usage_error() -> None:
+    result = CliRunner().invoke(cli.cli, ["doctor", "--jsn"])
+    assert result.exit_code == 2
+    assert "--jsn" in result.stderr
+
+
+def test_a_typed_error_is_shown_in_three_parts(run: Callable[..., Result]) -> None:
+    result = run(_raise(BackendError("No card.", expected="a card.", remedy="plug one in.")))
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "Error: No card.",
+        "Expected: a card.",
+        "To fix: plug one in.",
+    ]
+
+
+def test_an_option_that_cannot_be_honoured_exits_as_a_usage_error(
+    run: Callable[..., Result],
+) -> None:
+    assert run(_raise(UsageError("--a excludes --b."))).exit_code == 2
+
+
+def test_a_missing_package_names_the_extra(run: Callable[..., Result]) -> None:
+    result = run(_raise(ModuleNotFoundError("No module named 'numpy'", name="numpy")))
+    assert result.exit_code == 1
+    assert "'numpy'" in result.stderr
+    assert 'To fix: pip install "sana-rt[cpu]"' in result.stderr
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_traced_back(run: Callable[..., Result]) -> None:
+    result = run(_raise(ModuleNotFoundError("lost", name="sana_rt.lost")))
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+def test_a_bug_is_traced_back(run: Callable[..., Result]) -> None:
+    assert isinstance(run(_raise(ZeroDivisionError())).exception, ZeroDivisionError)
+
+
+def test_an_interrupt_ends_with_one_line_and_130(run: Callable[..., Result]) -> None:
+    result = run(_raise(KeyboardInterrupt()))
+    assert result.exit_code == 130
+    assert result.stderr.split() == ["Interrupted."]
+
+
+def test_ctrl_c_from_a_terminal() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "started\n"
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.split() == ["Interrupted."]
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    shown = subprocess.run(
+        f"{sys.executable} -m sana_rt inspect --schema | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "{\n"
+    assert "Traceback" not in shown.stderr
