@@ -91,7 +91,8 @@ def philox(counter: tuple[Words, int, int, int], key: tuple[int, int]) -> Words:
 
 def _box_muller(words: Words) -> NDArray[np.float32]:
     pairs = words.reshape(-1, 2)
-    radius = np.sqrt(-2.0 * _log((pairs[:, 0] + 0.5) * 2.0**-32))
+    uniform: Doubles = (pairs[:, 0].astype(np.float64) + 0.5) * 2.0**-32
+    radius = np.sqrt(-2.0 * _log(uniform))
     cosine, sine = _turn(pairs[:, 1])
     return np.stack([radius * cosine, radius * sine], axis=1).astype(np.float32).reshape(-1)
 

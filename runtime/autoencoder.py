@@ -1,0 +1,94 @@
+"""Latent frames to pictures, one at a time, and one picture to a latent frame."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.memory import Buffers, Region, region, single
+
+Frames = NDArray[np.uint8]
+Latents = NDArray[np.float32]
+
+FIRST: Final = "vae_decoder_first"
+LATER: Final = "vae_decoder"
+ENCODER: Final = "vae_encoder"
+
+
+class Decoder:
+    """The causal decoder: each latent frame becomes frames, given those before it.
+
+    The feature caches exist twice. A run reads one set and writes the other.
+    """
+
+    @staticmethod
+    def regions(graphs: Graphs) -> tuple[Region, ...]:
+        """A latent frame, its frames, and two sets of caches."""
+        later = graphs.signature(LATER)
+        caches = [
+            region("autoencoder", later, name, f"{name}.{turn}")
+            for name in _cache_names(graphs)
+            for turn in (0, 1)
+        ]
+        pictures = (
+            region("autoencoder", later, "latents", "latent_frame"),
+            region("autoencoder", graphs.signature(FIRST), "frames", "first_frames"),
+            region("autoencoder", later, "frames"),
+        )
+        return tuple(single(one) for one in (*pictures, *caches))
+
+    def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
+        self._graphs, self._buffers = graphs, buffers
+        names = _cache_names(graphs)
+        reads = [{name: buffers[f"{name}.{turn}"] for name in names} for turn in (0, 1)]
+        writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
+        latent = {"latents": buffers["latent_frame"]}
+        self._first = graphs.bind(FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
+        self._later = tuple(
+            graphs.bind(
+                LATER, {**latent, **reads[turn]}, {"frames": buffers["frames"], **writes[1 - turn]}
+            )
+            for turn in (0, 1)
+        )
+
+    def decode(self, latents: Latents, index: int) -> Frames:
+        """Frames u8 [n, height, width, 3] of the clip's latent frame ``index``.
+
+        ``latents`` are [1, C, 1, h, w]. The frames must come in order, from 0.
+        """
+        binding = self._later[(index - 1) % 2] if index else self._first
+        self._graphs.memory.upload(self._buffers["latent_frame"], latents)
+        self._graphs.run(binding)
+        frames: Frames = self._graphs.memory.download(binding.outputs["frames"]).squeeze(0)
+        return frames
+
+
+class ImageEncoder:
+    """The first frame of image-to-video."""
+
+    @staticmethod
+    def regions(graphs: Graphs) -> tuple[Region, ...]:
+        """The picture and its latent frame."""
+        encoder = graphs.signature(ENCODER)
+        parts = (("image", "image"), ("latents", "image_latents"))
+        return tuple(single(region("image", encoder, tensor, name)) for tensor, name in parts)
+
+    def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
+        self._graphs, self._buffers = graphs, buffers
+        self._encoder = graphs.bind(
+            ENCODER, {"image": buffers["image"]}, {"latents": buffers["image_latents"]}
+        )
+
+    def encode(self, image: Frames) -> Latents:
+        """Normalised latents [1, C, 1, h, w] of a picture u8 [height, width, 3]."""
+        self._graphs.memory.upload(self._buffers["image"], image[None])
+        self._graphs.run(self._encoder)
+        return self._graphs.memory.download(self._buffers["image_latents"])
+
+
+def _cache_names(graphs: Graphs) -> tuple[str, ...]:
+    inputs = graphs.signature(LATER).inputs
+    return tuple(tensor.name for tensor in inputs if tensor.name.startswith("cache_"))

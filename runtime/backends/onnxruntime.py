@@ -1,0 +1,162 @@
+"""ONNX Runtime: its CPU provider everywhere, its CUDA provider on NVIDIA GPUs.
+
+Both bind our buffers by address. The CUDA provider shares one stream with our copies, so that
+work on the device stays in order; it has not been run on hardware yet.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
+
+from sana_rt.errors import BackendError
+from sana_rt.manifest import Graph
+from sana_rt.runtime.backends.base import Backend, Binding, Buffer, Context, Memory
+from sana_rt.runtime.backends.host import HostMemory
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+
+#: ``onnx.TensorProto.DataType`` by dtype name.
+_ELEMENT_TYPES: Final[Mapping[str, int]] = {
+    "float32": 1,
+    "uint8": 2,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "bfloat16": 16,
+}
+_ERRORS: Final = (
+    ort_c.EPFail,
+    ort_c.EngineError,
+    ort_c.Fail,
+    ort_c.InvalidArgument,
+    ort_c.InvalidGraph,
+    ort_c.InvalidProtobuf,
+    ort_c.NoSuchFile,
+    ort_c.NotImplemented,
+    ort_c.RuntimeException,
+)
+_ERRORS_ONLY: Final = 3  # severity of ONNX Runtime's own log
+_SAME_AS_REQUESTED: Final = 1  # how the arena grows
+
+
+class OnnxRuntime(Backend):
+    """Graphs as inference sessions of one execution provider."""
+
+    def __init__(
+        self,
+        name: str,
+        dtypes: tuple[str, ...],
+        memory: Memory,
+        provider: tuple[str, dict[str, str]],
+        threads: int | None,
+    ) -> None:
+        super().__init__(name, dtypes, memory)
+        self._provider = provider
+        self._threads = threads or len(os.sched_getaffinity(0))
+        _share_arena(provider[0])
+
+    def open(self, name: str, graph: Graph, path: Path) -> Context:
+        """Load a graph as an inference session."""
+        try:
+            session = ort.InferenceSession(path, self._options(), providers=[self._provider])
+        except _ERRORS as error:
+            raise BackendError(
+                f"{self.name} cannot load the graph {name!r} from {path}: {error}"
+            ) from error
+        session.disable_fallback()
+        if session.get_providers()[0] != self._provider[0]:
+            raise BackendError(
+                f"ONNX Runtime fell back to {session.get_providers()} for the graph {name!r}.",
+                expected=self._provider[0],
+                remedy="run `sana-rt doctor` to see what its CUDA provider misses.",
+            )
+        return _SessionContext(name, graph, session, self._provider[0])
+
+    def _options(self) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = _ERRORS_ONLY
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Two dozen sessions, of which one runs: idle pools must not spin, and one arena serves all.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        return options
+
+
+class _SessionContext(Context):
+    def __init__(self, name: str, graph: Graph, session: Any, provider: str) -> None:
+        super().__init__(name, graph)
+        self._session = session
+        self._device = "cuda" if provider == CUDA else "cpu"
+
+    def _bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Binding:
+        io = self._session.io_binding()
+        for bind, buffers in ((io.bind_input, inputs), (io.bind_output, outputs)):
+            for name, buffer in buffers.items():
+                element_type = _ELEMENT_TYPES[buffer.dtype]
+                bind(name, self._device, 0, element_type, buffer.shape, buffer.address)
+        return _SessionBinding(self.name, self._session, io, inputs, outputs)
+
+
+class _SessionBinding(Binding):
+    def __init__(
+        self,
+        graph: str,
+        session: Any,
+        io: Any,
+        inputs: Mapping[str, Buffer],
+        outputs: Mapping[str, Buffer],
+    ) -> None:
+        super().__init__(graph, outputs)
+        self._session, self._io = session, io
+        self._inputs = dict(inputs)  # keeps their memory alive: ONNX Runtime has the address only
+
+    def run(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._io)
+        except _ERRORS as error:
+            raise BackendError(
+                f"ONNX Runtime failed in the graph {self.graph!r}: {error}"
+            ) from error
+
+
+def cpu(threads: int | None = None) -> OnnxRuntime:
+    """The CPU provider; it has no bfloat16 kernels. ``threads`` defaults to the CPUs we may use."""
+    return OnnxRuntime("onnxruntime", ("float32",), HostMemory(), (CPU, {}), threads)
+
+
+def cuda(threads: int | None = None) -> OnnxRuntime:
+    """The CUDA provider on the first GPU; float32 stays float32 (no TF32)."""
+    if CUDA not in ort.get_available_providers():
+        raise BackendError(
+            f"this build of ONNX Runtime has only {ort.get_available_providers()}.",
+            expected=CUDA,
+            remedy="pip uninstall onnxruntime, then pip install onnxruntime-gpu cuda-python.",
+        )
+    from sana_rt.runtime.backends.cuda import CudaMemory  # noqa: PLC0415 (an optional dependency)
+
+    memory = CudaMemory()
+    options = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
+    return OnnxRuntime(
+        "onnxruntime-cuda", ("bfloat16", "float32"), memory, (CUDA, options), threads
+    )
+
+
+@functools.cache
+def _share_arena(provider: str) -> None:
+    """One arena for all sessions: they run one after another, so their activations can share."""
+    place = "Cuda" if provider == CUDA else "Cpu"
+    info = ort_c.OrtMemoryInfo(
+        place, ort_c.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort_c.OrtMemType.DEFAULT
+    )
+    arena = ort_c.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
+    ort_c.create_and_register_allocator_v2(provider, info, {}, arena)

@@ -1,0 +1,131 @@
+"""What a caller may bring along: noise, prompt embeddings, the first frame."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sana_rt.errors import RequestError
+from sana_rt.files import storage_errors
+from sana_rt.model_spec import ModelSpec
+from sana_rt.runtime.request import Request
+
+Array = NDArray[Any]
+
+_POSITIVE: Final = ("prompt_embeds", "prompt_attention_mask")
+_NEGATIVE: Final = ("negative_prompt_embeds", "negative_prompt_attention_mask")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEmbeds:
+    """What the transformer sees of one prompt: hidden states f32 [1, S, Ct], mask i64 [1, S]."""
+
+    hidden_states: NDArray[np.float32]
+    attention_mask: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Tensors in place of what the runtime would make itself, and the first frame if given.
+
+    ``noise`` f32 [1, C, T, h, w] is what the chunks start from. ``prompt_embeds`` holds the
+    negative prompt's, if guided, then the prompt's. ``image`` is u8 [height, width, 3].
+    """
+
+    noise: NDArray[np.float32] | None = None
+    prompt_embeds: tuple[PromptEmbeds, ...] | None = None
+    image: NDArray[np.uint8] | None = None
+
+    def check(self, request: Request, model: ModelSpec) -> None:
+        """Raise :class:`RequestError` for a tensor that does not fit the request."""
+        if self.noise is not None:
+            _check("noise", self.noise, "float32", latents_shape(request, model))
+        if self.image is not None:
+            _check("image", self.image, "uint8", (request.height, request.width, 3))
+        if self.prompt_embeds is not None:
+            self._check_embeds(self.prompt_embeds, request, model)
+
+    def _check_embeds(
+        self, embeds: tuple[PromptEmbeds, ...], request: Request, model: ModelSpec
+    ) -> None:
+        if len(embeds) != request.batch:
+            raise RequestError(
+                f"There are embeddings of {len(embeds)} prompts.",
+                expected=f"{request.batch} with guidance_scale {request.guidance_scale}.",
+            )
+        length, channels = model.text.max_tokens, model.transformer.caption_channels
+        for one in embeds:
+            _check("prompt embeds", one.hidden_states, "float32", (1, length, channels))
+            _check("prompt attention mask", one.attention_mask, "int64", (1, length))
+            if not np.isin(one.attention_mask, (0, 1)).all() or not one.attention_mask.any():
+                raise RequestError(
+                    "A prompt attention mask has other values than 0 and 1, or no 1.",
+                    expected="1 for each token to see, and at least one.",
+                )
+
+
+NO_INPUTS: Final = Inputs()
+
+
+def latents_shape(request: Request, model: ModelSpec) -> tuple[int, ...]:
+    """Shape of a clip's latents: (1, C, T, h, w)."""
+    size = model.latent_size(request.height, request.width)
+    return (1, model.transformer.in_channels, model.latent_frames(request.num_frames), *size)
+
+
+def read_noise(path: Path) -> NDArray[np.float32]:
+    """Noise from a ``.npy`` file; :meth:`Inputs.check` judges it."""
+    array = _load(path)
+    if not isinstance(array, np.ndarray):
+        raise RequestError(f"{path} is an archive of arrays.", expected="one array (.npy).")
+    return array
+
+
+def read_prompt_embeds(path: Path, *, guided: bool) -> tuple[PromptEmbeds, ...]:
+    """Prompt embeddings from a ``.npz`` file with the names of diffusers' arguments.
+
+    The negative prompt's are read only if ``guided``. Masks may have any integer dtype or bool.
+    """
+    arrays = _load(path)
+    pairs = (_NEGATIVE, _POSITIVE) if guided else (_POSITIVE,)
+    wanted = {name for pair in pairs for name in pair}
+    there = set() if isinstance(arrays, np.ndarray) else set(arrays)
+    if not wanted <= there <= {*_POSITIVE, *_NEGATIVE}:
+        raise RequestError(
+            f"{path} holds {sorted(there) or 'one array without a name'}.",
+            expected=f"an archive (.npz) with {sorted(wanted)}.",
+        )
+    return tuple(PromptEmbeds(arrays[embeds], _integers(arrays[mask])) for embeds, mask in pairs)
+
+
+def _integers(mask: Array) -> Array:
+    return mask.astype(np.int64) if mask.dtype.kind in "biu" else mask
+
+
+def _load(path: Path) -> Array | Mapping[str, Array]:
+    """An array or an archive of arrays; Python objects are not unpickled."""
+    with storage_errors(path):
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise RequestError(
+                f"{path} cannot be read: {error}.", expected="a file written by numpy.save(z)."
+            ) from error
+
+
+def _check(what: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape:
+        raise RequestError(
+            f"The {what} has dtype {array.dtype} and shape {array.shape}.",
+            expected=f"dtype {dtype} and shape {shape}.",
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        count = int(np.size(array) - np.isfinite(array).sum())
+        raise RequestError(f"The {what} has {count:,} values that are NaN or infinite.")

@@ -1,0 +1,74 @@
+"""Prompts to the keys and values of every block's cross attention."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from sana_rt.runtime.backends.base import Binding
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.inputs import PromptEmbeds
+from sana_rt.runtime.memory import Buffers, Region, region, single
+from sana_rt.runtime.request import Request
+from sana_rt.runtime.text import PromptTokenizer, TokenizedPrompt, prompt_text, select
+
+ENCODER: Final = "text_encoder"
+PROJECTION: Final = "prompt"
+
+_TOKENS: Final = (("input_ids", "input_ids"), ("attention_mask", "input_mask"))
+
+
+def encoder_regions(graphs: Graphs) -> tuple[Region, ...]:
+    """Tokens of one prompt, and the text encoder's hidden states."""
+    encoder = graphs.signature(ENCODER)
+    parts = (*_TOKENS, ("hidden_states", "encoded"))
+    return tuple(single(region("text", encoder, tensor, name)) for tensor, name in parts)
+
+
+def projection_regions(graphs: Graphs) -> tuple[Region, ...]:
+    """What the transformer sees of the prompts, and its keys and values for every block."""
+    projection = graphs.signature(PROJECTION)
+    names = ("hidden_states", "attention_mask", "text_k", "text_v", "text_bias")
+    return tuple(region("text", projection, name) for name in names)
+
+
+def encode(
+    graphs: Graphs, buffers: Buffers, tokenizer: PromptTokenizer, request: Request
+) -> tuple[PromptEmbeds, ...]:
+    """What the transformer sees of the negative prompt, if guided, then of the prompt.
+
+    Warns with :class:`sana_rt.runtime.text.PromptTruncatedWarning` if a prompt is too long.
+    """
+    text = prompt_text(
+        request.prompt, motion_score=request.motion_score, lowercase=request.lowercase
+    )
+    prompts = [tokenizer.encode(text, instruction=True)]
+    if request.batch == 2:
+        negative = prompt_text(request.negative_prompt, lowercase=request.lowercase)
+        prompts.insert(0, tokenizer.encode(negative, instruction=False))
+    return tuple(_encode(graphs, buffers, prompt) for prompt in prompts)
+
+
+def project(graphs: Graphs, buffers: Buffers, embeds: tuple[PromptEmbeds, ...]) -> None:
+    """Fill ``text_k``, ``text_v`` and ``text_bias``, for the whole clip."""
+    memory = graphs.memory
+    hidden_states = np.concatenate([one.hidden_states for one in embeds])
+    memory.upload(buffers["hidden_states"], hidden_states)
+    memory.upload(buffers["attention_mask"], np.concatenate([one.attention_mask for one in embeds]))
+    names = ("hidden_states", "attention_mask"), ("text_k", "text_v", "text_bias")
+    inputs, outputs = ({name: buffers[name] for name in side} for side in names)
+    graphs.run(graphs.bind(PROJECTION, inputs, outputs))
+
+
+def _encode(graphs: Graphs, buffers: Buffers, prompt: TokenizedPrompt) -> PromptEmbeds:
+    sized = buffers.sized(length=prompt.length)
+    graphs.memory.upload(sized["input_ids"], prompt.input_ids)
+    graphs.memory.upload(sized["input_mask"], prompt.attention_mask)
+    binding: Binding = graphs.bind(
+        ENCODER,
+        {tensor: sized[name] for tensor, name in _TOKENS},
+        {"hidden_states": sized["encoded"]},
+    )
+    graphs.run(binding)
+    return PromptEmbeds(*select(graphs.memory.download(sized["encoded"]), prompt))

@@ -1,0 +1,157 @@
+"""A generation request: what to make, checked against the model before anything is loaded."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from sana_rt.errors import RequestError, UsageError
+from sana_rt.files import storage_errors
+from sana_rt.model_spec import Frozen, ModelSpec, SolverName, StreamingSpec
+from sana_rt.runtime import solver
+
+MAX_SEED: Final = 2**64 - 1
+MAX_FPS: Final = 240
+
+
+class Request(Frozen, frozen=True):
+    """One clip. The names are diffusers'; the defaults are the model's (:func:`for_model`).
+
+    ``height`` and ``width`` are pixels; ``guidance_scale`` 1 leaves the negative prompt out;
+    ``motion_score`` None says nothing about motion; ``flow_shift`` moves the schedule to noise.
+    """
+
+    prompt: str
+    negative_prompt: str
+    height: int
+    width: int
+    num_frames: int
+    num_inference_steps: Annotated[int, Meta(ge=1, le=solver.TRAIN_TIMESTEPS)]
+    guidance_scale: Annotated[float, Meta(ge=0, lt=1e4)]
+    solver: SolverName
+    flow_shift: Annotated[float, Meta(gt=0, lt=1e4)]
+    fps: Annotated[int, Meta(ge=1, le=MAX_FPS)]
+    motion_score: int | None
+    # msgspec's bounds are those of 64-bit signed integers; `_check` has the upper one.
+    seed: Annotated[int, Meta(ge=0)] = 0
+    lowercase: bool = False  # what diffusers does to a prompt; the original script keeps its case
+
+    @property
+    def batch(self) -> int:
+        """Samples of a forward pass: the negative prompt's, if guided, then the prompt's."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+def for_model(
+    model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool = False
+) -> Request:
+    """A request of ``options`` on top of the model's defaults.
+
+    ``conditioned`` says that the first frame is given, for which flow Euler is the default.
+
+    Raises:
+        UsageError: an unknown option, or a value of the wrong type or out of range.
+        RequestError: a value that this model cannot serve.
+    """
+    defaults = _defaults(model, conditioned=conditioned, wanted=options.get("solver"))
+    try:
+        request = msgspec.convert({**defaults, **options}, Request)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"The request is not valid: {error}.", expected=_options_text()) from error
+    _check(request, model)
+    return request
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """Options from a TOML file whose keys are the fields of :class:`Request`."""
+    with storage_errors(path):
+        data = path.read_bytes()
+    try:
+        options = tomllib.loads(data.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    unknown = [f"{path}: {key}" for key in options if key not in Request.__struct_fields__]
+    if unknown:
+        raise UsageError(f"Unknown keys: {', '.join(unknown)}.", expected=_options_text())
+    return options
+
+
+def dims(request: Request, model: ModelSpec) -> dict[str, int]:
+    """Every named dimension of the graphs but ``frames`` and ``length`` (docs/architecture.md)."""
+    latent_height, latent_width = model.latent_size(request.height, request.width)
+    _, patch_height, patch_width = model.transformer.patch_size
+    named = {
+        "batch": request.batch,
+        "rows": latent_height // patch_height,
+        "columns": latent_width // patch_width,
+        "height": request.height,
+        "width": request.width,
+        "latent_height": latent_height,
+        "latent_width": latent_width,
+    }
+    scale = 2
+    while scale <= model.vae.spatial_stride:
+        named[f"latent_height_x{scale}"] = scale * latent_height
+        named[f"latent_width_x{scale}"] = scale * latent_width
+        scale *= 2
+    return named
+
+
+def schedule(request: Request, model: ModelSpec) -> tuple[solver.Step, ...]:
+    """The steps of the request's solver."""
+    if request.solver == "renoise":
+        return solver.renoise(streaming(model).timesteps, request.flow_shift)
+    if request.solver == "flow_euler":
+        return solver.flow_euler(request.num_inference_steps, request.flow_shift)
+    return solver.dpmpp_2m(request.num_inference_steps, request.flow_shift)
+
+
+def streaming(model: ModelSpec) -> StreamingSpec:
+    """How a block-causal model is sampled; the published values if it does not say."""
+    return model.streaming or StreamingSpec()
+
+
+def _defaults(model: ModelSpec, *, conditioned: bool, wanted: object) -> dict[str, Any]:
+    sampling = model.sampling
+    defaults: dict[str, Any] = {"prompt": "", **msgspec.structs.asdict(sampling)}
+    if conditioned and sampling.solver == "dpmpp_2m":
+        defaults["solver"] = "flow_euler"
+    if (wanted or defaults["solver"]) == "renoise":
+        defaults["num_inference_steps"] = len(streaming(model).timesteps)
+        defaults["flow_shift"] = streaming(model).flow_shift
+    return defaults
+
+
+def _check(request: Request, model: ModelSpec) -> None:
+    latent_frames = model.latent_frames(request.num_frames)
+    height, width = model.latent_size(request.height, request.width)
+    patch_t, patch_h, patch_w = model.transformer.patch_size
+    positions = (latent_frames // patch_t, height // patch_h, width // patch_w)
+    limit = model.transformer.rope_max_positions
+    for name, count in zip(
+        ("latent frames", "token rows", "token columns"), positions, strict=True
+    ):
+        if count > limit:
+            raise RequestError(
+                f"The clip has {count:,} {name}.",
+                expected=f"at most {limit:,}, the model's rotary positions.",
+                remedy="ask for a shorter or smaller clip.",
+            )
+    if request.seed > MAX_SEED:
+        raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
+    steps = len(streaming(model).timesteps)
+    if request.solver == "renoise" and request.num_inference_steps != steps:
+        raise RequestError(
+            f"num_inference_steps is {request.num_inference_steps} for the solver 'renoise'.",
+            expected=f"{steps}, the timesteps the model was distilled for.",
+            remedy="leave num_inference_steps out, or choose another solver.",
+        )
+
+
+def _options_text() -> str:
+    return f"options among {', '.join(Request.__struct_fields__)}, each in its range."

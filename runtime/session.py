@@ -1,0 +1,201 @@
+"""A bundle opened on a backend: requests in, latents and frames out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from sana_rt.bundle import Bundle
+from sana_rt.errors import RequestError
+from sana_rt.runtime import autoencoder, backends, memory, prompts
+from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
+from sana_rt.runtime.denoiser import Denoiser, block_names
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
+from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
+from sana_rt.runtime.pipeline import Chunk, Job, Pipeline, Progress, ProgressCallback
+from sana_rt.runtime.request import Request, dims
+from sana_rt.runtime.text import PromptTokenizer
+
+_EVERY_CLIP = ("rope", "timestep", "patch_embed", "final_layer", "solver", prompts.PROJECTION)
+
+
+def _silent(_: Progress) -> None:
+    """Report nothing."""
+
+
+class Session:
+    """Plays a bundle. Memory is allocated for the first clip, and again when the size changes.
+
+    Not for use by several threads at once.
+    """
+
+    @staticmethod
+    def open(
+        root: Path,
+        *,
+        variant: str | None = None,
+        backend: str = backends.AUTO,
+        threads: int | None = None,
+        keep_text_encoder: bool = False,
+    ) -> Session:
+        """Open the bundle at ``root``; weights are loaded when they are first needed.
+
+        Without ``variant`` the backend chooses (:func:`sana_rt.runtime.backends.select`).
+        ``keep_text_encoder`` keeps its weights for the next prompt instead of making room.
+
+        Raises:
+            ManifestError: no bundle, or a damaged one, or it has no such variant.
+            BackendError: no backend can play it; each one's reason is listed.
+        """
+        bundle = Bundle.open(root)
+        variants = bundle.manifest.variants
+        if variant is not None:
+            bundle.manifest.variant(variant)
+        chosen, name = backends.select(backend, variants, variant, threads)
+        return Session(bundle, Graphs(bundle, name, chosen), chosen.name, keep_text_encoder)
+
+    def __init__(
+        self, bundle: Bundle, graphs: Graphs, backend: str, keep_text_encoder: bool
+    ) -> None:
+        self.bundle = bundle
+        self.model = bundle.manifest.model
+        self.graphs = graphs
+        self.backend = backend
+        self._keep_text_encoder = keep_text_encoder
+        self._buffers: Buffers | None = None
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether the bundle can turn latents into frames."""
+        return autoencoder.LATER in self.graphs.signatures
+
+    def plan(
+        self, request: Request, inputs: Inputs = NO_INPUTS, *, decode: bool = True
+    ) -> MemoryPlan:
+        """The memory that a clip needs, before any of it is allocated."""
+        return self._plan(Job(self.model, request, inputs), decode=decode)
+
+    def latents(
+        self,
+        request: Request,
+        inputs: Inputs = NO_INPUTS,
+        *,
+        progress: ProgressCallback = _silent,
+        check_finite: bool = False,
+    ) -> Iterator[Chunk]:
+        """Denoise a clip; yields chunks of latents, for a bidirectional model one.
+
+        Raises:
+            RequestError: the bundle cannot serve the request or the inputs.
+            DeviceMemoryError: the plan does not fit.
+            NonFiniteError: with ``check_finite``, the first graph that wrote NaN or infinity.
+        """
+        job = Job(self.model, request, inputs)
+        pipeline = self._prepare(job, progress, check_finite, decode=False)
+        return pipeline.chunks(self._embeds(pipeline, job, decode=False))
+
+    def generate(
+        self,
+        request: Request,
+        inputs: Inputs = NO_INPUTS,
+        *,
+        progress: ProgressCallback = _silent,
+        on_chunk: Callable[[Chunk], None] | None = None,
+        check_finite: bool = False,
+    ) -> Iterator[Frames]:
+        """Make a clip; yields u8 [n, height, width, 3] as soon as a latent frame is decoded.
+
+        ``on_chunk`` sees the latents of each chunk before its frames. Errors as for
+        :meth:`latents`.
+        """
+        job = Job(self.model, request, inputs)
+        pipeline = self._prepare(job, progress, check_finite, decode=True)
+        chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
+        return pipeline.frames(_observed(chunks, on_chunk) if on_chunk else chunks)
+
+    @cached_property
+    def _tokenizer(self) -> PromptTokenizer:
+        path = self.bundle.manifest.tokenizer
+        if path is None or prompts.ENCODER not in self.graphs.signatures:
+            raise RequestError(
+                "The bundle has no text encoder and tokenizer.",
+                expected="prompt embeddings made elsewhere.",
+                remedy="give them (--prompt-embeds), or export a checkpoint with a text encoder.",
+            )
+        return PromptTokenizer.from_file(self.bundle.path(path), self.model.text)
+
+    def _prepare(
+        self, job: Job, progress: ProgressCallback, check_finite: bool, *, decode: bool
+    ) -> Pipeline:
+        job.inputs.check(job.request, self.model)
+        plan = self._plan(job, decode=decode)
+        if self._buffers is None or self._buffers.plan != plan:
+            self._buffers = None  # the old ones make room first
+            loaded = sum(plan.weights.get(name, 0) for name in self.graphs.opened)
+            plan.check(self.graphs.memory.free_bytes(), loaded)
+            self._buffers = Buffers(plan, self.graphs.memory)
+        self.graphs.check_finite = check_finite
+        return Pipeline(self.graphs, self._buffers, job, progress)
+
+    def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> tuple[PromptEmbeds, ...]:
+        embeds = job.inputs.prompt_embeds or pipeline.encode(self._tokenizer)
+        if not self._keep_text_encoder:
+            self.graphs.close(prompts.ENCODER)
+        names = self._names(job, decode=decode)
+        pipeline.load(tuple(name for name in names if name != prompts.ENCODER))
+        return embeds
+
+    def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
+        sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
+        graphs = {name: self.graphs.signature(name) for name in self._names(job, decode=decode)}
+        named = dims(job.request, self.model) | {"frames": max(map(len, job.chunks))}
+        if job.inputs.prompt_embeds is None:
+            named["length"] = self._tokenizer.max_length(instruction=True)
+        return MemoryPlan(
+            self.backend,
+            memory.weight_bytes(sizes, graphs),
+            self._regions(job, decode=decode),
+            named,
+            self._keep_text_encoder,
+        )
+
+    def _regions(self, job: Job, *, decode: bool) -> tuple[Region, ...]:
+        graphs = self.graphs
+        carries = len(job.chunks) > 1
+        blocks = len(block_names(graphs.signatures)) if carries else 1
+        return (
+            *(prompts.encoder_regions(graphs) if job.inputs.prompt_embeds is None else ()),
+            *prompts.projection_regions(graphs),
+            *Denoiser.regions(graphs, blocks_with_state=blocks),
+            *(ImageEncoder.regions(graphs) if job.condition_frames else ()),
+            *(Decoder.regions(graphs) if decode else ()),
+        )
+
+    def _names(self, job: Job, *, decode: bool) -> tuple[str, ...]:
+        """The graphs that a job runs."""
+        if decode and not self.can_decode:
+            raise RequestError(
+                f"The bundle has no autoencoder ({self.model.vae.kind!r} is not exported).",
+                expected="a request for latents only.",
+                remedy="save the latents (--save-latents) and decode them elsewhere.",
+            )
+        if job.condition_frames and autoencoder.ENCODER not in self.graphs.signatures:
+            raise RequestError(
+                "The bundle cannot encode an image: it has no graph 'vae_encoder'.",
+                remedy="leave the image out, or export a checkpoint with its autoencoder.",
+            )
+        return (
+            *((prompts.ENCODER,) if job.inputs.prompt_embeds is None else ()),
+            *_EVERY_CLIP,
+            *block_names(self.graphs.signatures),
+            *((autoencoder.ENCODER,) if job.condition_frames else ()),
+            *((autoencoder.FIRST, autoencoder.LATER) if decode else ()),
+        )
+
+
+def _observed(chunks: Iterator[Chunk], on_chunk: Callable[[Chunk], None]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        on_chunk(chunk)
+        yield chunk
