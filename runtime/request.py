@@ -62,7 +62,7 @@ def for_model(
     try:
         request = msgspec.convert({**defaults, **options}, Request)
     except msgspec.ValidationError as error:
-        raise UsageError(f"The request is not valid: {error}.", expected=_options_text()) from error
+        raise UsageError(f"The request is not valid: {error}.") from error
     _check(request, model)
     return request
 
@@ -77,7 +77,10 @@ def read_options(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not TOML: {error}.") from error
     unknown = [f"{path}: {key}" for key in options if key not in Request.__struct_fields__]
     if unknown:
-        raise UsageError(f"Unknown keys: {', '.join(unknown)}.", expected=_options_text())
+        raise UsageError(
+            f"Unknown keys: {', '.join(unknown)}.",
+            expected=f"keys among {', '.join(Request.__struct_fields__)}.",
+        )
     return options
 
 
@@ -145,13 +148,15 @@ def _check(request: Request, model: ModelSpec) -> None:
     if request.seed > MAX_SEED:
         raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
     steps = len(streaming(model).timesteps)
+    if request.solver == "renoise" and model.streaming is None:
+        raise RequestError(
+            f"The solver 'renoise' is not for {model.name!r}.",
+            expected="a model that was distilled for few steps.",
+            remedy="choose dpmpp_2m or flow_euler.",
+        )
     if request.solver == "renoise" and request.num_inference_steps != steps:
         raise RequestError(
             f"num_inference_steps is {request.num_inference_steps} for the solver 'renoise'.",
             expected=f"{steps}, the timesteps the model was distilled for.",
             remedy="leave num_inference_steps out, or choose another solver.",
         )
-
-
-def _options_text() -> str:
-    return f"options among {', '.join(Request.__struct_fields__)}, each in its range."
