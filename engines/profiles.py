@@ -12,7 +12,7 @@ import msgspec
 from sana_rt.errors import ProfileError, UsageError
 from sana_rt.files import storage_errors
 from sana_rt.manifest import DimRange, Graph
-from sana_rt.model_spec import Count, Frozen, ModelSpec
+from sana_rt.model_spec import Count, Frozen, ModelSpec, StreamingSpec
 
 Span = Count | DimRange
 
@@ -128,16 +128,17 @@ def _scaled(span: DimRange, *, by: int = 1, over: int = 1) -> DimRange:
 def _frames(model: ModelSpec, video: DimRange) -> DimRange:
     """Latent frames of a forward pass: the whole clip's, or those of a chunk.
 
-    A block-causal model makes chunks of equal length; the first one takes the frames that
-    do not fill a chunk besides its own.
+    A block-causal clip is cut into equal chunks, of which the first also takes the remainder;
+    one shorter than two chunks is not cut (LongSANA's sampling script).
     """
     count = model.latent_frames
     latent = DimRange(count(video.min), count(video.opt), count(video.max))
-    if model.streaming is None:
+    chunk = (model.streaming or StreamingSpec()).chunk_frames
+    if not model.transformer.causal or latent.max < 2 * chunk:
         return latent
-    chunk = min(model.streaming.chunk_frames, latent.opt)
-    rest = latent.max % chunk if latent.is_fixed else chunk - 1
-    return DimRange(min(chunk, latent.min), chunk, min(chunk + rest, latent.max))
+    if latent.is_fixed:
+        return DimRange(chunk, chunk, chunk + latent.max % chunk)
+    return DimRange(min(chunk, latent.min), chunk, 2 * chunk - 1)
 
 
 def at_opt(ranges: Mapping[str, DimRange]) -> dict[str, DimRange]:

@@ -1,0 +1,167 @@
+"""A lower bound on the time of a plan, from its compiled layer table and a card's peaks.
+
+It is a bound, never a time: a kernel may read its inputs more than once, may not reach the
+peak, and what the card's just-in-time compiler makes of it is not known here.
+
+The counting rule, for every kernel: the larger of FLOP / peak of the operands' type and
+bytes / bandwidth, where the bytes are those of everything it reads and writes. What it lists
+several times counts once, by name; a slice is listed with the size of the whole tensor and
+counts as that. FLOPs are those of GEMMs, convolutions and fused attention, two for a
+multiply-add; element-wise arithmetic counts as nothing. Kernels run one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from sana_rt.benchmarks.presets import Device
+from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
+from sana_rt.errors import PlanTableError, UsageError
+
+OpClass = Literal["gemm", "attention", "convolution", "quantize", "other"]
+
+#: TensorRT's kinds of kernels that multiply matrices or convolve.
+_GEMMS: Final = ("gemm", "runtime_fusion")
+_CONVOLUTIONS: Final = ("correlation", "deconv")
+_ATTENTION: Final = "mha"  # in the name of a fused attention kernel
+_QUANTIZE: Final = "_Dyna"  # in the name of a dynamic block quantization
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a kernel has to do; ``dtype`` is that of the operands of its multiplications."""
+
+    op_class: OpClass
+    flops: int
+    bytes: int
+    dtype: str | None = None
+
+    def seconds(self, device: Device) -> float:
+        """The bound on its time on ``device``."""
+        return max(self._compute_seconds(device), self.bytes / device.bandwidth)
+
+    def _compute_seconds(self, device: Device) -> float:
+        if self.dtype is None:
+            return 0.0
+        if self.dtype not in device.peaks:
+            raise UsageError(
+                f"{device.name} has no peak for {self.dtype}, which the plan multiplies in.",
+                expected=f"a plan that multiplies in {', '.join(device.peaks)}.",
+            )
+        return self.flops / device.peaks[self.dtype]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel and its work."""
+
+    kernel: Kernel
+    work: Work
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over kernels; ``flops`` by dtype of the operands, ``seconds`` by op class."""
+
+    seconds: float
+    bytes: int
+    flops: dict[str, int]
+    class_seconds: dict[str, float]
+    not_counted: int  # kernels whose dimensions are decided at run time
+
+    @property
+    def total_flops(self) -> int:
+        """FLOPs of all types."""
+        return sum(self.flops.values())
+
+    def share(self, dtype: str) -> float:
+        """The part of all FLOPs whose operands are of ``dtype``, 0 to 1."""
+        return self.flops.get(dtype, 0) / self.total_flops if self.total_flops else 0.0
+
+
+def rows(table: PlanTable) -> tuple[Row, ...]:
+    """The work of every kernel whose dimensions are known."""
+    return tuple(Row(kernel, work(kernel)) for kernel in table.kernels if kernel.is_fixed)
+
+
+def totals(table: PlanTable, device: Device) -> Totals:
+    """The sums over a plan."""
+    counted = rows(table)
+    flops: dict[str, int] = {}
+    class_seconds: dict[str, float] = {}
+    for row in counted:
+        one = row.work
+        if one.dtype is not None:
+            flops[one.dtype] = flops.get(one.dtype, 0) + one.flops
+        seconds = class_seconds.get(one.op_class, 0.0) + one.seconds(device)
+        class_seconds[one.op_class] = seconds
+    return Totals(
+        seconds=sum(class_seconds.values()),
+        bytes=sum(row.work.bytes for row in counted),
+        flops=flops,
+        class_seconds=class_seconds,
+        not_counted=len(table.kernels) - len(counted),
+    )
+
+
+def work(kernel: Kernel) -> Work:
+    """Class, FLOPs and bytes of a kernel with known dimensions."""
+    moved = _bytes(kernel.operands) + _bytes(kernel.outputs)
+    if _ATTENTION in kernel.name:
+        return Work("attention", _attention_flops(kernel), moved, kernel.inputs[0].dtype)
+    if kernel.kind in _GEMMS:
+        first, depth = _gemm(kernel)
+        return Work("gemm", 2 * kernel.outputs[0].elements * depth, moved, first.dtype)
+    if kernel.kind in _CONVOLUTIONS:
+        return _convolution(kernel, moved)
+    return Work("quantize" if _QUANTIZE in kernel.name else "other", 0, moved)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    largest: dict[str, int] = {}
+    for tensor in tensors:
+        largest[tensor.name] = max(largest.get(tensor.name, 0), tensor.bytes)
+    return sum(largest.values())
+
+
+def _gemm(kernel: Kernel) -> tuple[Tensor, int]:
+    """An operand of a GEMM and the dimension that is summed over.
+
+    The operands are the two tensors a [..., m, k] and b [..., k, n] whose product has the
+    shape [..., m, n] of the output; bias and scales of a fused kernel are not.
+    """
+    matrices = [tensor for tensor in kernel.operands if len(tensor.shape) >= 2]
+    for a in matrices:
+        for b in matrices:
+            fits = a.dtype == b.dtype and a.shape[-1] == b.shape[-2]
+            if a is not b and fits and kernel.outputs[0].shape[-2:] == (a.shape[-2], b.shape[-1]):
+                return a, a.shape[-1]
+    raise _not_understood(kernel, "two operands [m, k] and [k, n] with an output [m, n]")
+
+
+def _attention_flops(kernel: Kernel) -> int:
+    """Q Kᵀ and the weights times V, from Q [b, n, d], K [b, d, s] and the output [b, n, d]."""
+    q, k, out = kernel.inputs[0], kernel.inputs[1], kernel.outputs[0]
+    batch, _, channels = q.shape
+    keys = k.elements // (batch * channels)
+    return 2 * keys * (q.elements + out.elements)
+
+
+def _convolution(kernel: Kernel, moved: int) -> Work:
+    """Weights are [out, in / groups, ...]; those of a transposed convolution [in, out, ...]."""
+    image = kernel.inputs[0]
+    weights = next(t for t in kernel.operands[1:] if len(t.shape) == len(image.shape))
+    positions = image if kernel.kind == "deconv" else kernel.outputs[0]
+    flops = 2 * positions.elements * (weights.elements // weights.shape[0])
+    return Work("convolution", flops, moved, weights.dtype)
+
+
+def _not_understood(kernel: Kernel, expected: str) -> PlanTableError:
+    shapes = [(tensor.dtype, tensor.shape) for tensor in kernel.operands + kernel.outputs]
+    return PlanTableError(
+        f"The work of the {kernel.kind} kernel {kernel.name!r} cannot be counted: {shapes}.",
+        expected=f"{expected}.",
+        remedy="extend benchmarks/roofline.py to what this kernel does.",
+    )

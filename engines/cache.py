@@ -1,0 +1,139 @@
+"""Which plans are current: a plan is good only while everything it was built from is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from sana_rt.bundle import Bundle
+from sana_rt.engines import profiles
+from sana_rt.engines.profiles import Workload
+from sana_rt.engines.trt_api import Flavour, Target
+from sana_rt.errors import BundleFileError
+from sana_rt.manifest import BuiltFrom, DimRange, Plan
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a build of a variant's plans is asked for."""
+
+    variant: str
+    target: Target
+    workload: Workload
+    flavour: Flavour
+    flavour_version: str
+    tf32: bool = False
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options as the manifest records them."""
+        return {"tf32": str(self.tf32).lower()}
+
+
+@dataclass(frozen=True)
+class Key:
+    """All that decides what a plan is; each field is a reason of its own to build again."""
+
+    graph: str
+    weights: tuple[str, ...]
+    recipe: str | None
+    flavour: str
+    version: str
+    compute_capability: str
+    profile: dict[str, DimRange]
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether the plan of a graph is current; if not, why it would be built."""
+
+    graph: str
+    reasons: tuple[str, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether nothing would be built."""
+        return not self.reasons
+
+
+def survey(bundle: Bundle, settings: Settings) -> tuple[Status, ...]:
+    """The status of every graph's plan, in the order of the manifest; files are hashed."""
+    variant = bundle.manifest.variant(settings.variant)
+    plans = variant.plans.get(settings.target.name, {})
+    return tuple(
+        Status(name, tuple(_reasons(bundle, plans.get(name), wanted(bundle, settings, name))))
+        for name in variant.graphs
+    )
+
+
+def wanted(bundle: Bundle, settings: Settings, name: str) -> Key:
+    """The key of the plan that a build of the graph called ``name`` would make."""
+    variant = bundle.manifest.variant(settings.variant)
+    source = built_from(bundle, settings.variant, name)
+    return Key(
+        graph=source.graph,
+        weights=source.weights,
+        recipe=source.recipe,
+        flavour=settings.flavour,
+        version=settings.flavour_version,
+        compute_capability=settings.target.compute_capability,
+        profile=profiles.profile(
+            name, variant.graphs[name], bundle.manifest.model, settings.workload
+        ),
+        options=settings.options,
+    )
+
+
+def built_from(bundle: Bundle, variant_name: str, name: str) -> BuiltFrom:
+    """The hashes of a graph's files, as the manifest lists them."""
+    variant = bundle.manifest.variant(variant_name)
+    graph = variant.graphs[name]
+    path, *weights = (bundle.manifest.file(path).sha256 for path in (graph.path, *graph.weights))
+    return BuiltFrom(path, tuple(weights), variant.recipe)
+
+
+def recorded(plan: Plan) -> Key:
+    """The key that a plan was built under."""
+    return Key(
+        graph=plan.built_from.graph,
+        weights=plan.built_from.weights,
+        recipe=plan.built_from.recipe,
+        flavour=plan.flavour,
+        version=plan.flavour_version,
+        compute_capability=plan.compute_capability,
+        profile=plan.profile,
+        options=plan.options,
+    )
+
+
+def differences(old: Key, new: Key) -> Iterator[str]:
+    """What of the key is not the same, in words, with both values."""
+    for part in fields(Key):
+        before, after = getattr(old, part.name), getattr(new, part.name)
+        if before == after:
+            continue
+        if isinstance(before, dict):
+            yield from _entries(part.name, before, after)
+        elif part.name in ("graph", "weights"):
+            yield f"the {part.name} changed"
+        else:
+            yield f"{part.name} was {before}, is {after}".replace("_", " ")
+
+
+def _entries(what: str, before: dict[str, object], after: dict[str, object]) -> Iterator[str]:
+    for name in sorted(before | after):
+        if before.get(name) != after.get(name):
+            yield f"{what}: {name} was {before.get(name)}, is {after.get(name)}"
+
+
+def _reasons(bundle: Bundle, plan: Plan | None, key: Key) -> Iterator[str]:
+    if plan is None:
+        yield "never built"
+        return
+    yield from differences(recorded(plan), key)
+    for path in (plan.path, plan.log):
+        try:
+            bundle.check_hash(bundle.manifest.file(path))
+        except BundleFileError as error:
+            yield f"damaged: {error.happened}"
