@@ -1,0 +1,91 @@
+"""The wheel holds the tree: every module and every data file, and nothing else."""
+
+from __future__ import annotations
+
+import tarfile
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+import sana_rt
+
+from .conftest import ROOT, Distributions
+
+DATA = ("*.toml", "py.typed")  # what code reads at run time
+
+
+def _files(tree: Path) -> dict[str, bytes]:
+    """The files a wheel must hold, by their place in it; symlinks are followed."""
+    source = tree / "src"
+    package = source / "sana_rt"
+    links = [path for path in package.iterdir() if path.is_symlink()]
+    return {
+        path.relative_to(source).as_posix(): path.read_bytes()
+        for folder in (package, *links)
+        for pattern in ("*.py", *DATA)
+        for path in folder.rglob(pattern)
+    }
+
+
+def _contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _metadata(wheel: Path) -> dict[str, bytes]:
+    return {
+        name.split(".dist-info/")[1]: data
+        for name, data in _contents(wheel).items()
+        if ".dist-info/" in name
+    }
+
+
+@pytest.mark.parametrize("name", ["wheel", "wheel_of_tree"])
+def test_a_wheel_holds_exactly_the_tree(name: str, distributions: Distributions) -> None:
+    code = {
+        path: data
+        for path, data in _contents(getattr(distributions, name)).items()
+        if ".dist-info/" not in path
+    }
+    expected = _files(distributions.tree)
+    assert sorted(code) == sorted(expected)
+    assert code == expected
+
+
+def test_the_stages_are_in_the_wheel(distributions: Distributions) -> None:
+    """A checkout whose links became text files would build a wheel without them."""
+    folders = {path.split("/")[1] for path in _contents(distributions.wheel) if path.count("/") > 1}
+    assert {"export", "quantize", "engines", "runtime", "benchmarks", "cli"} <= folders
+
+
+def test_the_source_distribution_has_files_in_the_place_of_links(
+    distributions: Distributions,
+) -> None:
+    with tarfile.open(distributions.sdist) as archive:
+        members = archive.getmembers()
+    assert not [member.name for member in members if member.issym() or member.islnk()]
+
+
+def test_metadata(distributions: Distributions) -> None:
+    metadata = Parser().parsestr(_metadata(distributions.wheel)["METADATA"].decode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert metadata["Name"] == "sana-rt"
+    assert metadata["Version"] == sana_rt.__version__
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert set(metadata.get_all("Provides-Extra", [])) == set(project["optional-dependencies"])
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+
+
+def test_licence_and_notice_come_along(distributions: Distributions) -> None:
+    shipped = _metadata(distributions.wheel)
+    for name in ("LICENSE", "NOTICE"):
+        assert shipped[f"licenses/{name}"] == (ROOT / name).read_bytes()
+
+
+def test_console_script(distributions: Distributions) -> None:
+    scripts = _metadata(distributions.wheel)["entry_points.txt"].decode()
+    assert scripts.split() == ["[console_scripts]", "sana-rt", "=", "sana_rt.cli:main"]
