@@ -1,42 +1,49 @@
-# The tasks of this repository. `make` alone lists them.
+# The tasks of this repository; `make` alone lists them.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
-EXTRAS := build,cpu,bench,dev
+EXTRAS := build,cpu,rtx,bench,dev
 
-# what `make engines` and `make generate` work on
-CHECKPOINT ?= $(OUT)/checkpoint
-BUNDLE ?= $(OUT)/bundle
-PROMPT ?= a red circle moving to the right
+# What demo, engines and generate work on. Exported, so that a prompt may hold any character.
+export CHECKPOINT ?= $(OUT)/checkpoint
+export BUNDLE ?= $(OUT)/bundle
+export PROMPT ?= a red circle moving to the right
 
 .PHONY: help setup demo engines generate check test lint types bench clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 14
 
-setup: $(VENV)/.ready ## Make the virtual environment with everything the other tasks need
+setup: $(VENV)/.ready ## Make .venv with all that the other tasks need (again when pyproject.toml changes)
 
+# .installing stays behind when an installation is interrupted; the next one then starts clean.
 $(VENV)/.ready: pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; install Python 3.11 or say PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, sys, venv; assert sys.version_info >= (3, 11)' 2>/dev/null || \
+	  { echo "setup needs Python 3.11 or newer with venv, and $(PYTHON) is not that; say make PYTHON=..." >&2; exit 1; }
+	@if [ -e $(VENV)/.installing ]; then rm -rf $(VENV); fi
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
-	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]"
-	touch $@
+	@touch $(VENV)/.installing
+	$(PIP) install --quiet --upgrade "pip>=25"
+	$(PIP) install --quiet --editable ".[$(EXTRAS)]"
+	@rm $(VENV)/.installing
+	@touch $@
 
-demo: setup ## Small checkpoint -> bundle -> mp4, on this machine's CPU
-	$(BIN)/sana-rt demo --output $(OUT)/demo
+demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
+	$(BIN)/sana-rt demo --output $(OUT)/demo "$$PROMPT"
 
 engines: setup ## CHECKPOINT=dir -> bundle of graphs in BUNDLE=dir
-	$(BIN)/sana-rt export $(CHECKPOINT) $(BUNDLE)
+	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
 
-generate: setup ## BUNDLE=dir PROMPT="..." -> $(OUT)/video.mp4
-	$(BIN)/sana-rt generate $(BUNDLE) "$(PROMPT)" --output $(OUT)/video.mp4
+generate: setup ## BUNDLE=dir PROMPT="..." -> out/video.mp4
+	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4
 
 check: lint types test ## Lint, types and all tests
 
@@ -51,8 +58,9 @@ types: setup ## mypy, strict
 test: setup ## All tests
 	$(BIN)/pytest
 
-bench: setup ## Seconds a denoising step against diffusers -> benchmarks/results
+bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.denoise
 
 clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .hypothesis
+	rm -rf .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
