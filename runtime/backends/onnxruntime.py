@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
 
-from sana_rt.errors import BackendError
+from sana_rt.errors import BackendError, BundleFileError
 from sana_rt.manifest import Graph
 from sana_rt.runtime.backends.base import Backend, Binding, Buffer, Context, Memory
 from sana_rt.runtime.backends.host import HostMemory
+from sana_rt.tensors import TensorSpec
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -43,8 +44,9 @@ _ERRORS: Final = (
     ort_c.NoSuchFile,
     ort_c.NotImplemented,
     ort_c.RuntimeException,
+    RuntimeError,  # what runs with bindings raise
 )
-_ERRORS_ONLY: Final = 3  # severity of ONNX Runtime's own log
+_FATAL: Final = 4  # severity of ONNX Runtime's own log; its errors reach us as exceptions
 _SAME_AS_REQUESTED: Final = 1  # how the arena grows
 
 
@@ -79,16 +81,20 @@ class OnnxRuntime(Backend):
                 expected=self._provider[0],
                 remedy="run `sana-rt doctor` to see what its CUDA provider misses.",
             )
+        _check_names(name, "inputs", session.get_inputs(), graph.inputs)
+        _check_names(name, "outputs", session.get_outputs(), graph.outputs)
         return _SessionContext(name, graph, session, self._provider[0])
 
     def _options(self) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # Two dozen sessions, of which one runs: idle pools must not spin, and one arena serves all.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.use_env_allocators", "1")
+        # Weights outside the arena: closing the text encoder gives them back.
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         return options
 
 
@@ -127,6 +133,18 @@ class _SessionBinding(Binding):
             raise BackendError(
                 f"ONNX Runtime failed in the graph {self.graph!r}: {error}"
             ) from error
+
+
+def _check_names(
+    graph: str, side: str, found: Sequence[Any], listed: tuple[TensorSpec, ...]
+) -> None:
+    names, wanted = {tensor.name for tensor in found}, {tensor.name for tensor in listed}
+    if names != wanted:
+        raise BundleFileError(
+            f"The file of the graph {graph!r} has the {side} {sorted(names)}.",
+            expected=f"{sorted(wanted)}, as the manifest says.",
+            remedy="export the checkpoint again.",
+        )
 
 
 def cpu(threads: int | None = None) -> OnnxRuntime:

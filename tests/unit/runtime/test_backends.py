@@ -1,0 +1,254 @@
+"""Buffers, bindings and the choice of a backend, on graphs made by hand."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sana_rt.errors import BackendError, BindingError, BundleFileError, UsageError
+from sana_rt.manifest import Graph, Variant
+from sana_rt.runtime import backends
+from sana_rt.runtime.backends import base, onnxruntime
+from sana_rt.runtime.backends.base import Backend, Buffer
+from sana_rt.runtime.backends.host import HostMemory, _group_bytes
+from sana_rt.tensors import TensorSpec
+
+Save = Callable[[onnx.NodeProto], tuple[Graph, Path]]
+X = TensorSpec("x", "float32", ("batch", 3))
+Y = TensorSpec("y", "float32", ("batch", 3))
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return onnxruntime.cpu(threads=1)
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Write a graph x [batch, 3] -> y [batch, 3] of one node, which may use the constant w = 2."""
+
+    def write(node: onnx.NodeProto) -> tuple[Graph, Path]:
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in "xy"
+        ]
+        constant = numpy_helper.from_array(np.full(3, 2, np.float32), "w")
+        graph = helper.make_graph([node], "graph", values[:1], values[1:], [constant])
+        opsets = [helper.make_opsetid("", 20)]
+        path = tmp_path / "graph.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+        return Graph(path.name, (), 20, (X,), (Y,)), path
+
+    return write
+
+
+@pytest.fixture
+def doubling(save: Save) -> tuple[Graph, Path]:
+    return save(helper.make_node("Mul", ["x", "w"], ["y"]))
+
+
+def buffer(backend: Backend, values: object, dtype: str = "float32") -> Buffer:
+    array = np.array(values, base.HOST_DTYPES[dtype])
+    allocated = backend.memory.allocate(dtype, array.shape)
+    backend.memory.upload(allocated, array)
+    return allocated
+
+
+def test_a_graph_runs_on_bound_buffers_any_number_of_times(
+    backend: Backend, doubling: tuple[Graph, Path]
+) -> None:
+    graph, path = doubling
+    x, y = buffer(backend, [[1, 2, 3], [4, 5, 6]]), backend.memory.allocate("float32", (2, 3))
+    binding = backend.open("doubling", graph, path).bind({"x": x}, {"y": y})
+    allocations = backend.memory.allocations
+    for factor in (1, 10):
+        backend.memory.upload(x, np.float32([[1, 2, 3], [4, 5, 6]]) * factor)
+        binding.run()
+        np.testing.assert_array_equal(
+            backend.memory.download(y), np.float32([[2, 4, 6], [8, 10, 12]]) * factor
+        )
+    assert backend.memory.allocations == allocations
+
+
+def test_parts_of_buffers_are_bound_in_place(
+    backend: Backend, doubling: tuple[Graph, Path]
+) -> None:
+    """Halves of a batch and rows of a stack, as the pipeline uses them."""
+    graph, path = doubling
+    stack = buffer(backend, np.arange(18).reshape(3, 2, 3))
+    out = backend.memory.allocate("float32", (2, 3))
+    context = backend.open("doubling", graph, path)
+    context.bind({"x": stack.row(1)}, {"y": out}).run()
+    np.testing.assert_array_equal(backend.memory.download(out), [[12, 14, 16], [18, 20, 22]])
+    context.bind({"x": stack.row(2)[1:2]}, {"y": out[0:1]}).run()
+    np.testing.assert_array_equal(backend.memory.download(out), [[30, 32, 34], [18, 20, 22]])
+
+
+def test_a_binding_keeps_its_memory_alive(backend: Backend, doubling: tuple[Graph, Path]) -> None:
+    graph, path = doubling
+    y = backend.memory.allocate("float32", (1000, 3))
+    context = backend.open("doubling", graph, path)
+    binding = context.bind({"x": buffer(backend, np.ones((1000, 3)))}, {"y": y})
+    gc.collect()
+    others = [buffer(backend, np.full((1000, 3), 7)) for _ in range(50)]
+    binding.run()
+    assert (backend.memory.download(y) == 2).all()
+    assert len(others) == 50
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "words"),
+    [
+        ({}, {"y": (2, 3)}, "exactly \\['x'\\]"),
+        ({"x": (2, 3), "z": (2, 3)}, {"y": (2, 3)}, "'z'"),
+        ({"x": (2, 4)}, {"y": (2, 3)}, "\\(2, 4\\)"),
+        ({"x": (2, 3, 1)}, {"y": (2, 3)}, "\\(2, 3, 1\\)"),
+        ({"x": (2, 3)}, {"y": (1, 3)}, "'batch': 2"),
+    ],
+)
+def test_bindings_that_do_not_fit_are_refused(
+    backend: Backend,
+    doubling: tuple[Graph, Path],
+    inputs: dict[str, tuple[int, ...]],
+    outputs: dict[str, tuple[int, ...]],
+    words: str,
+) -> None:
+    graph, path = doubling
+    context = backend.open("doubling", graph, path)
+    sides = [
+        {name: backend.memory.allocate("float32", shape) for name, shape in side.items()}
+        for side in (inputs, outputs)
+    ]
+    with pytest.raises(BindingError, match=words):
+        context.bind(*sides)
+
+
+def test_other_dtypes_and_shared_memory_are_refused(
+    backend: Backend, doubling: tuple[Graph, Path]
+) -> None:
+    graph, path = doubling
+    context = backend.open("doubling", graph, path)
+    x, y = (backend.memory.allocate("float32", (4, 3)) for _ in "xy")
+    with pytest.raises(BindingError, match="was given int64"):
+        context.bind({"x": backend.memory.allocate("int64", (4, 3))}, {"y": y})
+    with pytest.raises(BindingError, match="shares memory with 'x'"):
+        context.bind({"x": x}, {"y": x})
+    with pytest.raises(BindingError, match="shares memory"):
+        context.bind({"x": x[0:2]}, {"y": x[1:3]})
+    context.bind({"x": x[0:2]}, {"y": x[2:4]}).run()
+
+
+def test_copies_check_shape_and_dtype(backend: Backend) -> None:
+    memory = backend.memory
+    whole = buffer(backend, np.arange(6).reshape(2, 3))
+    target = memory.allocate("float32", (2, 3))
+    memory.copy(target[1:2], whole[0:1])
+    np.testing.assert_array_equal(memory.download(target), [[0, 0, 0], [0, 1, 2]])
+    memory.clear(target[1:2])
+    assert not memory.download(target).any()
+    with pytest.raises(BindingError):
+        memory.copy(target, whole[0:1])
+    with pytest.raises(BindingError):
+        memory.upload(target, np.zeros((2, 3), np.int64))
+    with pytest.raises(BindingError):
+        memory.upload(target, np.zeros((3, 2), np.float32))
+    with pytest.raises(BindingError):
+        target.view((7,))
+    with pytest.raises(BindingError):
+        target[::2]
+
+
+def test_bfloat16_travels_as_bits_and_rounds_to_even() -> None:
+    """Against ml_dtypes, on ordinary values, ties, and the ends of the range."""
+    memory = HostMemory()
+    rng = np.random.default_rng(0)
+    ties = (np.arange(8, dtype=np.uint32) * 0x8000 + 0x3F800000).view(np.float32)
+    ends = np.float32([0, -0.0, np.inf, -np.inf, 3.4e38, 1e-40, -1e-45])
+    values = np.concatenate([rng.standard_normal(1000).astype(np.float32) * 1e3, ties, ends])
+    there = memory.allocate("bfloat16", values.shape)
+    memory.upload(there, values)
+    back = memory.download(there)
+    np.testing.assert_array_equal(back, values.astype(ml_dtypes.bfloat16).astype(np.float32))
+    nan = np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
+    assert np.isnan(base.widen(base.to_device_dtype(nan, "bfloat16"))).all()
+
+
+def test_host_memory_is_aligned_and_zero() -> None:
+    for size in (1, 3, 1000):
+        there = HostMemory().allocate("float32", (size,))
+        assert there.address % 64 == 0
+        assert not HostMemory().download(there).any()
+
+
+def test_limits_of_a_control_group(tmp_path: Path) -> None:
+    assert _group_bytes(tmp_path) is None
+    (tmp_path / "memory.stat").write_text("anon 300\nfile 5000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _group_bytes(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert _group_bytes(tmp_path) == 700
+    assert HostMemory().free_bytes() > 0
+
+
+def test_a_graph_that_fails_is_named(backend: Backend, save: Save, tmp_path: Path) -> None:
+    graph, path = save(helper.make_node("NoSuchOperator", ["x"], ["y"]))
+    with pytest.raises(BackendError, match=r"'block_07'.*NoSuchOperator"):
+        backend.open("block_07", graph, path)
+    path.write_bytes(b"no protobuf")
+    with pytest.raises(BackendError, match="block_07"):
+        backend.open("block_07", graph, path)
+    with pytest.raises(BackendError, match="block_07"):
+        backend.open("block_07", graph, tmp_path / "none.onnx")
+
+
+def test_a_graph_that_is_not_what_the_manifest_says_is_refused(
+    backend: Backend, doubling: tuple[Graph, Path], save: Save
+) -> None:
+    graph, path = doubling
+    other = msgspec.structs.replace(graph, inputs=(TensorSpec("z", "float32", ("batch", 3)),))
+    with pytest.raises(BundleFileError, match=r"'block_07' has the inputs \['x'\]"):
+        backend.open("block_07", other, path)
+    graph, path = save(helper.make_node("Concat", ["x", "x"], ["y"], axis=0))
+    x, y = (backend.memory.allocate("float32", (2, 3)) for _ in "xy")
+    binding = backend.open("block_07", graph, path).bind({"x": x}, {"y": y})
+    with pytest.raises(BackendError, match=r"'block_07': .*is \{4,3\}"):
+        binding.run()
+
+
+def variant(dtype: str) -> Variant:
+    return Variant(dtype, "", {})
+
+
+def test_the_backend_chooses_the_variant_it_prefers() -> None:
+    both = {"bf16": variant("bfloat16"), "fp32": variant("float32"), "other": variant("float32")}
+    chosen, name = backends.select("auto", both, None, threads=1)
+    assert (chosen.name, name) == ("onnxruntime", "fp32")
+    assert backends.select("onnxruntime", both, "other", threads=1)[1] == "other"
+
+
+def test_one_error_lists_every_refusal() -> None:
+    with pytest.raises(BackendError) as caught:
+        backends.select("auto", {"bf16": variant("bfloat16")}, None, threads=1)
+    text = str(caught.value)
+    assert "onnxruntime-cuda: this build of ONNX Runtime has only" in text
+    assert "onnxruntime: it plays float32 only, and the bundle has {'bf16': 'bfloat16'}" in text
+    with pytest.raises(BackendError, match="pip install onnxruntime-gpu"):
+        backends.select("onnxruntime-cuda", {"fp32": variant("float32")}, None)
+    with pytest.raises(UsageError, match="'gpu'"):
+        backends.select("gpu", {"fp32": variant("float32")}, None)
+
+
+def test_a_missing_package_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: int | None) -> Backend:
+        raise ModuleNotFoundError("no", name="onnxruntime")
+
+    monkeypatch.setattr(backends, "BACKENDS", {"onnxruntime": missing})
+    with pytest.raises(BackendError, match="the package 'onnxruntime' is not installed"):
+        backends.select("auto", {"fp32": variant("float32")}, None)
