@@ -1,0 +1,45 @@
+"""What the documents point at is there: files, tests, modules, commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sana_rt.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "docs/**/*.md") for path in ROOT.glob(pattern) if path.is_file()
+)
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[^)]*)?\)")
+PATH = re.compile(r"`((?:tests|export|quantize|engines|runtime|benchmarks|src|docs)/[\w./-]*\w)`")
+TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+COMMAND = re.compile(r"`?sana-rt (?!\[)([a-z]+)\b")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_document_points_at_is_there(document: Path) -> None:
+    text = document.read_text()
+    links = [target for target in LINK.findall(text) if not (document.parent / target).exists()]
+    paths = [target for target in PATH.findall(text) if not (ROOT / target).exists()]
+    tests = [
+        f"{path}::{name}" for path, name in TEST.findall(text) if not _has_test(ROOT / path, name)
+    ]
+    commands = [
+        name
+        for line in re.findall(r"`sana-rt [^`]*`|^\s*(?:\$ )?sana-rt .*$", text, flags=re.MULTILINE)
+        for name in COMMAND.findall(line)
+        if name not in COMMANDS
+    ]
+    assert {"links": links, "paths": paths, "tests": tests, "commands": commands} == {
+        "links": [],
+        "paths": [],
+        "tests": [],
+        "commands": [],
+    }
+
+
+def _has_test(path: Path, name: str) -> bool:
+    return path.exists() and f"def {name}(" in path.read_text()
