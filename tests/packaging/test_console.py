@@ -57,7 +57,7 @@ def test_doctor_says_what_to_install(bare: Environment) -> None:
 @pytest.mark.parametrize(
     ("arguments", "extra"),
     [
-        (("generate", "{bundle}", "a red circle"), "cpu"),
+        (("generate", "{bundle}", "a red circle", "-o", "{bundle}/circle.mp4"), "cpu"),
         (("export", "{bundle}", "{bundle}/out"), "build"),
         (("verify", "{bundle}"), "build"),
         (("demo", "--output", "{bundle}/out"), "build,cpu"),

@@ -24,8 +24,8 @@ class Entry(NamedTuple):
 COMMANDS: Final[dict[str, Entry]] = {
     "fetch": Entry("Download a checkpoint at a fixed revision.", "build"),
     "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
-    "build": Entry("Build the TensorRT plans of a bundle.", "build"),
-    "explain": Entry("Say which plans are current and why others would be built.", "build"),
+    "build": Entry("Build the TensorRT plans of a bundle.", "build,rtx"),
+    "explain": Entry("Say which plans are current and why others would be built.", "build,rtx"),
     "inspect": Entry("Show what is in a bundle."),
     "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
     "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),

@@ -221,6 +221,7 @@ def _abilities(
             "play bundles on an NVIDIA GPU through ONNX Runtime", gpu or install["cpu"] or cuda
         ),
         Ability("make bundles from checkpoints (fetch, export, verify)", install["build"]),
+        Ability("build plans for RTX cards (build, explain)", install["build"] or install["rtx"]),
         Ability("run the demo", install["build"] or install["cpu"]),
     )
 
