@@ -114,6 +114,18 @@ class BundleFileError(ManifestError):
     """A listed file is absent, or has another size or another hash than listed."""
 
 
+class QuantizationError(SanaRTError):
+    """Base of all errors about quantization; a tensor that a format cannot hold, layer named."""
+
+
+class RecipeError(QuantizationError):
+    """A recipe that does not parse, or whose rules do not fit the model."""
+
+
+class CalibrationError(QuantizationError):
+    """A calibration table that is damaged, incomplete or of another checkpoint."""
+
+
 class EngineError(SanaRTError):
     """Base of all errors about building plans and about plans that cannot be used."""
 
