@@ -45,7 +45,8 @@ class LinearAttention(nn.Module):
 
     The reference normalises q by its RMS over all channels. That is one positive factor a
     token, which ReLU and rotation let through and which cancels between numerator and
-    denominator (up to eps), so it is left out. k's factor does not cancel.
+    denominator (up to eps), so it is left out. A token whose q is all zero after ReLU gives
+    0 / eps = 0 in both. k's factor does not cancel.
     """
 
     def __init__(self, spec: TransformerSpec) -> None:
@@ -63,20 +64,38 @@ class LinearAttention(nn.Module):
     def forward(
         self, x: Tensor, rope: tuple[Tensor, Tensor], state_s: Tensor, state_k: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, N, D] and cos, sin [N, 1, d/2] to the output [B, N, D] and the new sums."""
-        q = self._heads(F.relu(self.to_q(x) * self.norm_q.weight))
+        """Tokens [B, T, H, W, D] and cos, sin [N, 1, d/2] to the output [B, N, D] and new sums."""
+        frames = x.shape[1]
+        x = x.flatten(1, 3)
         k = self.to_k(x)
-        k = self._heads(F.relu(k * self.norm_k.weight) * inverse_rms(k, self.norm_eps))
-        v = self._heads(self.to_v(x))
-        state_s = state_s + v.float().permute(0, 2, 3, 1) @ rotate(k, *rope).transpose(1, 2)
-        state_k = state_k + k.float().sum(1)
-        numerator = rotate(q, *rope).transpose(1, 2) @ state_s.transpose(2, 3)  # [B, h, N, d]
-        denominator = q.float().transpose(1, 2) @ state_k[..., None]
-        out = (numerator / (denominator + self.eps)).to(x.dtype).transpose(1, 2).flatten(2)
+        scale = inverse_rms(k, self.norm_eps)
+        k = self._heads(F.relu(k * self.norm_k.weight).float() * scale)
+        k_rotated = rotate(k, *rope).to(x.dtype)
+        state_s = state_s + outer_sum(self._heads(self.to_v(x)), k_rotated, frames)
+        state_k = state_k + k.sum(1)
+
+        q = self._heads(F.relu(self.to_q(x) * self.norm_q.weight).float())
+        q_rotated = rotate(q, *rope).to(x.dtype).transpose(1, 2)  # [B, h, N, d]
+        numerator = (q_rotated @ state_s.transpose(2, 3).to(x.dtype)).transpose(1, 2)
+        denominator = (q * state_k[:, None]).sum(-1, keepdim=True) + self.eps
+        out = (numerator / denominator).to(x.dtype).flatten(2)
         return self.to_out[0](out), state_s, state_k
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads
+
+
+def outer_sum(v: Tensor, k: Tensor, frames: int) -> Tensor:
+    """Σ v kᵀ over the tokens of v and k [B, N, h, d] as float32 [B, h, d, d].
+
+    A GEMM sums the tokens of one frame, in float32 inside but stored in the weights' type;
+    frames are summed in float32. kᵀ is the transposed operand because the rotation writes k
+    anyway and can do so in any order; v would need a copy.
+    """
+    k_columns: Tensor = k.unflatten(1, (frames, -1)).permute(0, 1, 3, 4, 2)  # [B, T, h, d, P]
+    v_rows: Tensor = v.unflatten(1, (frames, -1)).transpose(2, 3)  # [B, T, h, P, d]
+    return (k_columns @ v_rows).float().sum(1).transpose(2, 3)
 
 
 class CrossAttention(nn.Module):
@@ -93,16 +112,17 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text_k: Tensor, text_v: Tensor, text_bias: Tensor) -> Tensor:
         """Tokens [B, N, D], K and V [B, heads, S, d], bias [B, 1, 1, S] to [B, N, D]."""
         q = self.to_q(x)
-        scale = inverse_rms(q, self.eps)[:, None]  # [B, 1, N, 1]
-        logits = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) @ text_k.transpose(2, 3)
-        weights = (logits * scale + text_bias).softmax(-1)
+        q = q * inverse_rms(q, self.eps).to(q.dtype)
+        q = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        weights = (q @ text_k.transpose(2, 3) + text_bias).softmax(-1)
         out: Tensor = self.to_out[0]((weights @ text_v).transpose(1, 2).flatten(2))
         return out
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """1/RMS over the channels of x [..., C] as [..., 1], summed in float32."""
-    return torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps).to(x.dtype)
+    """1/RMS over the channels of x [..., C], float32 [..., 1]."""
+    x = x.float()
+    return torch.rsqrt((x * x).mean(-1, keepdim=True) + eps)
 
 
 class PointwiseConv(nn.Conv2d):
@@ -127,8 +147,8 @@ class DepthwiseConv(nn.Conv2d):
         """[B, T, H, W, C] to the same shape."""
         if self.depthwise == "shifted":
             return self._shifted(x)
-        out = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2))
-        return out.permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
+        out = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out.reshape(x.shape)
 
     def _shifted(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (0, 0, 1, 1, 1, 1))
@@ -141,7 +161,7 @@ class DepthwiseConv(nn.Conv2d):
         return out
 
 
-class TemporalConv(nn.Conv2d):
+class TemporalConv(nn.Module):
     """z plus its convolution with three taps over frames; no frame right of the last is seen.
 
     One GEMM makes all three taps of every frame, then they are shifted and added. The left
@@ -149,17 +169,17 @@ class TemporalConv(nn.Conv2d):
     """
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, (3, 1), padding=(1, 0), bias=False)
+        super().__init__()
+        self.weight = nn.Conv2d(channels, channels, (3, 1), bias=False).weight
 
     def forward(self, z: Tensor, state_z: Tensor) -> Tensor:
         """[B, T, H, W, D] and [B, H, W, D] to [B, T, H, W, D]."""
-        weight = self.weight[..., 0].permute(2, 0, 1).flatten(0, 1)  # [3·D, D], tap by tap
-        taps = F.linear(z.flatten(1, 3), weight).unflatten(1, z.shape[1:4])
-        before, here, after = taps.chunk(3, dim=-1)
-        first = F.linear(state_z.flatten(1, 2), self.weight[:, :, 0, 0]).unflatten(
-            1, state_z.shape[1:3]
-        )
-        before = torch.cat([first[:, None], before[:, :-1]], dim=1)
+        grid = z.shape[1:4]
+        taps = self.weight.flatten(2).permute(2, 0, 1)  # [3, D, D]: frames t-1, t, t+1
+        products: Tensor = F.linear(z.flatten(1, 3), taps.flatten(0, 1)).unflatten(1, grid)
+        before, here, after = products.chunk(3, dim=-1)
+        first = F.linear(state_z.flatten(1, 2), taps[0]).unflatten(1, (1, *grid[1:]))
+        before = torch.cat([first, before[:, :-1]], dim=1)
         after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
         return z + before + here + after
 
@@ -233,7 +253,7 @@ class Block(nn.Module):
             self.scale_shift_table + modulation
         ).unbind(2)
 
-        x = modulated_norm(tokens, shift_1, scale_1, self.norm_eps).flatten(1, 3)
+        x = modulated_norm(tokens, shift_1, scale_1, self.norm_eps)
         rope = rotary_grid(rope_t, rope_h, rope_w)
         out, state_s, state_k = self.attn1(x, rope, state_s, state_k)
         tokens = tokens + gate_1[:, :, None, None] * out.unflatten(1, grid)

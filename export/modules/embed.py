@@ -24,7 +24,8 @@ class MLP(nn.Module):
         self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_channels] to [..., width]."""
+        """[..., in_channels] of any dtype to [..., width]."""
+        x = x.to(self.linear_1.weight.dtype)
         out: Tensor = self.linear_2(self.activation(self.linear_1(x)))
         return out
 
@@ -44,9 +45,9 @@ class TimestepEmbed(nn.Module):
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps f32 [B, T], 0..1000, to modulation [B, T, 6, D] and embedding [B, T, D]."""
-        linear, mlp = self.time_embed["linear"], self.time_embed["emb"]["timestep_embedder"]
-        embedding = mlp(sinusoid(timestep).to(linear.weight.dtype))
-        return linear(F.silu(embedding)).unflatten(-1, (6, -1)), embedding
+        embedding = self.time_embed.get_submodule("emb.timestep_embedder")(sinusoid(timestep))
+        modulation = self.time_embed["linear"](F.silu(embedding))
+        return modulation.unflatten(-1, (6, -1)), embedding
 
 
 def sinusoid(timestep: Tensor) -> Tensor:
@@ -81,15 +82,16 @@ class FinalLayer(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.patch_size = spec.patch_size
+        self.norm_eps = spec.norm_eps
         self.scale_shift_table = nn.Parameter(torch.randn(2, spec.width) / spec.width**0.5)
         self.proj_out = nn.Linear(spec.width, math.prod(spec.patch_size) * spec.out_channels)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens [B, T, H, W, D], embedding [B, T, D] to f32 [B, C, frames, height, width]."""
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unbind(2)
-        x = modulated_norm(tokens, shift, scale, self.spec.norm_eps)
-        x = self.proj_out(x).unflatten(-1, (*self.spec.patch_size, -1))  # channels fastest
+        x: Tensor = self.proj_out(modulated_norm(tokens, shift, scale, self.norm_eps))
+        x = x.unflatten(-1, (*self.patch_size, -1))  # [B, T, H, W, pt, ph, pw, C]
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, T, pt, H, ph, W, pw]
         return x.flatten(6, 7).flatten(4, 5).flatten(2, 3).float()
 

@@ -33,7 +33,8 @@ class PromptAttention(nn.Module):
         return self._heads(k), self._heads(self.to_v(text))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads.transpose(1, 2)
 
 
 class Prompt(nn.Module):
@@ -56,8 +57,8 @@ class Prompt(nn.Module):
             ``text_k`` and ``text_v`` [L, B, heads, S, d], ``text_bias`` [B, 1, 1, S].
         """
         dtype = self.caption_norm.weight.dtype
-        text = self.caption_norm(self.caption_projection(hidden_states.to(dtype)))
-        pairs = [block["attn2"](text) for block in self.transformer_blocks]
+        text = self.caption_norm(self.caption_projection(hidden_states))
+        pairs = [block.get_submodule("attn2")(text) for block in self.transformer_blocks]
         text_k, text_v = (torch.stack(tensors) for tensors in zip(*pairs, strict=True))
         text_bias = (1 - attention_mask.to(dtype)) * MASKED_LOGIT
         return text_k, text_v, text_bias[:, None, None]

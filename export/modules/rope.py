@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Self
-
 import torch
 from torch import Tensor, nn
 
 from sana_rt.model_spec import TransformerSpec
 
 ROPE_THETA = 10000.0
-AXES = ("t", "h", "w")
 
 
 class RotaryTables(nn.Module):
@@ -21,41 +17,28 @@ class RotaryTables(nn.Module):
     ``a`` channels turns by ``position · 10000^(-2j/a)`` (SANA-Video, after Wan 2.1).
     """
 
-    table_t: Tensor
-    table_h: Tensor
-    table_w: Tensor
-
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        for axis, channels in zip(AXES, spec.rope_dims, strict=True):
-            table = _table(spec.rope_max_positions, channels)
-            self.register_buffer(f"table_{axis}", table, persistent=False)
+        # No buffers: those would follow the module to bfloat16, which cannot tell angles of
+        # neighbouring positions apart, and to the meta device, from which nothing loads them.
+        self.tables = [_table(spec.rope_max_positions, channels) for channels in spec.rope_dims]
 
     def forward(
         self, frame_index: Tensor, row_index: Tensor, column_index: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Positions i64 [frames], [rows], [columns] to (cos, sin) [positions, pairs, 2] each."""
-        return self.table_t[frame_index], self.table_h[row_index], self.table_w[column_index]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow the model to another device, but not to another dtype.
-
-        bfloat16 cannot tell positions above 256 apart once they are angles.
-        """
-        tables = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, table in tables.items():
-            moved = self._buffers[name]
-            assert table is not None
-            assert moved is not None
-            self._buffers[name] = table.to(moved.device)
-        return self
+        t, h, w = self.tables
+        return (
+            t.to(frame_index.device)[frame_index],
+            h.to(row_index.device)[row_index],
+            w.to(column_index.device)[column_index],
+        )
 
 
 def _table(positions: int, channels: int) -> Tensor:
-    # The device is named so that a model built on the meta device still has its tables.
-    pair = torch.arange(0, channels, 2, dtype=torch.float64, device="cpu")
-    position = torch.arange(positions, dtype=torch.float64, device="cpu")
+    with torch.device("cpu"):
+        pair = torch.arange(0, channels, 2, dtype=torch.float64)
+        position = torch.arange(positions, dtype=torch.float64)
     angle = torch.outer(position, ROPE_THETA ** (-pair / channels))
     return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 
