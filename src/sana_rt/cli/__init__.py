@@ -29,6 +29,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "inspect": Entry("Show what is in a bundle."),
     "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
     "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
+    "judge": Entry("Measure how well a bundle of coloured shapes follows prompts.", "cpu"),
     "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),
     "doctor": Entry("Say what works on this machine and what to install."),
 }

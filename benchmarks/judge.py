@@ -1,0 +1,260 @@
+"""A judge that needs no network: does a clip of coloured shapes show what its prompt says?
+
+It knows how such clips are made (:mod:`sana_rt.benchmarks.shapes`), so segmentation is exact
+arithmetic: the background is the clip's median colour, and what differs from it is the shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sana_rt.benchmarks import shapes
+from sana_rt.benchmarks.shapes import Array, Language, Subject
+from sana_rt.errors import RequestError
+from sana_rt.model_spec import ModelSpec
+from sana_rt.runtime import frames as files
+from sana_rt.runtime import request as requests
+from sana_rt.runtime.session import Session
+
+Frames = npt.NDArray[np.uint8]  # RGB [T, SIZE, SIZE, 3]
+
+JUDGED_SECONDS: Final = 10  # of a longer clip, its last ones
+ATTRIBUTES: Final = ("colour", "shape", "direction", "speed")
+
+_CONTRAST = 40.0  # RGB distance from the background at which a pixel is foreground; the closest
+# pair of colour and background is 111 apart, and noise of a decoder stays below 20
+_MIN_AREA = 12.0  # pixels in a frame below which there is no shape
+# pixels a frame, halfway between still and slow, and (geometrically) between slow and fast
+_STILL_BELOW = shapes.SPEEDS["slow"] / 2
+_SLOW_BELOW = math.sqrt(shapes.SPEEDS["slow"] * shapes.SPEEDS["fast"])
+_Z_95 = 1.959964  # two-sided 95 % of the normal distribution
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge sees in a clip; attributes are None if there is no shape.
+
+    ``stability`` (0 to 1) is the overlap of the shape in every frame with the ideal one of
+    constant size; ``jitter`` (pixels) is the RMS distance of its centre from uniform motion.
+    """
+
+    colour: str | None = None
+    shape: str | None = None
+    direction: str | None = None
+    speed: str | None = None
+    stability: float = 0.0
+    jitter: float = math.inf
+
+    def agrees(self, subject: Subject, attribute: str) -> bool:
+        """Whether the clip shows the ``attribute`` of ``subject``."""
+        return bool(getattr(self, attribute) == getattr(subject, attribute))
+
+
+class Accuracy(msgspec.Struct, frozen=True):
+    """A share of clips, with Wilson's 95 % confidence interval."""
+
+    accuracy: float
+    low: float
+    high: float
+    n: int
+
+
+def read(frames: Frames) -> Reading:
+    """Measure a clip of at least two frames."""
+    pixels = frames.astype(np.float32)
+    background = np.median(pixels.reshape(-1, 3), axis=0)
+    offset = pixels - background
+    contrast = np.linalg.norm(offset, axis=-1)
+    foreground = contrast > _CONTRAST
+    if (foreground.sum((1, 2)) < _MIN_AREA).mean() > 0.5:
+        return Reading()
+    colour = _shape_colour(pixels, contrast, foreground)
+    direction_of_colour = colour - background
+    alpha = offset @ direction_of_colour / (direction_of_colour @ direction_of_colour)
+    alpha = np.where(foreground, np.clip(alpha, 0, 1), 0).astype(np.float32)
+    visible = alpha.sum((1, 2)) >= _MIN_AREA
+    times, alpha = np.flatnonzero(visible).astype(np.float32), alpha[visible]
+    centres = np.stack([_centre(frame) for frame in alpha])
+    shape, stability = _shape(alpha, centres)
+    velocity, jitter = _motion(times, centres)
+    direction, speed = _words(velocity)
+    return Reading(_nearest_colour(colour), shape, direction, speed, stability, jitter)
+
+
+def score(readings: Sequence[Reading], subjects: Sequence[Subject]) -> dict[str, Accuracy]:
+    """How often clips show what their prompts say, by attribute."""
+    return {
+        attribute: wilson(
+            sum(
+                reading.agrees(subject, attribute)
+                for reading, subject in zip(readings, subjects, strict=True)
+            ),
+            len(subjects),
+        )
+        for attribute in ATTRIBUTES
+    }
+
+
+def wilson(successes: int, n: int) -> Accuracy:
+    """Wilson's score interval (Wilson 1927) of ``successes`` out of ``n``."""
+    share = successes / n
+    spread = _Z_95**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
+    return Accuracy(share, max(0.0, middle - half), min(1.0, middle + half), n)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Which prompts to play; ``seconds`` None is the model's own length."""
+
+    language: Language = "en"
+    seconds: float | None = None
+    prompts: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of a trial; ``clips`` are the frames that were judged."""
+
+    subjects: tuple[Subject, ...]
+    readings: tuple[Reading, ...]
+    clips: tuple[Frames, ...]
+
+    @property
+    def scores(self) -> dict[str, Accuracy]:
+        """Prompt-following, by attribute."""
+        return score(self.readings, self.subjects)
+
+    @property
+    def steadiness(self) -> dict[str, float]:
+        """Means over the clips that show a shape."""
+        shown = [reading for reading in self.readings if reading.colour is not None]
+        if not shown:
+            return {"stability": 0.0}
+        return {
+            "stability": float(np.mean([reading.stability for reading in shown])),
+            "jitter": float(np.mean([reading.jitter for reading in shown])),
+        }
+
+
+def run(
+    session: Session, trial: Trial, progress: Callable[[int, int], None] = lambda _, __: None
+) -> Verdict:
+    """Play the held-out prompts and read the clips, each with its own noise.
+
+    Raises:
+        RequestError: the bundle does not make clips of this world's size and speed.
+    """
+    chosen = held_out(trial.prompts)
+    options = _options(session.model, trial)
+    clips = []
+    for index, (subject, background) in enumerate(chosen):
+        text = shapes.prompt(subject, background, trial.language)
+        request = requests.for_model(
+            session.model, options | {"prompt": text, "seed": trial.seed + index}
+        )
+        frames = np.concatenate(list(session.generate(request)))
+        clips.append(frames[-JUDGED_SECONDS * shapes.FPS :])
+        progress(index + 1, len(chosen))
+    readings = tuple(read(clip) for clip in clips)
+    return Verdict(tuple(subject for subject, _ in chosen), readings, tuple(clips))
+
+
+def held_out(count: int | None = None) -> tuple[tuple[Subject, str], ...]:
+    """The held-out subjects with their backgrounds, or ``count`` of them evenly picked."""
+    every = shapes.held_out_subjects()
+    picks = np.linspace(0, len(every) - 1, min(count or len(every), len(every)))
+    return tuple(every[round(pick)] for pick in picks)
+
+
+def contact_sheet(clips: Sequence[Frames], columns: int = 9) -> Frames:
+    """One row a clip, ``columns`` frames evenly spaced from its first to its last."""
+    picked = [
+        clip[index]
+        for clip in clips
+        for index in np.linspace(0, len(clip) - 1, columns).round().astype(int)
+    ]
+    return files.contact_sheet(picked, columns)
+
+
+def _options(model: ModelSpec, trial: Trial) -> dict[str, int]:
+    sampling, size = model.sampling, shapes.SIZE
+    if (sampling.height, sampling.width, sampling.fps) != (size, size, shapes.FPS):
+        raise RequestError(
+            f"{model.name!r} makes clips of {sampling.height} by {sampling.width} pixels at "
+            f"{sampling.fps} frames a second.",
+            expected=f"{size} by {size} at {shapes.FPS}: the judge knows coloured shapes only.",
+            remedy="give it a bundle of examples/shapes.",
+        )
+    if trial.seconds is None:
+        return {}
+    stride = model.vae.temporal_stride
+    return {"num_frames": round(trial.seconds * shapes.FPS / stride) * stride + 1}
+
+
+def _shape_colour(pixels: Array, contrast: Array, foreground: npt.NDArray[np.bool_]) -> Array:
+    """The median colour of the pixels that differ most, which no border has mixed."""
+    core = foreground & (contrast > 0.8 * np.quantile(contrast[foreground], 0.9))
+    return np.asarray(np.median(pixels[core], axis=0), np.float32)
+
+
+def _nearest_colour(colour: Array) -> str:
+    names = list(shapes.COLOURS)
+    palette = np.array([shapes.COLOURS[name] for name in names], np.float32)
+    return names[int(np.linalg.norm(palette - colour, axis=1).argmin())]
+
+
+def _centre(alpha: Array) -> Array:
+    """x, y of the centroid on the torus: by the circular mean, then exactly around it."""
+    pixels = np.arange(shapes.SIZE, dtype=np.float32)
+    angles = np.exp(2j * np.pi * pixels / shapes.SIZE)
+    centre = []
+    for axis in (0, 1):
+        weights = alpha.sum(axis)
+        rough = np.angle(weights @ angles) * shapes.SIZE / (2 * np.pi)
+        exact = rough + weights @ shapes.wrapped(pixels - np.float32(rough)) / weights.sum()
+        centre.append(exact)
+    return np.array(centre, np.float32)
+
+
+def _shape(alpha: Array, centres: Array) -> tuple[str, float]:
+    """The shape that overlaps best with the foreground, and by how much."""
+    radius = math.sqrt(float(np.median(alpha.sum((1, 2)))) / math.pi)
+    pixels = np.arange(shapes.SIZE, dtype=np.float32)
+    dx = shapes.wrapped(pixels - centres[:, :1])[:, None, :]
+    dy = shapes.wrapped(pixels - centres[:, 1:])[:, :, None]
+    overlaps = {}
+    for shape in shapes.SHAPES:
+        ideal = shapes.coverage(shape, dx, dy, radius)
+        shared, together = np.minimum(alpha, ideal), np.maximum(alpha, ideal)
+        overlaps[shape] = float((shared.sum((1, 2)) / together.sum((1, 2))).mean())
+    best = max(overlaps, key=lambda shape: overlaps[shape])
+    return best, overlaps[best]
+
+
+def _motion(times: Array, centres: Array) -> tuple[Array, float]:
+    """The velocity (pixels a frame) of the straight line through the path, and its error."""
+    steps = shapes.wrapped(np.diff(centres, axis=0, prepend=centres[:1]))
+    path = np.cumsum(steps, axis=0)
+    time = times - times.mean()
+    velocity = time @ path / (time @ time)
+    residual = path - path.mean(0) - np.outer(time, velocity)
+    return velocity, float(np.sqrt(np.square(residual).sum(1).mean()))
+
+
+def _words(velocity: Array) -> tuple[str, str]:
+    speed = float(np.hypot(*velocity))
+    if speed < _STILL_BELOW:
+        return shapes.STILL, shapes.STILL
+    turn = math.atan2(velocity[1], velocity[0]) / (2 * math.pi)
+    direction = shapes.DIRECTIONS[round(turn * len(shapes.DIRECTIONS)) % len(shapes.DIRECTIONS)]
+    return direction, "slow" if speed < _SLOW_BELOW else "fast"
