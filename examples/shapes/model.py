@@ -1,0 +1,198 @@
+"""The small SANA-Video: its sizes, its random weights, and its place on disk."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import msgspec
+import torch
+from diffusers import (
+    AutoencoderKLWan,
+    DPMSolverMultistepScheduler,
+    SanaVideoPipeline,
+    SanaVideoTransformer3DModel,
+)
+from examples.shapes import wan
+from examples.shapes.tokenizer import MAX_TOKENS, VOCABULARY
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoTokenizer, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
+
+from sana_rt.benchmarks import shapes
+from sana_rt.export.configs import EXTRAS_NAME, Extras
+from sana_rt.export.modules.gemma2 import Gemma2Encoder
+from sana_rt.export.modules.transformer import Transformer
+from sana_rt.model_spec import SamplingSpec, StreamingSpec, TextSpec, TransformerSpec
+
+TEXT = TextSpec(
+    vocab_size=VOCABULARY,
+    hidden_size=64,
+    intermediate_size=192,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=32,
+    query_pre_attn_scalar=32.0,
+    max_tokens=MAX_TOKENS,
+)
+TRANSFORMER = TransformerSpec(
+    in_channels=wan.Z_DIM,
+    out_channels=wan.Z_DIM,
+    patch_size=(1, 2, 2),
+    num_layers=6,
+    num_heads=4,
+    head_dim=28,
+    num_cross_heads=4,
+    cross_head_dim=28,
+    caption_channels=TEXT.hidden_size,
+    ffn_dim=252,
+)
+SAMPLING = SamplingSpec(
+    num_inference_steps=20,
+    guidance_scale=4.0,
+    flow_shift=3.0,
+    height=shapes.SIZE,
+    width=shapes.SIZE,
+    num_frames=shapes.NUM_FRAMES,
+    fps=shapes.FPS,
+    motion_score=None,
+)
+CAUSAL = msgspec.structs.replace(TRANSFORMER, causal=True, attention_eps=1e-8)
+STREAMING = StreamingSpec(chunk_frames=4)
+CAUSAL_SAMPLING = msgspec.structs.replace(
+    SAMPLING, solver="renoise", num_inference_steps=len(STREAMING.timesteps), guidance_scale=1.0
+)
+CHUNK = STREAMING.chunk_frames
+LATENT_FRAMES = CHUNK + 1  # of a clip, and of the first chunk of a long one
+CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
+
+
+class Model(nn.Module):
+    """The transformer and the text encoder it is trained with."""
+
+    def __init__(self, spec: TransformerSpec = TRANSFORMER) -> None:
+        super().__init__()
+        self.transformer = Transformer(spec)
+        self.text_encoder = Gemma2Encoder(TEXT)
+        _initialise(self.transformer, self.text_encoder)
+
+
+def load(folder: Path, spec: TransformerSpec = TRANSFORMER) -> Model:
+    """The trained model in float32, from a folder in diffusers' layout."""
+    model = Model(spec)
+    weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    model.transformer.load_state_dict(weights)
+    model.text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
+    return model
+
+
+def load_vae(folder: Path) -> AutoencoderKLWan:
+    """The trained autoencoder in float32, ready for whole clips."""
+    vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
+    return wan.whole_clip(vae.eval().requires_grad_(False))
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer, as transformers loads it."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def save(folder: Path, model: Model, vae: Path, tokenizer: Path) -> None:
+    """Write what ``SanaVideoPipeline.from_pretrained`` and ``sana-rt export`` read, in float16."""
+    transformer = SanaVideoTransformer3DModel(**_transformer_config())
+    transformer.load_state_dict(model.transformer.state_dict())
+    text_encoder = Gemma2Model(_text_config())
+    text_encoder.load_state_dict(model.text_encoder.state_dict())
+    scheduler = DPMSolverMultistepScheduler(
+        flow_shift=SAMPLING.flow_shift, use_flow_sigmas=True, prediction_type="flow_prediction"
+    )
+    SanaVideoPipeline(
+        tokenizer=load_tokenizer(tokenizer),
+        text_encoder=text_encoder.half(),
+        vae=AutoencoderKLWan.from_pretrained(vae, torch_dtype=torch.float16),
+        transformer=transformer.half(),
+        scheduler=scheduler,
+    ).save_pretrained(folder)
+    save_extras(folder, "shapes", SAMPLING, None)
+
+
+def save_causal(folder: Path, transformer: Transformer) -> None:
+    """Write the causal transformer; the other parts are links to those beside it.
+
+    diffusers has no class for it yet: the name in ``config.json`` is the one its pull request
+    of LongSANA uses.
+    """
+    module = SanaVideoTransformer3DModel(**_transformer_config())
+    module.load_state_dict(transformer.state_dict())
+    module.half().save_pretrained(folder / "transformer")
+    path = folder / "transformer" / "config.json"
+    config = msgspec.json.decode(path.read_bytes()) | {"_class_name": CAUSAL_CLASS}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+    save_extras(folder, "shapes-causal", CAUSAL_SAMPLING, STREAMING)
+    for part in ("vae", "text_encoder", "tokenizer"):
+        (folder / part).unlink(missing_ok=True)
+        (folder / part).symlink_to(Path("..") / part)
+
+
+def save_extras(
+    folder: Path, name: str, sampling: SamplingSpec, streaming: StreamingSpec | None
+) -> None:
+    """Write the defaults that diffusers' layout has no place for."""
+    extras = Extras(name, sampling, streaming, TEXT.max_tokens, TEXT.instruction)
+    text = msgspec.json.format(msgspec.json.encode(extras), indent=2)
+    (folder / EXTRAS_NAME).write_bytes(text + b"\n")
+
+
+def _transformer_config() -> dict[str, object]:
+    spec = TRANSFORMER
+    return {
+        "in_channels": spec.in_channels,
+        "out_channels": spec.out_channels,
+        "num_attention_heads": spec.num_heads,
+        "attention_head_dim": spec.head_dim,
+        "num_layers": spec.num_layers,
+        "num_cross_attention_heads": spec.num_cross_heads,
+        "cross_attention_head_dim": spec.cross_head_dim,
+        "cross_attention_dim": spec.width,
+        "caption_channels": spec.caption_channels,
+        "mlp_ratio": spec.ffn_dim / spec.width,
+        "patch_size": spec.patch_size,
+        "sample_size": shapes.SIZE // 8,
+    }
+
+
+def _text_config() -> Gemma2Config:
+    return Gemma2Config(
+        vocab_size=TEXT.vocab_size,
+        hidden_size=TEXT.hidden_size,
+        intermediate_size=TEXT.intermediate_size,
+        num_hidden_layers=TEXT.num_layers,
+        num_attention_heads=TEXT.num_heads,
+        num_key_value_heads=TEXT.num_kv_heads,
+        head_dim=TEXT.head_dim,
+        query_pre_attn_scalar=int(TEXT.query_pre_attn_scalar),
+        sliding_window=TEXT.sliding_window,
+        max_position_embeddings=TEXT.sliding_window,
+        pad_token_id=TEXT.pad_token_id,
+        eos_token_id=1,
+        bos_token_id=TEXT.bos_token_id,
+        attn_implementation="eager",  # the only one that keeps the logits' soft cap
+    )
+
+
+def _initialise(transformer: Transformer, text_encoder: Gemma2Encoder) -> None:
+    """Random weights as SANA starts: zero output, modulation, temporal convolution."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name, weight in transformer.state_dict().items():
+        if name.startswith(("proj_out", "time_embed.linear")) or "conv_temp" in name:
+            nn.init.zeros_(weight)
+    for name, weight in text_encoder.named_parameters():
+        if name.endswith("norm.weight"):
+            nn.init.zeros_(weight)
+        else:
+            nn.init.normal_(weight, std=1 / math.sqrt(weight.shape[1]))

@@ -1,0 +1,107 @@
+"""Plain PyTorch sampling loops: to watch training, and as a reference for the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from examples.shapes import wan
+from examples.shapes.model import (
+    CHUNK,
+    LATENT_FRAMES,
+    SAMPLING,
+    STREAMING,
+    TRANSFORMER,
+    Model,
+    Transformer,
+)
+from transformers import PreTrainedTokenizerFast
+
+from sana_rt.benchmarks import shapes
+from sana_rt.benchmarks.judge import Frames
+from sana_rt.export.modules.block import BlockState
+from sana_rt.model_spec import SamplingSpec
+from sana_rt.runtime import solver
+
+LATENT_SIZE = shapes.SIZE // 8
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask i64 [B, N], padded on the right to the longest."""
+    tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
+    return tokens.input_ids, tokens.attention_mask
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    seed: int = 0,
+    sampling: SamplingSpec = SAMPLING,
+) -> torch.Tensor:
+    """Normalised latents [B, C, T, h, w] of prompts, by DPM-Solver++ with guidance."""
+    count = len(prompts)
+    ids, mask = tokenize(tokenizer, [""] * count + list(prompts))
+    text = model.text_encoder(ids, mask)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, TRANSFORMER.in_channels, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE)
+    latents = torch.randn(shape, generator=generator)
+    previous = torch.zeros_like(latents)
+    for step in solver.dpmpp_2m(sampling.num_inference_steps, sampling.flow_shift):
+        timestep = torch.full((2 * count, LATENT_FRAMES), float(step.timestep))
+        velocity, _ = model.transformer(torch.cat([latents, latents]), timestep, text, mask)
+        negative, positive = velocity.chunk(2)
+        velocity = negative + sampling.guidance_scale * (positive - negative)
+        estimate = latents - step.sigma * velocity
+        latents = step.a * latents + step.b * estimate + step.c * (estimate - previous)
+        previous = estimate
+    return latents
+
+
+def stream_steps() -> tuple[solver.Step, ...]:
+    """The four steps of a chunk."""
+    return solver.renoise(STREAMING.timesteps, STREAMING.flow_shift)
+
+
+@torch.no_grad()
+def stream(
+    transformer: Transformer,
+    text: torch.Tensor,
+    mask: torch.Tensor,
+    latent_frames: int,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Normalised latents [B, C, latent_frames, h, w], chunk by chunk, as LongSANA samples.
+
+    The state is read-only while a chunk is denoised, and moves on with a pass at timestep 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chunks: list[torch.Tensor] = []
+    state: list[BlockState] | None = None
+    begin, end = 0, min(latent_frames, CHUNK + latent_frames % CHUNK)
+    while begin < latent_frames:
+        shape = (len(text), TRANSFORMER.in_channels, end - begin, LATENT_SIZE, LATENT_SIZE)
+        latents = torch.randn(shape, generator=generator)
+        for step in stream_steps():
+            timestep = torch.full(shape[:3:2], float(step.timestep))
+            velocity, _ = transformer(latents, timestep, text, mask, state, begin)
+            estimate = latents - step.sigma * velocity
+            noise = torch.randn(shape, generator=generator)
+            latents = step.a * latents + step.b * estimate + step.n * noise
+        _, state = transformer(latents, torch.zeros(shape[:3:2]), text, mask, state, begin)
+        chunks.append(latents)
+        begin, end = end, end + CHUNK
+    return torch.cat(chunks, dim=2)
+
+
+@torch.no_grad()
+def frames(vae: AutoencoderKLWan, latents: torch.Tensor) -> Frames:
+    """RGB frames u8 [B, T, H, W, 3] of normalised latents."""
+    clip = wan.decode(vae, wan.denormalised(vae, latents)).clamp(-1, 1)
+    pixels = ((clip + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1)
+    return np.ascontiguousarray(pixels.numpy())

@@ -1,0 +1,119 @@
+"""The programs that train the `shapes` model: clips, captions, tokenizer, autoencoder, chunks."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[3]))  # examples are programs, not in the package
+
+from examples.shapes import clips, sampling, tokenizer, wan
+from examples.shapes.model import CHUNK, TEXT, Model
+from examples.shapes.training import Schedule, Training
+
+from sana_rt.benchmarks import shapes
+from sana_rt.benchmarks.shapes import Window
+
+# float32, a network of some 40 convolutions: rounding, far below what a wrong frame would cost
+WHOLE_CLIP_TOLERANCE = 1e-4
+
+
+def test_clips_are_the_same_for_the_same_index() -> None:
+    np.testing.assert_array_equal(clips.batch(1, 5, 2)[1], clips.batch(1, 6, 1)[0])
+    assert clips.scene(1, 5) != clips.scene(2, 5)
+    assert clips.caption(1, 5) == clips.caption(1, 5)
+
+
+def test_no_training_clip_shows_a_held_out_combination() -> None:
+    held_out = shapes.held_out()
+    shown = {clips.scene(3, index).subject.combination for index in range(2000)}
+    every = len(shapes.COLOURS) * len(shapes.SHAPES) * (len(shapes.DIRECTIONS) + 1)
+    assert not shown & held_out
+    assert len(shown) > 0.95 * (every - len(held_out))
+
+
+def test_a_later_window_is_a_crop_of_the_longer_clip() -> None:
+    scene = clips.scene(1, 0)
+    whole = shapes.render(scene, Window(num_frames=40))
+    late = shapes.render(scene, Window(num_frames=10, first_frame=30))
+    np.testing.assert_allclose(late, whole[30:], atol=1e-5)
+    corner = shapes.render(scene, Window(num_frames=40, size=16, left=20, top=8))
+    np.testing.assert_allclose(corner, whole[:, 8:24, 20:36], atol=1e-5)
+
+
+def test_captions_are_in_both_languages_and_vary() -> None:
+    captions = [clips.caption(1, index) for index in range(200)]
+    assert {caption.language for caption in captions} == {"en", "zh"}
+    assert len({clips.caption(1, 0, draw).text for draw in range(20)}) > 3
+
+
+def test_the_tokenizer_keeps_gemmas_numbers_and_any_text() -> None:
+    trained = tokenizer.train()
+    assert trained.get_vocab_size() <= TEXT.vocab_size
+    assert trained.encode("").ids == [TEXT.bos_token_id]
+    assert trained.token_to_id("<pad>") == TEXT.pad_token_id
+    for text in ("a red circle", "一个红色的圆形", "ünseen ✓ 龘"):
+        assert trained.decode(trained.encode(text).ids) == text
+    longest = max(len(trained.encode(clips.caption(2, index).text).ids) for index in range(500))
+    assert longest <= TEXT.max_tokens
+
+
+def test_the_whole_clip_pass_equals_diffusers_chunks() -> None:
+    torch.manual_seed(0)
+    vae = wan.build().eval().requires_grad_(False)
+    clip = torch.from_numpy(clips.batch(1, 0, 1, Window(num_frames=13)))[..., :32, :32]
+    latents = vae.encode(clip).latent_dist.mode()
+    decoded = vae.decode(latents).sample
+    wan.whole_clip(vae)
+    torch.testing.assert_close(wan.encode(vae, clip)[0], latents, atol=WHOLE_CLIP_TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        wan.decode(vae, latents).clamp(-1, 1), decoded, atol=WHOLE_CLIP_TOLERANCE, rtol=0
+    )
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    def run(steps: int, path: Path) -> torch.Tensor:
+        torch.manual_seed(0)
+        module = torch.nn.Linear(3, 1)
+        training = Training(module, Schedule(0.1, 500, 10), path)
+        training.schedule = Schedule(0.1, steps, 10, decay=1e-9)
+
+        def loss(step: int) -> dict[str, torch.Tensor]:
+            generator = torch.Generator().manual_seed(step)
+            return {"loss": module(torch.randn(4, 3, generator=generator)).square().mean()}
+
+        training.run(loss, lambda _: None)
+        return module.weight.detach()
+
+    at_once = run(500, tmp_path / "at_once.pt")
+    run(250, tmp_path / "in_two.pt")
+    torch.testing.assert_close(run(500, tmp_path / "in_two.pt"), at_once)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
+    schedule = Schedule(1.0, 100, 10, decay=0.5)
+    assert schedule(0) == pytest.approx(0.1)
+    assert schedule(30) == 1.0
+    assert schedule(75) == pytest.approx(0.5)
+    assert schedule(100) == 0
+
+
+@pytest.mark.parametrize("latent_frames", [5, 8, 9, 11])
+def test_a_stream_has_the_frames_asked_for(latent_frames: int) -> None:
+    torch.manual_seed(0)
+    model = Model().requires_grad_(False)
+    for weight in model.transformer.parameters():  # at the start of training some are zero
+        weight.copy_(weight + 0.05 * torch.randn_like(weight))
+    ids = torch.tensor([[TEXT.bos_token_id, 7, 8]])
+    mask = torch.ones_like(ids)
+    text = model.text_encoder(ids, mask)
+    latents = sampling.stream(model.transformer, text, mask, latent_frames)
+    assert latents.shape[2] == latent_frames
+    # chunks are causal: a longer stream begins with the same frames
+    if latent_frames % CHUNK == 1:
+        longer = sampling.stream(model.transformer, text, mask, latent_frames + CHUNK)
+        torch.testing.assert_close(longer[:, :, :latent_frames], latents)
