@@ -136,14 +136,14 @@ def input_shapes(
 def check_target(name: str, path: Path, target: Target) -> None:
     """Raise :class:`TargetError` if the graph at ``path`` has types that the target has not."""
     needed = graph_file.low_precision(graph_file.load(path))
-    for dtype, tensor in needed.items():
-        if dtype not in target.dtypes:
-            raise TargetError(
-                f"{name} computes in {dtype} (the tensor {tensor!r} for one); "
-                f"{target.name} has no {dtype} GEMMs.",
-                expected=f"of the types below 16 bits only {sorted(target.dtypes) or 'none'}.",
-                remedy="build a variant without it (bf16), or for a target that has it (sm120).",
-            )
+    missing = [dtype for dtype in needed if dtype not in target.dtypes]
+    if missing:
+        raise TargetError(
+            f"{name} computes in {' and '.join(missing)} (the tensor {needed[missing[0]]!r} for "
+            f"one), which {target.name} does not have.",
+            expected=f"{', '.join(['bfloat16', *sorted(target.dtypes)])} GEMMs for {target.name}.",
+            remedy="build a variant without it, such as bf16, or for a target that has it (sm120).",
+        )
 
 
 def predicted_peak_bytes(bundle: Bundle, variant: str) -> int:

@@ -6,6 +6,7 @@ data and an option that a flavour cannot honour is refused.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -164,21 +165,22 @@ class TensorRT:
         log: BuildLog,
         progress: Callable[[str], None],
     ) -> None:
-        """Compile a graph and hand the plan to ``write`` piece by piece.
+        """Compile a graph and hand the plan to ``write`` piece by piece; one build at a time.
 
         ``log`` is filled even if the build fails; ``progress`` is called with the name of
-        every phase. An exception of either or of ``write`` stops the build and is raised.
+        every phase. An exception of ``write`` or ``progress`` stops the build and is raised.
 
         Raises:
             RefusedNodesError: the graph has nodes that cannot be imported.
             BuildError: anything else that TensorRT refuses.
         """
-        callbacks = _Callbacks(self._api, log, write, progress)
-        builder = self._api.Builder(callbacks.logger)
+        callbacks = _Callbacks(self._api, write, progress)
+        logger = _logger(self.flavour)
+        logger.log = log
+        builder = self._api.Builder(logger.interface)
         network = builder.create_network(1 << int(_flag(self._api, "STRONGLY_TYPED")))
-        parser = self._api.OnnxParser(network, callbacks.logger)
+        parser = self._api.OnnxParser(network, logger.interface)
         if not parser.parse_from_file(str(request.graph)):
-            callbacks.raise_first()
             raise RefusedNodesError(_refusals(parser))
         config = self._config(builder, request)
         config.progress_monitor = callbacks.monitor
@@ -229,18 +231,9 @@ class _Callbacks:
     """
 
     def __init__(
-        self,
-        api: Any,
-        log: BuildLog,
-        write: Callable[[bytes], int],
-        progress: Callable[[str], None],
+        self, api: Any, write: Callable[[bytes], int], progress: Callable[[str], None]
     ) -> None:
         self.first: BaseException | None = None
-        # The classes are made here because their bases are known only once a flavour is.
-        self.logger = _implement(
-            api.ILogger,
-            log=self._guard(lambda level, text: log.messages.append((level.name, text)), None),
-        )
         self.writer = _implement(api.IStreamWriter, write=self._guard(write, 0))
         self.monitor = _implement(
             api.IProgressMonitor,
@@ -265,7 +258,30 @@ class _Callbacks:
         return guarded
 
 
+class _Logger:
+    """Hands TensorRT's messages to the log of the build that is running.
+
+    There is one a process, and it is never collected: TensorRT keeps the first logger it is
+    given for as long as any object made with it lives, and ignores all others until then.
+    """
+
+    def __init__(self, api: Any) -> None:
+        self.log = BuildLog()
+        self.interface = _implement(api.ILogger, log=self._receive)
+
+    def _receive(self, level: Any, text: str) -> None:
+        self.log.messages.append((level.name, text))
+
+
+@functools.cache
+def _logger(flavour: Flavour) -> _Logger:
+    return _Logger(importlib.import_module(FLAVOURS[flavour].module))
+
+
 def _implement(interface: Any, **methods: Callable[..., Any]) -> Any:
-    """An instance of ``interface`` whose methods are plain functions without ``self``."""
+    """An instance of ``interface`` whose methods are plain functions without ``self``.
+
+    Its class is made here because the base is known only once the flavour is.
+    """
     bound = {name: staticmethod(method) for name, method in methods.items()}
     return type(interface.__name__, (interface,), bound)()

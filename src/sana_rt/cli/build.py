@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, plan_settings
-from sana_rt.engines import builder
-from sana_rt.engines.builder import Built
-from sana_rt.engines.cache import Settings
 from sana_rt.engines.trt_api import Flavour, TensorRT
+
+if TYPE_CHECKING:
+    from sana_rt.engines import builder
+    from sana_rt.engines.builder import Built
+    from sana_rt.engines.cache import Settings
 
 
 @click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")
@@ -36,6 +39,8 @@ def command(
     Plans that are current are left alone (`sana-rt explain` says which). Each finished plan is
     listed in the manifest at once: a build that was killed goes on where it stopped.
     """
+    from sana_rt.engines import builder
+
     tensorrt = TensorRT(flavour)
     read = Bundle.read(bundle)
     name = plan_settings.only_variant(read, variant)
@@ -56,8 +61,9 @@ def command(
                 "peak_bytes": builder.peak_bytes(),
             }
         )
-    else:
-        _show(settings, built)
+        return
+    _show(settings, built)
+    click.echo(f"Peak memory of this process: {output.size(builder.peak_bytes())}.")
 
 
 def _show(settings: Settings, built: dict[str, Built]) -> None:
@@ -70,7 +76,7 @@ def _show(settings: Settings, built: dict[str, Built]) -> None:
         ("graph", "plan>", "weights>", "activations>", "seconds>"),
         [(graph, *_row(one)) for graph, one in built.items()],
     )
-    click.echo(f"\nPeak memory of this process: {output.size(builder.peak_bytes())}.")
+    click.echo()
 
 
 @contextmanager
