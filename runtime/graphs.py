@@ -44,11 +44,12 @@ class Graphs:
             )
         return self.signatures[name]
 
-    def open(self, name: str) -> Context:
-        """Load a graph, unless it is."""
+    def open(self, name: str, *, lasting: bool = True) -> Context:
+        """Load a graph, unless it is; see :meth:`Backend.open`."""
         if name not in self._opened:
             graph = self.signature(name)
-            self._opened[name] = self._backend.open(name, graph, self._bundle.path(graph.path))
+            path = self._bundle.path(graph.path)
+            self._opened[name] = self._backend.open(name, graph, path, lasting=lasting)
         return self._opened[name]
 
     def close(self, name: str) -> None:

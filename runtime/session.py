@@ -140,7 +140,10 @@ class Session:
         return Pipeline(self.graphs, self._buffers, job, progress)
 
     def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> tuple[PromptEmbeds, ...]:
-        embeds = job.inputs.prompt_embeds or pipeline.encode(self._tokenizer)
+        embeds = job.inputs.prompt_embeds
+        if embeds is None:
+            self.graphs.open(prompts.ENCODER, lasting=self._keep_text_encoder)
+            embeds = pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
             self.graphs.close(prompts.ENCODER)
         names = self._names(job, decode=decode)

@@ -163,8 +163,11 @@ class Backend(ABC):
         self.memory = memory
 
     @abstractmethod
-    def open(self, name: str, graph: Graph, path: Path) -> Context:
+    def open(self, name: str, graph: Graph, path: Path, *, lasting: bool = True) -> Context:
         """Load ``graph``, called ``name`` in the manifest, from its file.
+
+        A graph that is not ``lasting`` runs a few times and is closed: it should be quick to
+        load and leave nothing behind, even if it runs more slowly.
 
         Raises:
             BackendError: the backend cannot run it; the message says why.

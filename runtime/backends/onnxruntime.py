@@ -46,6 +46,14 @@ _ERRORS: Final = (
     ort_c.RuntimeException,
     RuntimeError,  # what runs with bindings raise
 )
+_CONFIG: Final = {
+    # Two dozen sessions, of which one runs: pools that wait must not spin.
+    "session.intra_op.allow_spinning": "0",
+    # One arena for the activations of all of them, see _share_arena.
+    "session.use_env_allocators": "1",
+    # Weights are not activations: closing a session gives theirs back to the system.
+    "session.use_device_allocator_for_initializers": "1",
+}
 _FATAL: Final = 4  # severity of ONNX Runtime's own log; its errors reach us as exceptions
 _SAME_AS_REQUESTED: Final = 1  # how the arena grows
 
@@ -66,10 +74,11 @@ class OnnxRuntime(Backend):
         self._threads = threads or len(os.sched_getaffinity(0))
         _share_arena(provider[0])
 
-    def open(self, name: str, graph: Graph, path: Path) -> Context:
+    def open(self, name: str, graph: Graph, path: Path, *, lasting: bool = True) -> Context:
         """Load a graph as an inference session."""
+        options = self._options(lasting=lasting)
         try:
-            session = ort.InferenceSession(path, self._options(), providers=[self._provider])
+            session = ort.InferenceSession(path, options, providers=[self._provider])
         except _ERRORS as error:
             raise BackendError(
                 f"{self.name} cannot load the graph {name!r} from {path}: {error}"
@@ -85,16 +94,17 @@ class OnnxRuntime(Backend):
         _check_names(name, "outputs", session.get_outputs(), graph.outputs)
         return _SessionContext(name, graph, session, self._provider[0])
 
-    def _options(self) -> Any:
+    def _options(self, *, lasting: bool) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
-        # Two dozen sessions, of which one runs: idle pools must not spin, and one arena serves all.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        # Weights outside the arena: closing the text encoder gives them back.
-        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+        # One block for all activations of a run fits no free piece of a shared arena.
+        options.enable_mem_pattern = False
+        for name, value in _CONFIG.items():
+            options.add_session_config_entry(name, value)
+        if not lasting:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         return options
 
 
