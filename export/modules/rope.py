@@ -19,8 +19,8 @@ class RotaryTables(nn.Module):
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
-        # No buffers: those would follow the module to bfloat16, which cannot tell angles of
-        # neighbouring positions apart, and to the meta device, from which nothing loads them.
+        # No buffers: those would follow the module to bfloat16, too coarse for angles, and to
+        # the meta device, from where no checkpoint brings them back.
         self.tables = [_table(spec.rope_max_positions, channels) for channels in spec.rope_dims]
 
     def forward(
@@ -29,9 +29,9 @@ class RotaryTables(nn.Module):
         """Positions i64 [frames], [rows], [columns] to (cos, sin) [positions, pairs, 2] each."""
         t, h, w = self.tables
         return (
-            t.to(frame_index.device)[frame_index],
-            h.to(row_index.device)[row_index],
-            w.to(column_index.device)[column_index],
+            t.to(frame_index.device).index_select(0, frame_index),
+            h.to(row_index.device).index_select(0, row_index),
+            w.to(column_index.device).index_select(0, column_index),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,24 +19,14 @@ from sana_rt.model_spec import TransformerSpec
 
 @dataclass(frozen=True)
 class Part:
-    """The module behind one graph, and which tensors of a checkpoint it takes."""
+    """The module behind one graph, and where a checkpoint keeps its tensors.
+
+    A tensor's key is ``prefix`` and the module's own key. Under ``torch.device("meta")``,
+    ``build`` allocates nothing, and ``load_state_dict(…, assign=True)`` then fills the module.
+    """
 
     build: Callable[[], nn.Module]
-    prefix: str = ""  #: what the checkpoint puts before the module's own keys
-
-    def keys(self) -> dict[str, str]:
-        """Checkpoint key to module key; nothing is allocated to find out."""
-        with torch.device("meta"):
-            module = self.build()
-        return {self.prefix + key: key for key in module.state_dict()}
-
-    def load(self, checkpoint: Mapping[str, Tensor]) -> nn.Module:
-        """The module with its tensors of ``checkpoint``, in their dtype and without a copy."""
-        with torch.device("meta"):
-            module = self.build()
-        tensors = {key: checkpoint[self.prefix + key] for key in module.state_dict()}
-        module.load_state_dict(tensors, strict=True, assign=True)
-        return module.eval()
+    prefix: str = ""
 
 
 def parts(spec: TransformerSpec, depthwise: Depthwise = "conv") -> dict[str, Part]:
@@ -71,13 +61,14 @@ class Transformer(nn.Module):
         self.spec = spec
         members = parts(spec, depthwise)
         self.parts = nn.ModuleDict({name: part.build() for name, part in members.items()})
-        self._names = {
-            checkpoint_key: f"parts.{name}.{key}"
+        self._names = {  # checkpoint key to own key
+            part.prefix + key: f"parts.{name}.{key}"
             for name, part in members.items()
-            for checkpoint_key, key in part.keys().items()
+            for key in self.parts[name].state_dict()
         }
-        self.register_state_dict_post_hook(_to_checkpoint_names)
-        self.register_load_state_dict_pre_hook(_from_checkpoint_names)
+        # torch does not annotate the two
+        self.register_state_dict_post_hook(_to_checkpoint_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_checkpoint_names)  # type: ignore[no-untyped-call]
 
     def forward(
         self,
