@@ -74,7 +74,7 @@ class ImageEncoder:
         """The picture and its latent frame."""
         encoder = graphs.signature(ENCODER)
         parts = (("image", "image"), ("latents", "image_latents"))
-        return tuple(single(region("image", encoder, tensor, name)) for tensor, name in parts)
+        return tuple(single(region("autoencoder", encoder, tensor, name)) for tensor, name in parts)
 
     def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
         self._graphs, self._buffers = graphs, buffers
