@@ -37,3 +37,24 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(json.dumps(document), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seeded small checkpoint, a diffusers folder."""
+    from sana_rt.export.seeded import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("small") / "checkpoint")
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small checkpoint as a bundle with the variant ``fp32``, every graph verified.
+
+    Made once a run, in half a minute on a quiet machine; do not write into it.
+    """
+    from sana_rt.export.checkpoint import open_checkpoint
+    from sana_rt.export.onnx_export import export_bundle
+
+    root = tmp_path_factory.mktemp("small") / "bundle"
+    return export_bundle(open_checkpoint(small_checkpoint), root).root

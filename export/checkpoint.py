@@ -1,0 +1,268 @@
+"""A checkpoint on disk, whatever its layout: its specification, and its tensors read lazily.
+
+Three layouts are told apart by content: a diffusers folder, an original ``.pth`` (top key
+``state_dict``) and a LongSANA ``.pt`` or ``.pth`` (top key ``generator``, prefix ``model.``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from sana_rt.errors import CheckpointFormatError, UsageError
+from sana_rt.export import configs, shapes
+from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
+from sana_rt.export.weights import (
+    Weights,
+    from_tensors,
+    is_safetensors,
+    open_folder,
+    open_safetensors,
+    open_torch,
+    read_json,
+)
+from sana_rt.files import sha256
+from sana_rt.manifest import Source
+from sana_rt.model_spec import PRESETS, ModelSpec, TransformerSpec
+
+Layout = Literal["diffusers", "original", "longsana"]
+PartName = Literal["transformer", "vae", "text_encoder"]
+
+TOKENIZER_NAME: Final = "tokenizer.json"
+
+#: Written by ``sana-rt fetch``: where a folder came from.
+FETCHED_NAME: Final = "sana_rt_fetched.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The parts of a model; a part that is absent is None and ``notes`` say why.
+
+    Tensors have diffusers' names (transformers' for the text encoder) in every layout.
+    """
+
+    name: str
+    layout: Layout
+    spec: ModelSpec
+    transformer: Weights
+    vae: Weights | None = None
+    text_encoder: Weights | None = None
+    tokenizer: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    def part(self, name: PartName) -> Weights:
+        """The tensors of a part that the checkpoint has."""
+        weights: Weights | None = getattr(self, name)
+        if weights is None:
+            raise CheckpointFormatError(f"The checkpoint {self.name} has no {name}.")
+        return weights
+
+    def source(self) -> Source:
+        """Where the weights came from; reads every weight file once to hash it.
+
+        ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
+        each weight file, sorted.
+        """
+        names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
+        lines = sorted(
+            f"{sha256(path)}  {name}/{path.name}\n"
+            for name in names
+            if getattr(self, name) is not None
+            for path in self.part(name).files
+        )
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        return Source(checkpoint=self.name, layout=self.layout, sha256=digest)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts named by hand, in place of or in addition to those of the checkpoint.
+
+    ``vae`` is a folder with ``config.json`` or an original ``Wan2.1_VAE.pth``;
+    ``text_encoder`` a folder with a Gemma-2 model; ``tokenizer`` a folder with, or the file
+    itself, ``tokenizer.json`` (default: beside the text encoder).
+    """
+
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    tokenizer: Path | None = None
+
+
+def open_checkpoint(
+    path: Path, *, preset: str | ModelSpec | None = None, parts: Parts | None = None
+) -> Checkpoint:
+    """Open a diffusers folder, an original ``.pth`` or a LongSANA ``.pt``.
+
+    ``preset`` (a name or a specification) says what a file without configuration is; it is
+    needed only where the tensors' shapes fit no preset. Raises :class:`CheckpointFormatError`,
+    :class:`UnsafeCheckpointError` or, listing every fault, :class:`CheckpointKeysError`.
+    """
+    known = _preset(preset)
+    layout, transformer = _open_transformer(path)
+    parts = _found(path, parts or Parts())
+    spec = _spec(path, layout, transformer, parts, known)
+    transformer.check(shapes.transformer(spec), "transformer")
+    vae, vae_notes = _open_vae(spec, parts.vae)
+    text_encoder, text_notes = _open_text_encoder(spec, parts.text_encoder)
+    return Checkpoint(
+        name=_source_name(path),
+        layout=layout,
+        spec=spec,
+        transformer=transformer,
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=parts.tokenizer,
+        notes=vae_notes + text_notes + _tokenizer_notes(parts.tokenizer),
+    )
+
+
+def _preset(preset: str | ModelSpec | None) -> ModelSpec | None:
+    if not isinstance(preset, str):
+        return preset
+    if preset not in PRESETS:
+        raise UsageError(
+            f"There is no preset {preset!r}.", expected=f"one of {', '.join(PRESETS)}."
+        )
+    return PRESETS[preset]
+
+
+def _source_name(path: Path) -> str:
+    fetched = path / FETCHED_NAME
+    if not fetched.is_file():
+        return path.resolve().name
+    record = read_json(fetched)
+    return f"{record.get('repo_id')}@{record.get('revision')}"
+
+
+def _open_transformer(path: Path) -> tuple[Layout, Weights]:
+    if path.is_dir():
+        return "diffusers", _known_names(open_folder(_transformer_folder(path)), path)
+    if is_safetensors(path):
+        return "original", _known_names(open_safetensors(path), path)
+    content = open_torch(path)
+    if "generator" in content:
+        weights = from_tensors(_dictionary(content, "generator", path), path)
+        return "longsana", _known_names(weights.under("model."), path)
+    tensors = _dictionary(content, "state_dict", path) if "state_dict" in content else content
+    return "original", _known_names(from_tensors(tensors, path), path)
+
+
+def _dictionary(content: Mapping[str, object], key: str, path: Path) -> Mapping[str, object]:
+    inner = content[key]
+    if not isinstance(inner, Mapping):
+        raise CheckpointFormatError(
+            f"{path}: {key!r} is a {type(inner).__name__}.", expected="a dictionary of tensors."
+        )
+    return inner
+
+
+def _known_names(weights: Weights, path: Path) -> Weights:
+    if DIFFUSERS_MARK in weights:
+        return weights
+    if ORIGINAL_MARK in weights:
+        return to_diffusers(weights)
+    raise CheckpointFormatError(
+        f"{path} holds no SANA-Video transformer; its {len(weights)} tensors begin with "
+        f"{', '.join(sorted(weights)[:3]) or 'nothing'}.",
+        expected=f"a tensor {DIFFUSERS_MARK} (diffusers) or {ORIGINAL_MARK} (original).",
+    )
+
+
+def _transformer_folder(path: Path) -> Path:
+    folder = path / "transformer"
+    if not (folder / "config.json").is_file():
+        raise CheckpointFormatError(
+            f"{path} has no transformer/config.json.",
+            expected="a folder in the diffusers layout: transformer/, vae/, text_encoder/, ...",
+        )
+    return folder
+
+
+def _found(path: Path, parts: Parts) -> Parts:
+    """``parts``, completed with what lies in the checkpoint's folder."""
+    vae = parts.vae or _existing(path / "vae")
+    text_encoder = parts.text_encoder or _existing(path / "text_encoder")
+    near = [parts.tokenizer, parts.text_encoder, path / "tokenizer"]
+    files = [place for place in near if place is not None and place.is_file()]
+    files += [
+        place / TOKENIZER_NAME
+        for place in near
+        if place is not None and (place / TOKENIZER_NAME).is_file()
+    ]
+    return Parts(vae, text_encoder, files[0] if files else None)
+
+
+def _existing(folder: Path) -> Path | None:
+    return folder if folder.is_dir() else None
+
+
+def _spec(
+    path: Path, layout: Layout, weights: Weights, parts: Parts, preset: ModelSpec | None
+) -> ModelSpec:
+    transformer = _transformer_spec(path, layout, weights, preset)
+    vae = configs.vae_spec(parts.vae) if parts.vae is not None and parts.vae.is_dir() else None
+    base = preset or configs.base_for(transformer, vae)
+    spec = msgspec.structs.replace(base, transformer=transformer, vae=vae or base.vae)
+    if parts.text_encoder is not None:
+        text = configs.text_spec(parts.text_encoder, spec.text)
+        spec = msgspec.structs.replace(spec, text=text)
+    return configs.with_defaults(spec, path) if path.is_dir() else spec
+
+
+def _transformer_spec(
+    path: Path, layout: Layout, weights: Weights, preset: ModelSpec | None
+) -> TransformerSpec:
+    if layout != "diffusers":
+        return preset.transformer if preset else configs.infer(weights, layout == "longsana")
+    spec = configs.transformer_spec(_transformer_folder(path))
+    if preset is None:
+        return spec
+    causal = preset.transformer
+    spec = msgspec.structs.replace(spec, causal=causal.causal, attention_eps=causal.attention_eps)
+    if spec != causal:
+        raise UsageError(
+            f"{path} is not {preset.name}: its configuration says {spec}.", expected=f"{causal}."
+        )
+    return spec
+
+
+def _open_vae(spec: ModelSpec, path: Path | None) -> tuple[Weights | None, tuple[str, ...]]:
+    if path is None:
+        return None, (
+            "The checkpoint has no autoencoder, so the bundle gets no VAE graphs: it makes "
+            "latents, not frames. Name one with --vae.",
+        )
+    if spec.vae.kind != "wan":
+        return None, (
+            f"The {spec.vae.kind} autoencoder has no graphs yet, so the bundle makes latents, "
+            "not frames.",
+        )
+    weights = open_folder(path) if path.is_dir() else from_tensors(open_torch(path), path)
+    weights.check(shapes.vae(spec.vae), "autoencoder")
+    return weights, ()
+
+
+def _open_text_encoder(
+    spec: ModelSpec, folder: Path | None
+) -> tuple[Weights | None, tuple[str, ...]]:
+    if folder is None:
+        return None, (
+            "The checkpoint has no text encoder: the bundle takes prompt embeddings, not "
+            "prompts. Name one with --text-encoder.",
+        )
+    weights = open_folder(folder)
+    if "model.norm.weight" in weights:  # a language model around the encoder
+        weights = weights.under("model.")
+    weights.check(shapes.text_encoder(spec.text), "text encoder")
+    return weights, ()
+
+
+def _tokenizer_notes(path: Path | None) -> tuple[str, ...]:
+    if path is not None:
+        return ()
+    return (f"The checkpoint has no {TOKENIZER_NAME}: the bundle takes prompt embeddings only.",)

@@ -1,0 +1,281 @@
+"""The specification of a model, read from the configuration files of a diffusers folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from sana_rt.errors import CheckpointFormatError
+from sana_rt.export.key_map import DIFFUSERS_MARK
+from sana_rt.export.weights import Weights, read_json
+from sana_rt.model_spec import (
+    DCAE_VAE,
+    LTX2_VAE,
+    PRESETS,
+    Frozen,
+    ModelSpec,
+    SamplingSpec,
+    SolverName,
+    StreamingSpec,
+    TextSpec,
+    TransformerSpec,
+    VAESpec,
+)
+
+#: Beside ``model_index.json``; holds what the diffusers layout has no place for.
+EXTRAS_NAME: Final = "sana_rt.json"
+
+_CAUSAL_CLASS: Final = "SanaVideoCausalTransformer3DModel"
+_TRANSFORMER_CLASSES: Final = ("SanaVideoTransformer3DModel", _CAUSAL_CLASS)
+_SOLVERS: Final[dict[str, SolverName]] = {
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "UniPCMultistepScheduler": "dpmpp_2m",
+    "FlowMatchEulerDiscreteScheduler": "flow_euler",
+}
+
+
+class Extras(Frozen, frozen=True):
+    """``sana_rt.json``: the name and the defaults of a model, where they are not a preset's."""
+
+    name: str
+    sampling: SamplingSpec
+    streaming: StreamingSpec | None
+    max_tokens: int
+    instruction: str
+
+
+def transformer_spec(folder: Path) -> TransformerSpec:
+    """The transformer's sizes, from ``config.json``."""
+    path = folder / "config.json"
+    config = read_json(path)
+    _require_class(path, config, _TRANSFORMER_CLASSES)
+    _require(
+        path,
+        config,
+        guidance_embeds=False,
+        attention_bias=False,
+        norm_elementwise_affine=False,
+        qk_norm="rms_norm_across_heads",
+    )
+    with _config_errors(path):
+        spec = _transformer(config)
+        _require(path, config, cross_attention_dim=spec.width)
+        return spec
+
+
+def _transformer(config: Mapping[str, Any]) -> TransformerSpec:
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    causal = config["_class_name"] == _CAUSAL_CLASS
+    return msgspec.convert(
+        {
+            "in_channels": config["in_channels"],
+            "out_channels": config["out_channels"] or config["in_channels"],
+            "patch_size": config["patch_size"],
+            "num_layers": config["num_layers"],
+            "num_heads": config["num_attention_heads"],
+            "head_dim": config["attention_head_dim"],
+            "num_cross_heads": config["num_cross_attention_heads"],
+            "cross_head_dim": config["cross_attention_head_dim"],
+            "caption_channels": config["caption_channels"],
+            "ffn_dim": int(width * config["mlp_ratio"]),
+            "rope_max_positions": config.get("rope_max_seq_len", 1024),
+            "norm_eps": config.get("norm_eps", 1e-6),
+            "attention_eps": 1e-8 if causal else 1e-15,
+            "causal": causal,
+        },
+        TransformerSpec,
+    )
+
+
+def vae_spec(folder: Path) -> VAESpec:
+    """The autoencoder's kind and, for Wan 2.1, its sizes, from ``config.json``."""
+    path = folder / "config.json"
+    config = read_json(path)
+    kind = str(config.get("_class_name"))
+    if kind == "AutoencoderKLLTX2Video":
+        return LTX2_VAE
+    if kind.startswith("AutoencoderDC"):
+        return DCAE_VAE
+    _require_class(path, config, ("AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"))
+    _require(path, config, attn_scales=[], is_residual=False, patch_size=None)
+    _require(path, config, in_channels=3, out_channels=3)
+    _require(path, config, decoder_base_dim=config.get("base_dim"))
+    with _config_errors(path):
+        return _wan(config)
+
+
+def _wan(config: Mapping[str, Any]) -> VAESpec:
+    temporal = config["temperal_downsample"]  # the field is spelt so
+    return msgspec.convert(
+        {
+            "kind": "wan",
+            "latent_channels": config["z_dim"],
+            "temporal_stride": 2 ** sum(temporal),
+            "spatial_stride": 2 ** len(temporal),
+            "latents_mean": config["latents_mean"],
+            "latents_std": config["latents_std"],
+            "base_dim": config["base_dim"],
+            "dim_mult": config["dim_mult"],
+            "num_res_blocks": config["num_res_blocks"],
+            "temporal_downsample": temporal,
+        },
+        VAESpec,
+    )
+
+
+def text_spec(folder: Path, preset: TextSpec) -> TextSpec:
+    """The text encoder's sizes, from ``config.json``; how prompts are made is ``preset``'s."""
+    path = folder / "config.json"
+    config = read_json(path)
+    _require(path, config, model_type="gemma2")
+    _require(path, config, hidden_activation="gelu_pytorch_tanh", attention_bias=False)
+    with _config_errors(path):
+        return _gemma2(config, preset)
+
+
+def _gemma2(config: Mapping[str, Any], preset: TextSpec) -> TextSpec:
+    rope = config.get("rope_parameters") or config
+    fields = {
+        "vocab_size": config["vocab_size"],
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["intermediate_size"],
+        "num_layers": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "num_kv_heads": config["num_key_value_heads"],
+        "head_dim": config["head_dim"],
+        "query_pre_attn_scalar": config["query_pre_attn_scalar"],
+        "attn_logit_softcap": config["attn_logit_softcapping"],
+        "sliding_window": config["sliding_window"],
+        "rope_theta": rope["rope_theta"],
+        "rms_norm_eps": config["rms_norm_eps"],
+        "bos_token_id": config["bos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+    }
+    return msgspec.convert(msgspec.structs.asdict(preset) | fields, TextSpec)
+
+
+def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """``spec`` with the scheduler's solver and shift, and with what ``sana_rt.json`` says."""
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if scheduler.is_file():
+        spec = msgspec.structs.replace(spec, sampling=_sampling(scheduler, spec.sampling))
+    path = folder / EXTRAS_NAME
+    if not path.is_file():
+        return spec
+    with _config_errors(path):
+        extras = msgspec.json.decode(path.read_bytes(), type=Extras)
+    text = msgspec.structs.replace(
+        spec.text, max_tokens=extras.max_tokens, instruction=extras.instruction
+    )
+    return msgspec.structs.replace(
+        spec, name=extras.name, text=text, sampling=extras.sampling, streaming=extras.streaming
+    )
+
+
+def _sampling(path: Path, preset: SamplingSpec) -> SamplingSpec:
+    config = read_json(path)
+    if preset.solver == "renoise":  # a distilled model has its own steps, whatever the file says
+        return preset
+    _require_class(path, config, tuple(_SOLVERS))
+    solver = _SOLVERS[config["_class_name"]]
+    shift = config.get("shift" if solver == "flow_euler" else "flow_shift", preset.flow_shift)
+    with _config_errors(path):
+        return msgspec.structs.replace(preset, solver=solver, flow_shift=float(shift))
+
+
+def base_for(transformer: TransformerSpec, vae: VAESpec | None) -> ModelSpec:
+    """The released model with this transformer, or the nearest one under the name ``custom``.
+
+    It supplies what the checkpoint does not say: sampling defaults, and absent parts.
+    """
+    near = [
+        preset
+        for preset in PRESETS.values()
+        if preset.transformer.causal == transformer.causal
+        and preset.transformer.in_channels == transformer.in_channels
+        and (vae is None or vae.kind == preset.vae.kind)
+    ]
+    if not near:
+        raise CheckpointFormatError(
+            f"A transformer with {transformer.in_channels} latent channels fits no known "
+            f"autoencoder{f' and not {vae.kind}' if vae else ''}.",
+            expected=f"one of {', '.join(PRESETS)}.",
+            remedy="say which it is with --preset.",
+        )
+    if near[0].transformer == transformer:
+        return near[0]
+    return msgspec.structs.replace(near[0], name="custom")
+
+
+def infer(weights: Weights, causal: bool) -> TransformerSpec:
+    """The preset's transformer whose tensors have the shapes of ``weights``.
+
+    Raises :class:`CheckpointFormatError` where shapes alone do not decide.
+    """
+    found = _sizes(weights)
+    fits = [
+        preset.transformer
+        for preset in PRESETS.values()
+        if preset.transformer.causal == causal
+        and all(getattr(preset.transformer, name) == value for name, value in found.items())
+    ]
+    if len(fits) != 1:
+        raise CheckpointFormatError(
+            f"The tensors' shapes ({found}) fit {len(fits)} presets.",
+            expected="exactly one.",
+            remedy=f"say which it is with --preset: {', '.join(PRESETS)}.",
+        )
+    return fits[0]
+
+
+def _sizes(weights: Weights) -> dict[str, object]:
+    width, channels, *patch = weights[DIFFUSERS_MARK].shape
+    blocks = {name.split(".")[1] for name in weights if name.startswith("transformer_blocks.")}
+    sizes: dict[str, object] = {
+        "width": width,
+        "in_channels": channels,
+        "patch_size": tuple(patch),
+        "num_layers": len(blocks),
+    }
+    inverted = weights.get("transformer_blocks.0.ff.conv_inverted.weight")
+    if inverted is not None:
+        sizes["ffn_dim"] = inverted.shape[0] // 2
+    return sizes
+
+
+def _require_class(path: Path, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    name = config.get("_class_name")
+    if name not in known:
+        raise CheckpointFormatError(
+            f"{path} is the configuration of {name!r}.",
+            expected=f"one of {', '.join(known)}.",
+        )
+
+
+def _require(path: Path, config: Mapping[str, Any], **values: object) -> None:
+    """Refuse a configuration that asks for an operator the graphs do not have."""
+    for name, value in values.items():
+        actual = config.get(name, value)
+        if actual is not None and actual != value:
+            raise CheckpointFormatError(
+                f"{path} sets {name} to {actual!r}.", expected=f"{value!r}; no other is supported."
+            )
+
+
+@contextlib.contextmanager
+def _config_errors(path: Path) -> Iterator[None]:
+    """Turn a missing or ill-typed field into :class:`CheckpointFormatError`."""
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointFormatError(
+            f"{path} lacks the field {error}.", remedy="fetch the configuration again."
+        ) from error
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise CheckpointFormatError(
+            f"{path} is invalid: {error}.", remedy="fetch the configuration again."
+        ) from error
