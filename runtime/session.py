@@ -142,7 +142,8 @@ class Session:
     def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> tuple[PromptEmbeds, ...]:
         embeds = job.inputs.prompt_embeds
         if embeds is None:
-            self.graphs.open(prompts.ENCODER, lasting=self._keep_text_encoder)
+            # The same way whether it is kept or not: packed weights round differently.
+            self.graphs.open(prompts.ENCODER, lasting=False)
             embeds = pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
             self.graphs.close(prompts.ENCODER)

@@ -166,8 +166,8 @@ class Backend(ABC):
     def open(self, name: str, graph: Graph, path: Path, *, lasting: bool = True) -> Context:
         """Load ``graph``, called ``name`` in the manifest, from its file.
 
-        A graph that is not ``lasting`` runs a few times and is closed: it should be quick to
-        load and leave nothing behind, even if it runs more slowly.
+        A graph that is not ``lasting`` runs a few times and may be closed: it should be quick
+        to load and leave nothing behind, even if it runs more slowly.
 
         Raises:
             BackendError: the backend cannot run it; the message says why.
