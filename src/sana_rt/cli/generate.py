@@ -123,6 +123,7 @@ class Reporter:
     def shown(self) -> Iterator[None]:
         """Show the bars, and warnings above them."""
         with self._bar, warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
             yield
 

@@ -1,0 +1,163 @@
+"""``sana-rt generate`` on the small bundle."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from sana_rt.cli import cli
+from sana_rt.runtime import frames
+
+PROMPT = "a red circle moving to the right"
+SMALL = (
+    *("--height", "32", "--width", "48", "--num-frames", "9", "--num-inference-steps", "3"),
+    *("--threads", "1"),
+)
+LATENTS = (1, 16, 3, 4, 6)
+
+
+def _generate(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["generate", *map(str, arguments)])
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return tmp_path / "clip.mp4"
+
+
+def test_a_video_and_its_latents_are_written(
+    small_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    latents = tmp_path / "latents.npy"
+    result = _generate(small_bundle, PROMPT, "-o", video, "--save-latents", latents, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{video}\n"
+    assert "s a step" in result.stderr
+    assert "Denoising" in result.stderr
+    assert [frame.shape for frame in frames.read_video(video)] == [(32, 48, 3)] * 9
+    with av.open(video) as container:
+        assert container.streams.video[0].average_rate == 8, "the model's own frame rate"
+    assert np.load(latents).shape == LATENTS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "latents.npy"]
+
+
+def test_given_noise_and_embeddings_replace_seed_and_prompt(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    noise, embeds = tmp_path / "noise.npy", tmp_path / "embeds.npz"
+    np.save(noise, random.standard_normal(LATENTS, np.float32))
+    tokens, channels = 64, 64
+    np.savez(
+        embeds,
+        prompt_embeds=random.standard_normal((1, tokens, channels), np.float32),
+        prompt_attention_mask=np.ones((1, tokens), np.int64),
+    )
+    saved = []
+    for seed in (1, 2):
+        saved.append(tmp_path / f"{seed}.npy")
+        given = ("--noise", noise, "--prompt-embeds", embeds, "--guidance-scale", 1)
+        result = _generate(
+            small_bundle, "--save-latents", saved[-1], *given, "--seed", seed, *SMALL
+        )
+        assert result.exit_code == 0, result.output
+        assert result.stdout == f"{saved[-1]}\n"
+    np.testing.assert_array_equal(np.load(saved[0]), np.load(saved[1]))
+
+
+def test_a_picture_is_the_first_frame(small_bundle: Path, tmp_path: Path) -> None:
+    picture, latents = tmp_path / "picture.png", [tmp_path / "a.npy", tmp_path / "b.npy"]
+    frames.write_png(picture, np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
+    for seed, path in enumerate(latents):
+        result = _generate(
+            small_bundle, PROMPT, "--save-latents", path, "--image", picture, "--seed", seed, *SMALL
+        )
+        assert result.exit_code == 0, result.output
+    first, second = map(np.load, latents)
+    np.testing.assert_array_equal(first[:, :, 0], second[:, :, 0])
+    assert not np.array_equal(first[:, :, 1:], second[:, :, 1:])
+
+
+def test_flags_come_before_the_file_and_the_file_before_the_model(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "request.toml"
+    config.write_text(f'prompt = "{PROMPT}"\nheight = 32\nwidth = 80\nnum_frames = 5\n')
+    latents = tmp_path / "latents.npy"
+    result = _generate(
+        small_bundle, "--config", config, "--save-latents", latents, "--width", "48",
+        "--num-inference-steps", "1", "--threads", "1",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert np.load(latents).shape == (1, 16, 2, 4, 6)
+
+
+def test_a_dry_run_shows_the_memory_and_writes_nothing(
+    small_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    result = _generate(small_bundle, PROMPT, "-o", video, "--dry-run", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].startswith("weights")
+    assert "autoencoder" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_that_is_too_long_is_cut_and_said_so(small_bundle: Path, video: Path) -> None:
+    result = _generate(small_bundle, "circle " * 200, "-o", video, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "The prompt is too long by" in result.stderr
+    assert video.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        ((PROMPT,), 2, "Nothing would be written"),
+        (("-o", "clip.mp4"), 2, "There is no prompt"),
+        ((PROMPT, "-o", "clip.avi"), 2, "does not end in .mp4"),
+        ((PROMPT, "-o", "clip.mp4", "--num-frames", "8"), 1, "num_frames is 8"),
+        ((PROMPT, "-o", "clip.mp4", "--height", "33"), 1, "height is 33 pixels"),
+        ((PROMPT, "-o", "clip.mp4", "--seed", "-1"), 2, "$.seed"),
+        ((PROMPT, "-o", "clip.mp4", "--solver", "heun"), 2, "'heun'"),
+        ((PROMPT, "-o", "clip.mp4", "--variant", "fp64"), 1, "no variant 'fp64'"),
+        ((PROMPT, "-o", "clip.mp4", "--backend", "gpu"), 2, "no backend 'gpu'"),
+        ((PROMPT, "-o", "clip.mp4", "--noise", "none.npy"), 1, "none.npy"),
+        ((PROMPT, "-o", "clip.mp4", "--image", "none.png"), 1, "none.png"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_message(
+    small_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], exit_code: int, words: str
+) -> None:
+    with contextlib.chdir(tmp_path):
+        result = _generate(small_bundle, *arguments)
+    assert result.exit_code == exit_code, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_keys_of_a_file_are_named(small_bundle: Path, tmp_path: Path, video: Path) -> None:
+    config = tmp_path / "request.toml"
+    config.write_text("steps = 5\n")
+    result = _generate(small_bundle, PROMPT, "-o", video, "--config", config)
+    assert result.exit_code == 2
+    assert f"{config}: steps" in result.stderr.replace("\n", "")
+
+
+def test_a_full_disk_leaves_no_video(small_bundle: Path, tmp_path: Path, video: Path) -> None:
+    video.with_name("clip.mp4.partial").symlink_to("/dev/full")
+    result = _generate(small_bundle, PROMPT, "-o", video, *SMALL)
+    assert result.exit_code == 1
+    assert "No room left" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_has_an_example_for_a_person() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["generate", "--help"]).output.split())
+    assert 'sana-rt generate out/bundle "a red circle moving to the right" -o circle.mp4' in text
+    assert "[default: all]" in text
