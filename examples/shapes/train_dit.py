@@ -22,7 +22,7 @@ SEED = 4
 class Config:
     """Every number of the run."""
 
-    steps: int = 5000
+    steps: int = 2700
     batch: int = 32  # clips a process
     learning_rate: float = 1.5e-3
     warmup: int = 200

@@ -22,16 +22,17 @@ SEED = 1
 class Config:
     """Every number of the run."""
 
-    steps: int = 4750
+    steps: int = 5000
     batch: int = 4  # crops a process
     learning_rate: float = 7e-4
     warmup: int = 100
     kl_weight: float = 3e-4
     crop: int = 32  # pixels: a quarter of the clip around the shape teaches as much
     crop_frames: tuple[int, int] = (9, 17)  # in turns, the longer ones half as many
-    encoder_steps: int = 2750  # after them the latents stay as they are
-    # then the decoder learns from whole clips and long crops, one a process: what its causal
-    # convolutions remember of the beginning must not matter in a clip of any length
+    encoder_steps: int = 3000  # after them the latents stay as they are
+    # then the decoder learns from whole clips and long crops: what its causal convolutions
+    # remember of the beginning must not matter in a clip of any length
+    whole_batch: int = 2
     long_frames: int = 49
     latent_noise: float = 0.1  # standard deviation of the error the decoder learns to bear
     statistics_clips: int = 256
@@ -84,8 +85,8 @@ def _clips(config: Config, step: int, turn: int) -> Array:
         count = config.batch // (1 + longer)
         return clips.crops(SEED, first, count, config.crop_frames[longer], config.crop)
     if longer:
-        return clips.crops(SEED, first, 1, config.long_frames, config.crop)
-    return clips.batch(SEED, first, 1)
+        return clips.crops(SEED, first, config.whole_batch, config.long_frames, config.crop)
+    return clips.batch(SEED, first, config.whole_batch)
 
 
 @torch.no_grad()

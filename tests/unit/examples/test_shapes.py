@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[3]))  # examples are programs, not in the package
 
-from examples.shapes import clips, sampling, tokenizer, wan
-from examples.shapes.model import CHUNK, TEXT, Model
+from examples.shapes import clips, sampling, to_original, tokenizer, wan
+from examples.shapes.model import CAUSAL, CHUNK, TEXT, TRANSFORMER, Model
 from examples.shapes.training import Schedule, Training
+from safetensors.torch import save_file
 
 from sana_rt.benchmarks import shapes
 from sana_rt.benchmarks.shapes import Window
+from sana_rt.export.checkpoint import open_checkpoint
+from sana_rt.model_spec import WAN_VAE, ModelSpec
 
 # float32, a network of some 40 convolutions: rounding, far below what a wrong frame would cost
 WHOLE_CLIP_TOLERANCE = 1e-4
@@ -117,3 +121,24 @@ def test_a_stream_has_the_frames_asked_for(latent_frames: int) -> None:
     if latent_frames % CHUNK == 1:
         longer = sampling.stream(model.transformer, text, mask, latent_frames + CHUNK)
         torch.testing.assert_close(longer[:, :, :latent_frames], latents)
+
+
+@pytest.mark.parametrize("layout", ["original", "longsana"])
+def test_the_original_layout_opens_as_the_same_tensors(tmp_path: Path, layout: str) -> None:
+    torch.manual_seed(0)
+    tensors = {
+        name: torch.randn_like(tensor).contiguous()
+        for name, tensor in Model().transformer.state_dict().items()
+    }
+    (tmp_path / "transformer").mkdir()
+    save_file(tensors, tmp_path / "transformer" / "diffusion_pytorch_model.safetensors")
+    path = tmp_path / "model.pth"
+    CliRunner().invoke(
+        to_original.main, [str(tmp_path), str(path), "--layout", layout], catch_exceptions=False
+    )
+    spec = ModelSpec("shapes", CAUSAL if layout == "longsana" else TRANSFORMER, WAN_VAE, TEXT)
+    opened = open_checkpoint(path, preset=spec)
+    assert opened.layout == layout
+    assert set(opened.transformer) == set(tensors)
+    for name, tensor in tensors.items():
+        torch.testing.assert_close(opened.transformer.load(name), tensor, rtol=0, atol=0)
