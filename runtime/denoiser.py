@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,9 @@ Latents = NDArray[np.float32]
 _ROPE = ("rope_t", "rope_h", "rope_w")
 
 
-def block_names(graphs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The transformer's blocks, in order."""
-    return tuple(sorted(name for name in graphs if name.startswith("block_")))
+def block_names(count: int) -> tuple[str, ...]:
+    """The graphs of the transformer's blocks, in order."""
+    return tuple(f"block_{index:02d}" for index in range(count))
 
 
 class Denoiser:
@@ -36,16 +35,15 @@ class Denoiser:
     def regions(graphs: Graphs, blocks_with_state: int) -> tuple[Region, ...]:
         """The buffers it works on, but for the text's."""
         of = graphs.signature
-        first_block = block_names(graphs.signatures)[0]
         rope = (*(f"{axis}_index" for axis in ("frame", "row", "column")), *_ROPE)
         return (
             *(region("transformer", of("rope"), name) for name in rope),
             *(region("transformer", of("timestep"), name) for name in _TIMESTEP),
-            *(region("transformer", of(first_block), name) for name in ("tokens", "tokens_out")),
+            *(region("transformer", of("block_00"), name) for name in ("tokens", "tokens_out")),
             region("transformer", of("final_layer"), "velocity"),
             region("latents", of("patch_embed"), "latents"),
             *(single(region("latents", of("solver"), name)) for name in _SOLVER),
-            *State.regions(of(first_block), blocks_with_state),
+            *State.regions(of("block_00"), blocks_with_state),
         )
 
     def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: State) -> None:
@@ -62,7 +60,7 @@ class Denoiser:
             ),
             graphs.bind("patch_embed", _pick(buffers, "latents"), _pick(buffers, "tokens")),
         )
-        names = block_names(graphs.signatures)
+        names = block_names(buffers["text_k"].shape[0])
         self._blocks = [self._bind_block(index, name) for index, name in enumerate(names)]
         self._after = graphs.bind(
             "final_layer",

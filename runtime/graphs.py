@@ -22,6 +22,7 @@ class Graphs:
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
         self.signatures = bundle.manifest.variant(variant).graphs
         self.memory = backend.memory
+        self.player: object = None  # who may run them now
         self.check_finite = False
         self.moment = ""
         self._bundle = bundle

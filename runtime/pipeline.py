@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from sana_rt.errors import UsageError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import noise, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
@@ -105,10 +106,11 @@ class Pipeline:
         self._state = State(graphs.memory, buffers)
         self._denoisers: dict[int, Denoiser] = {}
         self._passes = 0
+        graphs.player = self
 
     def encode(self, tokenizer: PromptTokenizer) -> tuple[PromptEmbeds, ...]:
         """Run the text encoder on the request's prompts."""
-        self._graphs.moment = "encoding the prompts"
+        self._begin("encoding the prompts")
         request = self._job.request
         self._progress(Progress("encode", 0, request.batch))
         embeds = prompts.encode(self._graphs, self._buffers, tokenizer, request)
@@ -124,7 +126,7 @@ class Pipeline:
 
     def chunks(self, embeds: tuple[PromptEmbeds, ...]) -> Iterator[Chunk]:
         """Denoise the clip chunk by chunk; each is finished when it is yielded."""
-        self._graphs.moment = "projecting the prompts"
+        self._begin("projecting the prompts")
         prompts.project(self._graphs, self._buffers, embeds)
         self._state.reset()
         for frames in self._job.chunks:
@@ -138,7 +140,7 @@ class Pipeline:
         total = self._job.chunks[-1].stop
         for chunk in chunks:
             for position, index in enumerate(chunk.frames):
-                self._graphs.moment = f"decoding latent frame {index}"
+                self._begin(f"decoding latent frame {index}")
                 yield decoder.decode(chunk.latents[:, :, position : position + 1], index)
                 self._progress(Progress("decode", index + 1, total))
 
@@ -151,7 +153,7 @@ class Pipeline:
             latents[:, :, :given] = self._encoded_image()
         denoiser.start(frames, latents)
         for number, step in enumerate(job.steps, 1):
-            self._graphs.moment = (
+            self._begin(
                 f"step {number} of {len(job.steps)}, timestep {step.timestep:g}, {_span(frames)}"
             )
             fresh = job.noise(frames, number) if step.n else None
@@ -160,7 +162,7 @@ class Pipeline:
         return denoiser.latents()
 
     def _commit(self, frames: range) -> None:
-        self._graphs.moment = f"committing {_span(frames)}"
+        self._begin(f"committing {_span(frames)}")
         self._denoiser(frames).commit()
         self._count()
 
@@ -174,8 +176,18 @@ class Pipeline:
 
     def _encoded_image(self) -> Latents:
         assert self._job.inputs.image is not None
-        self._graphs.moment = "encoding the image"
+        self._begin("encoding the image")
         return ImageEncoder(self._graphs, self._buffers).encode(self._job.inputs.image)
+
+    def _begin(self, moment: str) -> None:
+        """Say what comes now; the buffers hold another clip if one was started meanwhile."""
+        if self._graphs.player is not self:
+            raise UsageError(
+                "Another clip was started in this session.",
+                expected="one clip at a time.",
+                remedy="finish a clip first, or open a second session.",
+            )
+        self._graphs.moment = moment
 
     def _count(self) -> None:
         self._passes += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError
@@ -15,7 +16,7 @@ from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.pipeline import Chunk, Job, Pipeline, Progress, ProgressCallback
-from sana_rt.runtime.request import Request, dims
+from sana_rt.runtime.request import Request, dims, for_model
 from sana_rt.runtime.text import PromptTokenizer
 
 _EVERY_CLIP = ("rope", "timestep", "patch_embed", "final_layer", "solver", prompts.PROJECTION)
@@ -26,9 +27,13 @@ def _silent(_: Progress) -> None:
 
 
 class Session:
-    """Plays a bundle. Memory is allocated for the first clip, and again when the size changes.
+    """Plays a bundle, one clip at a time: starting another ends the one before it.
 
-    Not for use by several threads at once.
+    Memory is allocated for the first clip, and again when the size changes::
+
+        session = Session.open(Path("out/bundle"))
+        for frames in session.generate(session.request(prompt="a red circle")):
+            ...  # u8 [n, height, width, 3]
     """
 
     @staticmethod
@@ -70,6 +75,10 @@ class Session:
     def can_decode(self) -> bool:
         """Whether the bundle can turn latents into frames."""
         return autoencoder.LATER in self.graphs.signatures
+
+    def request(self, *, conditioned: bool = False, **options: Any) -> Request:
+        """A request of ``options`` on top of the model's defaults; see :func:`for_model`."""
+        return for_model(self.model, options, conditioned=conditioned)
 
     def plan(
         self, request: Request, inputs: Inputs = NO_INPUTS, *, decode: bool = True
@@ -168,7 +177,7 @@ class Session:
     def _regions(self, job: Job, *, decode: bool) -> tuple[Region, ...]:
         graphs = self.graphs
         carries = len(job.chunks) > 1
-        blocks = len(block_names(graphs.signatures)) if carries else 1
+        blocks = self.model.transformer.num_layers if carries else 1
         return (
             *(prompts.encoder_regions(graphs) if job.inputs.prompt_embeds is None else ()),
             *prompts.projection_regions(graphs),
@@ -193,7 +202,7 @@ class Session:
         return (
             *((prompts.ENCODER,) if job.inputs.prompt_embeds is None else ()),
             *_EVERY_CLIP,
-            *block_names(self.graphs.signatures),
+            *block_names(self.model.transformer.num_layers),
             *((autoencoder.ENCODER,) if job.condition_frames else ()),
             *((autoencoder.FIRST, autoencoder.LATER) if decode else ()),
         )

@@ -37,7 +37,8 @@ def select(
     """The first backend that can play the bundle, and the name of the variant it plays.
 
     Without ``variant`` a backend takes the first of the manifest in the dtype it prefers:
-    ``float32`` on a CPU, ``bfloat16`` before ``float32`` on a GPU.
+    ``float32`` on a CPU, ``bfloat16`` before ``float32`` on a GPU. A quantized variant is played
+    only when it is asked for.
 
     Raises:
         BackendError: none can; every refusal is listed with its reason.
@@ -69,7 +70,8 @@ def _candidates(backend: str) -> tuple[str, ...]:
 
 
 def _variant(backend: Backend, variants: Mapping[str, Variant], wanted: str | None) -> str:
-    names = variants if wanted is None else (wanted,)
+    plain = [name for name, variant in variants.items() if variant.recipe is None]
+    names = plain if wanted is None else [wanted]
     for dtype in backend.dtypes:
         for name in names:
             if variants[name].dtype == dtype:

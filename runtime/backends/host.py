@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sana_rt.errors import DeviceMemoryError
 from sana_rt.runtime.backends.base import Buffer, HostArray, Memory
 
 _ALIGNMENT = 64  # bytes of a cache line, and of the widest vector register
@@ -25,7 +26,10 @@ class HostMemory(Memory):
         ctypes.memset(buffer.address, 0, buffer.nbytes)
 
     def _allocate(self, nbytes: int) -> tuple[int, object]:
-        memory = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+        try:
+            memory = np.zeros(nbytes + _ALIGNMENT, np.uint8)
+        except MemoryError as error:
+            raise DeviceMemoryError(f"The system refused {nbytes:,} bytes.") from error
         address = -(-memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
         return address, memory
 

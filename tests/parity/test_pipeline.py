@@ -217,7 +217,11 @@ def test_chunks_are_the_published_loop(
         session, solver="renoise", num_inference_steps=4, guidance_scale=guidance, seed=7,
         num_frames=25,
     )  # fmt: skip
-    chunks = list(session.latents(clip, Inputs(prompt_embeds=given)))
+    stream = session.latents(clip, Inputs(prompt_embeds=given))
+    first = next(stream)
+    allocations = session.graphs.memory.allocations
+    chunks = [first, *stream]
+    assert session.graphs.memory.allocations == allocations, "nothing after the first chunk"
     assert [list(chunk.frames) for chunk in chunks] == [[0, 1, 2], [3, 4], [5, 6]]
     model = Transformer(session.model.transformer).eval()
     checkpoint = open_checkpoint(small_checkpoint)

@@ -89,12 +89,11 @@ def command(
     Without an autoencoder in the bundle, or to decode elsewhere, give --save-latents alone.
     """
     _check_files(output, save_latents)
-    from sana_rt.runtime import request as requests
     from sana_rt.runtime.session import Session
 
     given = _given(config, options, embeds=prompt_embeds is not None)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
-    request = requests.for_model(session.model, given, conditioned=image is not None)
+    request = session.request(conditioned=image is not None, **given)
     inputs = _inputs(request, image, noise, prompt_embeds)
     if dry_run:
         click.echo(session.plan(request, inputs, decode=output is not None).table())

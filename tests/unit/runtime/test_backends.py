@@ -13,7 +13,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sana_rt.errors import BackendError, BindingError, BundleFileError, UsageError
+from sana_rt.errors import (
+    BackendError,
+    BindingError,
+    BundleFileError,
+    DeviceMemoryError,
+    UsageError,
+)
 from sana_rt.manifest import Graph, Variant
 from sana_rt.runtime import backends
 from sana_rt.runtime.backends import base, onnxruntime
@@ -185,6 +191,11 @@ def test_host_memory_is_aligned_and_zero() -> None:
         there = HostMemory().allocate("float32", (size,))
         assert there.address % 64 == 0
         assert not HostMemory().download(there).any()
+
+
+def test_more_than_the_system_has_is_refused() -> None:
+    with pytest.raises(DeviceMemoryError, match=r"refused 4,000,000,000,000,000,000 bytes"):
+        HostMemory().allocate("float32", (10**18,))
 
 
 def test_limits_of_a_control_group(tmp_path: Path) -> None:

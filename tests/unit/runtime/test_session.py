@@ -21,6 +21,7 @@ from sana_rt.errors import (
     ManifestReferenceError,
     NonFiniteError,
     RequestError,
+    UsageError,
 )
 from sana_rt.manifest import Manifest
 from sana_rt.runtime import session as sessions
@@ -39,7 +40,7 @@ def session(small_bundle: Path) -> Session:
 
 def request(session: Session, **options: Any) -> Request:
     small = {"prompt": PROMPT, "height": 32, "width": 48, "num_frames": 9, "num_inference_steps": 3}
-    return for_model(session.model, small | options)
+    return session.request(**small | options)
 
 
 def latents(session: Session, request: Request, inputs: Inputs = NO_INPUTS) -> NDArray[np.float32]:
@@ -133,6 +134,16 @@ def test_weights_of_the_text_encoder_go_when_it_has_run(
     kept = Session.open(small_bundle, threads=1, keep_text_encoder=True)
     latents(kept, request(kept))
     assert "text_encoder" in kept.graphs.opened
+
+
+def test_a_second_clip_ends_the_first(session: Session) -> None:
+    """They would share buffers; the first must not go on with the second's latents."""
+    first = session.generate(request(session))
+    next(first)
+    second = session.generate(request(session))
+    with pytest.raises(UsageError, match="Another clip was started"):
+        next(first)
+    assert sum(len(frames) for frames in second) == 9
 
 
 def test_progress_is_complete(session: Session) -> None:
