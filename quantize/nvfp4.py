@@ -45,20 +45,24 @@ def global_scale(amax: float) -> np.float32:
 
     Zero gives 1. Raises :class:`QuantizationError` if ``amax`` is negative or not finite.
     """
-    if not 0 <= amax < np.inf:
-        raise QuantizationError(
-            f"The largest magnitude of a tensor is {amax}.",
-            expected="a finite number, not below 0.",
-        )
-    if amax == 0:
+    if checked_amax(amax) == 0:
         return np.float32(1)
     return np.float32(max(np.float32(amax) / _LARGEST, _SMALLEST_GLOBAL_SCALE))
 
 
+def checked_amax(amax: float) -> float:
+    """``amax`` if it can be the largest magnitude of a tensor."""
+    if not 0 <= amax < np.inf:
+        raise QuantizationError(
+            f"The largest magnitude of a tensor is {amax}.", expected="a finite number from 0."
+        )
+    return amax
+
+
 def quantize_weight(weight: FloatArray) -> NVFP4Tensor:
     """Quantize a weight [..., K] with the global scale of its largest magnitude."""
-    scale = global_scale(float(np.abs(weight).max(initial=0)))
     blocks = _blocks(weight)
+    scale = global_scale(float(np.abs(blocks).max()))
     wanted = _wanted_scales(blocks, scale)
     wanted[wanted == 0] = 1
     return _quantize(blocks, E4M3.encode(np.maximum(wanted, E4M3.smallest)), scale)

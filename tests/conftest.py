@@ -58,3 +58,50 @@ def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 
     root = tmp_path_factory.mktemp("small") / "bundle"
     return export_bundle(open_checkpoint(small_checkpoint), root).root
+
+
+@pytest.fixture(scope="session")
+def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two blocks, and nothing else, of a small model in float32 and in bfloat16.
+
+    For what deals with single graphs; do not write into it.
+    """
+    import msgspec
+
+    from sana_rt import bundle as bundles
+    from sana_rt import manifest as manifests
+    from sana_rt.export.graphs import DType, transformer_graphs
+    from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
+    from sana_rt.export.seeded import SMALL, seeded_tensor
+    from sana_rt.export.shapes import transformer
+    from sana_rt.export.trace import trace
+    from sana_rt.export.weights import LazyTensor, Weights
+
+    small = msgspec.structs.replace(SMALL.transformer, num_layers=2)
+    spec = msgspec.structs.replace(SMALL, transformer=small)
+    weights = Weights(
+        {
+            name: LazyTensor(shape, lambda name=name, shape=shape: seeded_tensor(name, shape, 0))
+            for name, shape in transformer(spec).items()
+        }
+    )
+    root = tmp_path_factory.mktemp("blocks") / "bundle"
+    variants = {}
+    dtypes: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
+    for variant, dtype in dtypes.items():
+        blocks = [each for each in transformer_graphs(spec, dtype) if each.topology == "block"]
+        topology = trace(blocks[0], TRACE_SIZES.dims(spec))
+        graphs = {
+            each.name: write_graph(topology, each, weights, root / variant) for each in blocks
+        }
+        variants[variant] = manifests.Variant(dtype, "", graphs)
+    manifest = manifests.Manifest(
+        format=manifests.FORMAT,
+        format_version=manifests.FORMAT_VERSION,
+        created_by="tests",
+        model=spec,
+        source=manifests.Source("seeded", "none", "0" * 64),
+        files=bundles.describe(root, [path for path in root.rglob("*.*") if path.is_file()]),
+        variants=variants,
+    )
+    return bundles.save(root, manifest).root

@@ -165,6 +165,14 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     recipe: str | None = None
 
+    def paths(self) -> Iterator[str]:
+        """The files that it refers to; variants may share some."""
+        for graph in self.graphs.values():
+            yield from (graph.path, *graph.weights)
+        for plans in self.plans.values():
+            for plan in plans.values():
+                yield from (plan.path, plan.log)
+
 
 class Source(Frozen, frozen=True):
     """Where the weights came from."""

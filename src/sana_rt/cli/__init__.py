@@ -24,10 +24,12 @@ class Entry(NamedTuple):
 COMMANDS: Final[dict[str, Entry]] = {
     "fetch": Entry("Download a checkpoint at a fixed revision.", "build"),
     "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
+    "quantize": Entry("Add NVFP4 variants to a bundle.", "build"),
     "build": Entry("Build the TensorRT plans of a bundle.", "build,rtx"),
     "explain": Entry("Say which plans are current and why others would be built.", "build,rtx"),
     "inspect": Entry("Show what is in a bundle."),
     "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
+    "bound": Entry("Bound the seconds a model needs on a card, at best.", "build"),
     "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
     "judge": Entry("Measure how well a bundle of coloured shapes follows prompts.", "cpu"),
     "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),

@@ -1,0 +1,68 @@
+"""Graphs on disk: the ONNX file, and its weights in a file beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, TensorProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+
+from sana_rt.files import storage_errors, write_bytes, writing
+
+_WEIGHTS_SUFFIX: Final = ".weights"
+_ALIGNMENT: Final = 4096  # a page, so that a tensor can be memory-mapped
+_INLINE_BYTES: Final = 1024  # smaller constants stay in the ONNX file
+
+
+def read(path: Path) -> ModelProto:
+    """The graph without the values of its weights."""
+    with storage_errors(path):
+        return onnx.load(path, load_external_data=False)
+
+
+def value(model: ModelProto, name: str, folder: Path) -> npt.NDArray[Any]:
+    """The value of the initializer called ``name`` of a graph that was read from ``folder``."""
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    with storage_errors(folder):
+        return numpy_helper.to_array(tensor, str(folder))
+
+
+def write(model: ModelProto, source: Path, path: Path) -> tuple[Path, ...]:
+    """Write the graph to ``path`` and its weights beside it; the weight files written.
+
+    Weights that ``model`` refers to are copied from the folder ``source``, one at a time.
+    ``model`` is left without values.
+    """
+    weights = path.with_suffix(_WEIGHTS_SUFFIX)
+    with writing(weights) as file:
+        for tensor in model.graph.initializer:
+            _load(tensor, source)
+            if len(tensor.raw_data) < _INLINE_BYTES:
+                continue
+            offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
+            file.seek(offset)
+            length = file.write(tensor.raw_data)
+            _refer(tensor, weights.name, offset, length)
+        empty = file.tell() == 0
+    if empty:
+        weights.unlink()
+    write_bytes(path, model.SerializeToString(deterministic=True))
+    return () if empty else (weights,)
+
+
+def _load(tensor: TensorProto, folder: Path) -> None:
+    if uses_external_data(tensor):
+        with storage_errors(folder):
+            load_external_data_for_tensor(tensor, str(folder))
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, entry in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(entry))

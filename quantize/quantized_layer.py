@@ -1,0 +1,117 @@
+"""A layer in the format that a recipe gives it: the one description of device and emulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from sana_rt.errors import QuantizationError
+from sana_rt.quantize import nvfp4
+from sana_rt.quantize.layers import Layer
+from sana_rt.quantize.minifloat import E4M3, CodeArray, Float32Array, FloatArray
+from sana_rt.quantize.nvfp4 import NVFP4Tensor
+
+QuantizedFormat = Literal["nvfp4", "fp8"]
+#: What TRT_FP4DynamicQuantize accepts.
+NVFP4_INPUT_RANKS: Final = (2, 3)
+
+
+@dataclass(frozen=True)
+class FP8Tensor:
+    """E4M3 codes u8 and one scale for all of them, which bfloat16 holds exactly."""
+
+    codes: CodeArray
+    scale: np.float32
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What calibration knows about a layer's input: the largest magnitude, channel factors.
+
+    ``smoothing`` f32 [K] multiplies the input; the weight is divided by it (AWQ). ``amax`` is
+    that of the multiplied input.
+    """
+
+    amax: float
+    smoothing: Float32Array | None = None
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A weight and how its input is quantized.
+
+    The weight is [N, K] for NVFP4, whose blocks lie along K, and [K, N] for FP8.
+    ``input_scale`` is the input's global scale (NVFP4) or its only one (FP8).
+    """
+
+    format: QuantizedFormat
+    weight: NVFP4Tensor | FP8Tensor
+    input_scale: np.float32
+    smoothing: Float32Array | None = None
+
+    def dequantized(self) -> Float32Array:
+        """The weight's values, f32 [K, N]."""
+        if isinstance(self.weight, NVFP4Tensor):
+            return nvfp4.dequantize(self.weight).T
+        return E4M3.decode(self.weight.codes) * self.weight.scale
+
+
+def quantize(
+    layer: Layer, weight: FloatArray, fmt: QuantizedFormat, activation: Activation | None
+) -> QuantizedLayer:
+    """Quantize ``layer`` with its weight [K, N].
+
+    Without ``activation`` the input's scale is 1: magnitudes up to 2688 (NVFP4) or 448 (FP8)
+    do not saturate, and those below a thousandth lose precision.
+
+    Raises:
+        QuantizationError: weights that are not finite, K that is no multiple of 16, or an
+            input with more dimensions than the device quantizes. Names the layer.
+    """
+    try:
+        _check(layer, fmt)
+        smoothing = activation.smoothing if activation else None
+        if smoothing is not None:
+            weight = weight / smoothing[:, None]
+        amax = activation.amax if activation else None
+        if fmt == "nvfp4":
+            scale = np.float32(1) if amax is None else nvfp4.global_scale(amax)
+            packed = nvfp4.quantize_weight(np.ascontiguousarray(weight.T))
+            return QuantizedLayer(fmt, packed, scale, smoothing)
+        scale = np.float32(1) if amax is None else fp8_scale(amax)
+        return QuantizedLayer(fmt, quantize_fp8(weight), scale, smoothing)
+    except QuantizationError as error:
+        raise QuantizationError(
+            f"{layer.name} cannot become {fmt}. {error.happened}",
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from error
+
+
+def quantize_fp8(weight: FloatArray) -> FP8Tensor:
+    """Quantize a weight with one scale, that of its largest magnitude."""
+    nvfp4.check_finite(weight)
+    scale = fp8_scale(float(np.abs(weight).max(initial=0)))
+    return FP8Tensor(E4M3.encode(weight / scale), scale)
+
+
+def fp8_scale(amax: float) -> np.float32:
+    """The scale amax / 448, rounded up to the eight bits of a bfloat16; 1 for zero.
+
+    A QuantizeLinear of bfloat16 values takes its scale in bfloat16. Rounded up, the largest
+    magnitude stays within the format.
+    """
+    exact = np.asarray(nvfp4.checked_amax(amax) / E4M3.max, np.float32)
+    bits = (exact.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
+    return np.float32(bits.view(np.float32)) if exact > 0 else np.float32(1)
+
+
+def _check(layer: Layer, fmt: QuantizedFormat) -> None:
+    if fmt == "nvfp4" and layer.input_rank not in (None, *NVFP4_INPUT_RANKS):
+        raise QuantizationError(
+            f"Its input has {layer.input_rank} dimensions.",
+            expected=f"{' or '.join(map(str, NVFP4_INPUT_RANKS))}, what TensorRT quantizes.",
+            remedy="let the recipe give this layer another format.",
+        )

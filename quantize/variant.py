@@ -1,0 +1,259 @@
+"""Quantized variants of a bundle: one for TensorRT, one that emulates it on any CPU."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from onnx import ModelProto
+
+from sana_rt import bundle as bundles
+from sana_rt.bundle import Bundle
+from sana_rt.errors import UsageError
+from sana_rt.files import lock, storage_errors
+from sana_rt.manifest import Graph, Manifest, Variant
+from sana_rt.quantize import graph_file, quantized_layer, recipe, rewrite
+from sana_rt.quantize.layers import Layer, layers_of
+from sana_rt.quantize.quantized_layer import Activation, QuantizedFormat, QuantizedLayer
+from sana_rt.quantize.recipe import LoadedRecipe
+
+EMULATION_SUFFIX: Final = "-emulation"
+#: The graphs that have layers for a recipe; the text encoder and autoencoder are left alone.
+_TRANSFORMER: Final = ("prompt", "timestep", "patch_embed", "final_layer")
+_BLOCK: Final = "block_"
+
+Progress = Callable[[str, int, int], None]
+Rewrite = Callable[[ModelProto, tuple[Layer, ...], Mapping[str, QuantizedLayer]], ModelProto]
+
+
+def _silent(name: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One of the two variants that a recipe makes, and the variant that it is made from."""
+
+    name: str
+    base: str
+    folder: str
+    rewrite: Rewrite
+    description: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that decides what the new graphs are, and the folder they go to."""
+
+    bundle: Bundle
+    folder: Path
+    forms: tuple[_Form, ...]
+    formats: Mapping[str, QuantizedFormat]  # of the layers that are quantized
+    activations: Mapping[str, Activation] | None
+
+    def write(self, progress: Progress) -> dict[str, dict[str, Graph]]:
+        """Write the graphs with quantized layers; by variant, then by name."""
+        names = list(dict.fromkeys(layer.split("/")[0] for layer in self.formats))
+        written: dict[str, dict[str, Graph]] = {form.name: {} for form in self.forms}
+        for index, name in enumerate(names):
+            progress(name, index, len(names))
+            quantized = self._quantize(name)
+            for form in self.forms:
+                written[form.name][name] = self._write_graph(name, form, quantized)
+        progress("manifest", len(names), len(names))
+        return written
+
+    def _quantize(self, name: str) -> dict[str, QuantizedLayer]:
+        """The layers of one graph, quantized from the source's weights."""
+        source = source_variant(self.bundle.manifest)
+        path = self.bundle.path(self.bundle.manifest.variant(source).graphs[name].path)
+        model = graph_file.read(path)
+        quantized = {}
+        for layer in layers_of(name, model):
+            if layer.name in self.formats:
+                weight = graph_file.value(model, layer.weight, path.parent).astype(np.float32)
+                activation = self.activations[layer.name] if self.activations else None
+                fmt = self.formats[layer.name]
+                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, activation)
+        return quantized
+
+    def _write_graph(
+        self, name: str, form: _Form, quantized: Mapping[str, QuantizedLayer]
+    ) -> Graph:
+        root = self.bundle.root
+        graph = self.bundle.manifest.variant(form.base).graphs[name]
+        source = self.bundle.path(graph.path)
+        model = graph_file.read(source)
+        rewritten = form.rewrite(model, layers_of(name, model), quantized)
+        path = self.folder / form.folder / f"{name}.onnx"
+        weights = graph_file.write(rewritten, source.parent, path)
+        return msgspec.structs.replace(
+            graph,
+            path=path.relative_to(root).as_posix(),
+            weights=tuple(each.relative_to(root).as_posix() for each in weights),
+            verification=None,
+        )
+
+
+def variant_name(loaded: LoadedRecipe) -> str:
+    """What the device variant of a recipe is called; the other has ``-emulation`` behind it."""
+    return f"nvfp4-{loaded.recipe.name}"
+
+
+def variant_names(manifest: Manifest, loaded: LoadedRecipe) -> list[str]:
+    """The variants of a recipe that a bundle has."""
+    name = variant_name(loaded)
+    return [each for each in (name, f"{name}{EMULATION_SUFFIX}") if each in manifest.variants]
+
+
+def quantize_bundle(
+    root: Path,
+    loaded: LoadedRecipe,
+    activations: Mapping[str, Activation] | None = None,
+    progress: Progress = _silent,
+) -> Bundle:
+    """Add the variants of a recipe to the bundle at ``root``, or replace them.
+
+    The device variant is made from the bundle's bfloat16 variant, the emulation from its
+    float32 one; without one of the two, only the other is written. Both take their weights
+    from the float32 variant if there is one, so that they agree in every bit. Graphs in which
+    nothing is quantized stay those of the variant that it is made from.
+
+    ``activations`` is what calibration found, by layer; without it inputs have the scale 1.
+
+    Raises:
+        RecipeError: the recipe is for another model.
+        UsageError: nothing to quantize.
+        QuantizationError: a layer cannot have its format; the bundle is as it was before.
+        LockedError: another process is writing the bundle.
+    """
+    with lock(root):
+        bundle = Bundle.open(root)
+        forms = _forms(bundle.manifest, variant_name(loaded))
+        formats = _formats(bundle, forms, loaded)
+        _clean(root, variant_name(loaded), bundle.manifest)
+        folder = _free_folder(root, variant_name(loaded))
+        try:
+            graphs = _Job(bundle, folder, forms, formats, activations).write(progress)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        variants = {form.name: _variant(bundle, form, graphs[form.name], loaded) for form in forms}
+        saved = bundles.save(root, _with(bundle, variants))
+        _clean(root, variant_name(loaded), saved.manifest)
+        return saved
+
+
+def source_variant(manifest: Manifest) -> str:
+    """The variant that weights are taken from: float32 before bfloat16, not quantized itself."""
+    for dtype in ("float32", "bfloat16"):
+        for name, variant in manifest.variants.items():
+            if variant.dtype == dtype and variant.recipe is None:
+                return name
+    raise UsageError(
+        f"The bundle has only the variants {', '.join(manifest.variants)}.",
+        expected="one in float32 or bfloat16 that is not quantized.",
+        remedy="export the checkpoint (sana-rt export).",
+    )
+
+
+def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
+    """The layers of the transformer, by graph."""
+    graphs = bundle.manifest.variant(variant).graphs
+    return {
+        name: layers_of(name, graph_file.read(bundle.path(graph.path)))
+        for name, graph in graphs.items()
+        if name in _TRANSFORMER or name.startswith(_BLOCK)
+    }
+
+
+def _forms(manifest: Manifest, name: str) -> tuple[_Form, ...]:
+    source_variant(manifest)  # there is at least one
+    plain = {v.dtype: key for key, v in reversed(manifest.variants.items()) if v.recipe is None}
+    forms = []
+    if "bfloat16" in plain:
+        base = plain["bfloat16"]
+        forms.append(_Form(name, base, "device", rewrite.device, "for TensorRT"))
+    if "float32" in plain:
+        base, name = plain["float32"], f"{name}{EMULATION_SUFFIX}"
+        forms.append(_Form(name, base, "emulation", rewrite.emulation, "emulated in float32"))
+    return tuple(forms)
+
+
+def _formats(
+    bundle: Bundle, forms: tuple[_Form, ...], loaded: LoadedRecipe
+) -> dict[str, QuantizedFormat]:
+    """The formats of the layers that will be quantized."""
+    of_source = _names(bundle, source_variant(bundle.manifest))
+    for form in forms:
+        if set(_names(bundle, form.base)) != set(of_source):
+            raise UsageError(
+                f"The variants of the bundle differ in their layers ({form.base!r} is another).",
+                expected="variants of one export.",
+                remedy="export both again.",
+            )
+    found = recipe.resolve(loaded.recipe, of_source)
+    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
+    if not formats:
+        raise UsageError(
+            f"The recipe {loaded.recipe.name!r} quantizes nothing.",
+            expected="a recipe with nvfp4 or fp8 rules.",
+            remedy="play the variant that is there already.",
+        )
+    return formats
+
+
+def _names(bundle: Bundle, variant: str) -> list[str]:
+    return [layer.name for each in read_layers(bundle, variant).values() for layer in each]
+
+
+def _free_folder(root: Path, name: str) -> Path:
+    """A folder that does not exist: a variant that is replaced keeps its files so far."""
+    folders = (root / (f"{name}.{count}" if count else name) for count in itertools.count())
+    return next(folder for folder in folders if not folder.exists())
+
+
+def _clean(root: Path, name: str, manifest: Manifest) -> None:
+    """Remove the variant's folders that no listed file is in: what an interruption left."""
+    listed = {Path(file.path).parts[0] for file in manifest.files}
+    with storage_errors(root):
+        for folder in root.iterdir():
+            own = re.fullmatch(rf"{re.escape(name)}(\.\d+)?", folder.name)
+            if own and folder.name not in listed:
+                shutil.rmtree(folder)
+
+
+def _variant(
+    bundle: Bundle, form: _Form, graphs: Mapping[str, Graph], loaded: LoadedRecipe
+) -> Variant:
+    base = bundle.manifest.variant(form.base)
+    return Variant(
+        dtype=base.dtype,
+        description=f"{loaded.recipe.description} ({form.description})",
+        graphs={**base.graphs, **graphs},
+        recipe=f"{loaded.recipe.name} sha256:{loaded.sha256}",
+    )
+
+
+def _with(bundle: Bundle, variants: Mapping[str, Variant]) -> Manifest:
+    """The manifest with ``variants`` behind the others; files that nothing uses any more leave."""
+    manifest = bundle.manifest
+    others = {name: each for name, each in manifest.variants.items() if name not in variants}
+    kept = {path for each in (*others.values(), *variants.values()) for path in each.paths()}
+    replaced = [manifest.variants[name] for name in variants if name in manifest.variants]
+    dropped = {path for each in replaced for path in each.paths()} - kept
+    files = [file for file in manifest.files if file.path not in dropped]
+    fresh = kept - {file.path for file in files}
+    files += bundles.describe(bundle.root, [bundle.root / path for path in fresh])
+    return msgspec.structs.replace(
+        manifest,
+        files=tuple(sorted(files, key=lambda file: file.path)),
+        variants={**others, **variants},
+    )

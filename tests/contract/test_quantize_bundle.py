@@ -1,0 +1,231 @@
+"""``sana-rt quantize``: what it adds to a bundle, and that a failure changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from sana_rt import bundle as bundles
+from sana_rt.bundle import Bundle
+from sana_rt.errors import (
+    LockedError,
+    QuantizationError,
+    RecipeError,
+    StorageError,
+    UsageError,
+)
+from sana_rt.files import lock
+from sana_rt.quantize import graph_file, nvfp4, recipe, variant
+from sana_rt.quantize.minifloat import CodeArray
+from sana_rt.quantize.nvfp4 import NVFP4Tensor
+from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
+
+QUERY = "attn1.to_q"
+
+
+def only(*layers: str, fmt: recipe.Format = "nvfp4") -> LoadedRecipe:
+    return LoadedRecipe(Recipe("own", "own", (Rule(layers, fmt, "r", "s"),)), "0" * 64)
+
+
+@pytest.fixture
+def root(block_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(block_bundle, tmp_path / "bundle"))
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def raw(model: onnx.ModelProto, name: str, folder: Path) -> CodeArray:
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    if tensor.external_data:
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+    return np.frombuffer(tensor.raw_data, np.uint8)
+
+
+def test_two_variants_from_one_recipe(root: Path) -> None:
+    before = Bundle.open(root).manifest
+    manifest = variant.quantize_bundle(root, only("*attn1.to_[qkv]", "block_*/ff.*")).manifest
+    assert list(manifest.variants) == ["fp32", "bf16", "nvfp4-own", "nvfp4-own-emulation"]
+    device, emulation = manifest.variant("nvfp4-own"), manifest.variant("nvfp4-own-emulation")
+    assert (device.dtype, emulation.dtype) == ("bfloat16", "float32")
+    assert device.recipe == emulation.recipe == f"own sha256:{'0' * 64}"
+    for name in ("fp32", "bf16"):
+        assert manifest.variant(name) == before.variant(name)
+    for file in Bundle.open(root).manifest.files:
+        Bundle.open(root).check_hash(file)
+
+
+def test_weights_of_both_agree_bit_for_bit(root: Path) -> None:
+    """The packed bits of the device graph, decoded, are the emulation's floats."""
+    bundle = variant.quantize_bundle(root, only("block_*/attn1.to_q", "block_*/ff.conv_temp*"))
+    for graph in ("block_00", "block_01"):
+        device, emulation = (
+            bundle.path(bundle.manifest.variant(name).graphs[graph].path)
+            for name in ("nvfp4-own", "nvfp4-own-emulation")
+        )
+        packed, floats = graph_file.read(device), graph_file.read(emulation)
+        for node in (QUERY, "ff.conv_temp", "ff.conv_temp.1"):
+            name = f"{node}/weight"
+            scale = raw(packed, f"{name}_global_scale", device.parent).view(np.float32)[0]
+            values = graph_file.value(floats, name, emulation.parent)
+            k, n = values.shape
+            tensor = NVFP4Tensor(
+                raw(packed, f"{name}_codes", device.parent).reshape(n, k // 2),
+                raw(packed, f"{name}_block_scales", device.parent).reshape(n, k // 16),
+                scale,
+            )
+            assert np.array_equal(nvfp4.dequantize(tensor).T, values)
+
+
+def test_graphs_without_quantized_layers_are_shared(root: Path) -> None:
+    manifest = variant.quantize_bundle(root, only("block_00/attn1.to_q")).manifest
+    for base, name in (("bf16", "nvfp4-own"), ("fp32", "nvfp4-own-emulation")):
+        shared = manifest.variant(base).graphs["block_01"]
+        assert manifest.variant(name).graphs["block_01"] == shared
+        assert (
+            manifest.variant(name).graphs["block_00"] != manifest.variant(base).graphs["block_00"]
+        )
+    added = [file for file in manifest.files if file.path.startswith("nvfp4-own")]
+    assert len(added) == 4  # block_00 and its weights, twice
+
+
+def test_what_is_not_quantized_keeps_its_values(root: Path) -> None:
+    bundle = variant.quantize_bundle(root, only("block_00/attn1.to_q"))
+    for base, name in (("bf16", "nvfp4-own"), ("fp32", "nvfp4-own-emulation")):
+        paths = [
+            bundle.path(bundle.manifest.variant(each).graphs["block_00"].path)
+            for each in (base, name)
+        ]
+        models = [graph_file.read(path) for path in paths]
+        kept = {tensor.name for tensor in models[0].graph.initializer} - {f"{QUERY}.weight"}
+        values = [
+            {each: graph_file.value(model, each, path.parent) for each in kept}
+            for model, path in zip(models, paths, strict=True)
+        ]
+        assert all(np.array_equal(values[0][each], values[1][each]) for each in kept)
+        assert f"{QUERY}.weight" not in {each.name for each in models[1].graph.initializer}
+
+
+def test_the_device_graph_is_smaller_and_has_no_float32_pass_in_front(root: Path) -> None:
+    bundle = variant.quantize_bundle(
+        root, only("block_*/attn1.*", "block_*/attn2.*", "block_*/ff.*")
+    )
+    files = {file.path: file.bytes for file in bundle.manifest.files}
+    graph = bundle.manifest.variant("nvfp4-own").graphs["block_00"]
+    assert (
+        files[graph.weights[0]] < 0.45 * files["bf16/block_00.weights"]
+    )  # 4.5 bits a weight instead of 16
+    model = graph_file.read(bundle.path(graph.path))
+    makers = {output: node for node in model.graph.node for output in node.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    quantizers = [node for node in model.graph.node if node.op_type == "TRT_FP4DynamicQuantize"]
+    assert len(quantizers) == 8  # q, k and v share one
+    for node in quantizers:
+        assert types[node.input[0]] == TensorProto.BFLOAT16
+        assert makers[node.input[0]].op_type != "Cast" or types[node.input[0]] != TensorProto.FLOAT
+
+
+def test_a_bundle_with_one_dtype_gets_one_variant(root: Path) -> None:
+    bundle = Bundle.open(root)
+    fp32 = {"fp32": bundle.manifest.variant("fp32")}
+    kept = set(fp32["fp32"].paths())
+    files = tuple(file for file in bundle.manifest.files if file.path in kept)
+    bundles.save(root, msgspec.structs.replace(bundle.manifest, variants=fp32, files=files))
+    manifest = variant.quantize_bundle(root, only("*to_q")).manifest
+    assert list(manifest.variants) == ["fp32", "nvfp4-own-emulation"]
+
+
+def test_quantizing_again_replaces_the_variant(root: Path) -> None:
+    variant.quantize_bundle(root, only("block_*/attn1.to_q"))
+    first = snapshot(root)
+    manifest = variant.quantize_bundle(root, only("block_*/attn1.to_k")).manifest
+    assert list(manifest.variants)[-2:] == ["nvfp4-own", "nvfp4-own-emulation"]
+    again = variant.quantize_bundle(root, only("block_*/attn1.to_q"))
+    assert snapshot(root) == first, "the same recipe gives the same bytes, and nothing is left"
+    assert set(snapshot(root)) == {file.path for file in again.manifest.files} | {"manifest.json"}
+
+
+def poison(root: Path, value: float) -> None:
+    """Write ``value`` into block_01's to_q and list the file with its new hash."""
+    path = root / "fp32" / "block_01.onnx"
+    model = graph_file.read(path)
+    tensor = next(t for t in model.graph.initializer if t.name == f"{QUERY}.weight")
+    offset = next(int(e.value) for e in tensor.external_data if e.key == "offset")
+    weights = path.with_suffix(".weights")
+    data = bytearray(weights.read_bytes())
+    data[offset : offset + 4] = np.float32(value).tobytes()
+    weights.write_bytes(bytes(data))
+    manifest = Bundle.open(root).manifest
+    fresh = bundles.describe(root, [root / file.path for file in manifest.files])
+    bundles.save(root, msgspec.structs.replace(manifest, files=fresh))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("fmt", ["nvfp4", "fp8"])
+def test_bad_weights_name_the_layer(root: Path, value: float, fmt: recipe.Format) -> None:
+    poison(root, value)
+    before = snapshot(root)
+    with pytest.raises(QuantizationError, match=r"block_01/attn1\.to_q cannot become .* NaN"):
+        variant.quantize_bundle(root, only("block_*/attn1.to_q", fmt=fmt))
+    assert snapshot(root) == before
+
+
+def test_a_recipe_for_another_model_changes_nothing(root: Path) -> None:
+    before = snapshot(root)
+    with pytest.raises(RecipeError, match="matches no layer"):
+        variant.quantize_bundle(root, recipe.load("paper"))  # there is no prompt graph
+    with pytest.raises(UsageError, match="quantizes nothing"):
+        variant.quantize_bundle(root, recipe.load("bf16"))
+    assert snapshot(root) == before
+
+
+def test_a_failure_half_way_changes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(root)
+
+    def stop(name: str, done: int, total: int) -> None:
+        if done == 1:
+            raise StorageError("no room")
+
+    with pytest.raises(StorageError):
+        variant.quantize_bundle(root, only("*to_q"), progress=stop)
+    assert snapshot(root) == before
+
+
+def test_what_an_interruption_left_is_cleared(root: Path) -> None:
+    (root / "nvfp4-own" / "device").mkdir(parents=True)
+    (root / "nvfp4-own" / "device" / "block_00.onnx.partial").write_bytes(b"half")
+    bundle = variant.quantize_bundle(root, only("*to_q"))
+    assert set(snapshot(root)) == {file.path for file in bundle.manifest.files} | {"manifest.json"}
+
+
+def test_another_writer_is_waited_for_by_nobody(root: Path) -> None:
+    with lock(root), pytest.raises(LockedError):
+        variant.quantize_bundle(root, only("*to_q"))
+
+
+def test_k_that_is_no_multiple_of_sixteen_names_the_layer(root: Path) -> None:
+    """The same layer can still become FP8."""
+    path = root / "fp32" / "block_00.onnx"
+    model = graph_file.read(path)
+    tensor = next(t for t in model.graph.initializer if t.name == f"{QUERY}.weight")
+    value = graph_file.value(model, tensor.name, path.parent)[:-8]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
+    path.write_bytes(model.SerializeToString())
+    manifest = Bundle.read(root).manifest
+    fresh = bundles.describe(root, [root / file.path for file in manifest.files])
+    bundles.save(root, msgspec.structs.replace(manifest, files=fresh))
+    with pytest.raises(QuantizationError, match=r"block_00/attn1\.to_q cannot become nvfp4.*104"):
+        variant.quantize_bundle(root, only("*to_q"))
+    variant.quantize_bundle(root, only("block_*/attn1.to_q", fmt="fp8"))
