@@ -187,4 +187,7 @@ def _share_arena(provider: str) -> None:
         place, ort_c.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort_c.OrtMemType.DEFAULT
     )
     arena = ort_c.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
-    ort_c.create_and_register_allocator_v2(provider, info, {}, arena)
+    try:
+        ort_c.create_and_register_allocator_v2(provider, info, {}, arena)
+    except _ERRORS as error:
+        raise BackendError(f"ONNX Runtime has no arena for the {provider}: {error}") from error

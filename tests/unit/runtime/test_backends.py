@@ -256,6 +256,22 @@ def test_one_error_lists_every_refusal() -> None:
         backends.select("gpu", {"fp32": variant("float32")}, None)
 
 
+def test_the_cuda_provider_without_a_gpu_says_what_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As where onnxruntime-gpu is installed: first the driver, then the provider itself refuses."""
+    runtime = pytest.importorskip("cuda.bindings.runtime")
+    if runtime.cudaGetDeviceCount()[0] == runtime.cudaError_t.cudaSuccess:
+        pytest.skip("there is a GPU")
+    providers = [onnxruntime.CUDA, onnxruntime.CPU]
+    monkeypatch.setattr(onnxruntime.ort, "get_available_providers", lambda: providers)
+    with pytest.raises(BackendError, match=r"onnxruntime-cuda: .*\(cudaError\w+\)"):
+        backends.select("onnxruntime-cuda", {"fp32": variant("float32")}, None)
+    options = (onnxruntime.CUDA, {"device_id": "0"})
+    with pytest.raises(BackendError, match="no arena for the CUDAExecutionProvider"):
+        onnxruntime.OnnxRuntime("onnxruntime-cuda", ("float32",), HostMemory(), options, 1)
+
+
 def test_a_missing_package_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: int | None) -> Backend:
         raise ModuleNotFoundError("no", name="onnxruntime")
