@@ -1,7 +1,9 @@
 """A transformer block: linear attention, cross attention, and a convolutional feed-forward.
 
 Tokens stay channels-last, [B, T, H, W, D], so that every 1×1 convolution and the temporal one
-is a GEMM. The GEMMs take [B, T·H·W, C]: FP4 quantizes 3-D inputs only.
+is a GEMM. The GEMMs take [B, T·H·W, C]: FP4 quantizes 3-D inputs only. With bfloat16 weights,
+what is elementwise between two GEMMs is float32: fused into one kernel, that costs no memory
+traffic and saves roundings. Residual sums are not, because they would be stored in float32.
 """
 
 from __future__ import annotations
@@ -144,7 +146,7 @@ class DepthwiseConv(nn.Conv2d):
         self.depthwise = depthwise
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, H, W, C] to the same shape."""
+        """[B, T, H, W, C] to the same shape; "shifted" returns float32."""
         if self.depthwise == "shifted":
             return self._shifted(x)
         out = super().forward(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -153,11 +155,11 @@ class DepthwiseConv(nn.Conv2d):
     def _shifted(self, x: Tensor) -> Tensor:
         padded = F.pad(x, (0, 0, 1, 1, 1, 1))
         assert self.bias is not None
-        out = self.bias
+        out = self.bias.float()
         for row in range(3):
             for column in range(3):
                 shifted = padded[:, :, row : row - 2 or None, column : column - 2 or None]
-                out = out + shifted * self.weight[:, 0, row, column]
+                out = out + shifted.float() * self.weight[:, 0, row, column].float()
         return out
 
 
@@ -181,7 +183,7 @@ class TemporalConv(nn.Module):
         first = F.linear(state_z.flatten(1, 2), taps[0]).unflatten(1, (1, *grid[1:]))
         before = torch.cat([first, before[:, :-1]], dim=1)
         after = F.pad(after[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))
-        return z + before + here + after
+        return (z.float() + before + here + after).to(z.dtype)
 
 
 class FeedForward(nn.Module):
@@ -200,7 +202,8 @@ class FeedForward(nn.Module):
         grid = x.shape[1:4]
         hidden = F.silu(self.conv_inverted(x.flatten(1, 3))).unflatten(1, grid)
         value, gate = self.conv_depth(hidden).chunk(2, dim=-1)
-        z = self.conv_point((value * F.silu(gate)).flatten(1, 3)).unflatten(1, grid)
+        gated = (value * F.silu(gate)).to(x.dtype)
+        z = self.conv_point(gated.flatten(1, 3)).unflatten(1, grid)
         return self.conv_temp(z, state_z), z[:, -1]
 
 

@@ -102,5 +102,6 @@ class FinalLayer(nn.Module):
 
 def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm of tokens [B, T, H, W, D], scaled and shifted frame by frame ([B, T, D])."""
-    normed = F.layer_norm(tokens, tokens.shape[-1:], eps=eps)
-    return normed * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
+    normed = F.layer_norm(tokens.float(), tokens.shape[-1:], eps=eps)
+    shift, scale = shift.float()[:, :, None, None], scale.float()[:, :, None, None]
+    return (normed * (1 + scale) + shift).to(tokens.dtype)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sana_rt.export.modules.block import Block
+from sana_rt.export.modules.block import Block, Depthwise
 from sana_rt.export.modules.transformer import Transformer, block_name
 from sana_rt.model_spec import TransformerSpec
 
@@ -39,9 +39,9 @@ SPEC = TransformerSpec(
 ROWS, COLUMNS = 3, 5
 
 
-def transformer() -> Transformer:
+def transformer(depthwise: Depthwise = "conv") -> Transformer:
     torch.manual_seed(0)
-    model = Transformer(SPEC).eval()
+    model = Transformer(SPEC, depthwise).eval()
     for key, parameter in model.named_parameters():
         if "norm" in key:
             torch.nn.init.normal_(parameter, mean=0.5, std=0.7)
@@ -278,9 +278,10 @@ def test_state_is_not_written() -> None:
 
 
 @torch.no_grad()
-def test_bfloat16() -> None:
+@pytest.mark.parametrize("depthwise", ["conv", "shifted"])
+def test_bfloat16(depthwise: Depthwise) -> None:
     """Weights and tokens in bfloat16; sums, their state and the rotary tables in float32."""
-    block = transformer().parts["block_00"].to(torch.bfloat16)
+    block = transformer(depthwise).parts["block_00"].to(torch.bfloat16)
     assert isinstance(block, Block)
     given = block_inputs(3, torch.bfloat16)
     tokens, state_s, state_k, state_z = block(**given)
