@@ -76,5 +76,8 @@ def _variant(backend: Backend, variants: Mapping[str, Variant], wanted: str | No
         for name in names:
             if variants[name].dtype == dtype:
                 return name
-    there = {name: variants[name].dtype for name in names}
-    raise BackendError(f"it plays {' and '.join(backend.dtypes)} only, and the bundle has {there}.")
+    there = {name: variants[name].dtype for name in (variants if wanted is None else names)}
+    raise BackendError(
+        f"it plays {' and '.join(backend.dtypes)} only, quantized variants only if asked for, "
+        f"and the bundle has {there}."
+    )

@@ -244,12 +244,22 @@ def test_the_backend_chooses_the_variant_it_prefers() -> None:
     assert backends.select("onnxruntime", both, "other", threads=1)[1] == "other"
 
 
+def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
+    quantized = msgspec.structs.replace(variant("float32"), recipe="recipe.toml")
+    both = {"mixed-emulation": quantized, "fp32": variant("float32")}
+    assert backends.select("auto", both, None, threads=1)[1] == "fp32"
+    assert backends.select("auto", both, "mixed-emulation", threads=1)[1] == "mixed-emulation"
+    with pytest.raises(BackendError, match=r"only if asked for.*'mixed-emulation'"):
+        backends.select("auto", {"mixed-emulation": quantized}, None, threads=1)
+
+
 def test_one_error_lists_every_refusal() -> None:
     with pytest.raises(BackendError) as caught:
         backends.select("auto", {"bf16": variant("bfloat16")}, None, threads=1)
     text = str(caught.value)
     assert "onnxruntime-cuda: this build of ONNX Runtime has only" in text
-    assert "onnxruntime: it plays float32 only, and the bundle has {'bf16': 'bfloat16'}" in text
+    assert "onnxruntime: it plays float32 only" in text
+    assert "the bundle has {'bf16': 'bfloat16'}" in text
     with pytest.raises(BackendError, match="pip install onnxruntime-gpu"):
         backends.select("onnxruntime-cuda", {"fp32": variant("float32")}, None)
     with pytest.raises(UsageError, match="'gpu'"):
