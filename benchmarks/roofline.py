@@ -63,13 +63,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over kernels; ``flops`` by dtype of the operands, ``seconds`` by op class."""
+    """Sums over kernels; ``flops`` by dtype of the operands, ``class_seconds`` by op class."""
 
-    seconds: float
     bytes: int
     flops: dict[str, int]
     class_seconds: dict[str, float]
     not_counted: int  # kernels whose dimensions are decided at run time
+
+    @property
+    def seconds(self) -> float:
+        """The bound on the time of all kernels."""
+        return sum(self.class_seconds.values())
 
     @property
     def total_flops(self) -> int:
@@ -98,7 +102,6 @@ def totals(table: PlanTable, device: Device) -> Totals:
         seconds = class_seconds.get(one.op_class, 0.0) + one.seconds(device)
         class_seconds[one.op_class] = seconds
     return Totals(
-        seconds=sum(class_seconds.values()),
         bytes=sum(row.work.bytes for row in counted),
         flops=flops,
         class_seconds=class_seconds,
@@ -144,18 +147,24 @@ def _gemm(kernel: Kernel) -> tuple[Tensor, int]:
 def _attention_flops(kernel: Kernel) -> int:
     """Q Kᵀ and the weights times V, from Q [b, n, d], K [b, d, s] and the output [b, n, d]."""
     q, k, out = kernel.inputs[0], kernel.inputs[1], kernel.outputs[0]
-    batch, _, channels = q.shape
-    keys = k.elements // (batch * channels)
-    return 2 * keys * (q.elements + out.elements)
+    if len(q.shape) != 3 or len(k.shape) != 3 or k.shape[:2] != (q.shape[0], q.shape[2]):
+        raise _not_understood(kernel, "Q [b, n, d] and K [b, d, s]")
+    return 2 * k.shape[2] * (q.elements + out.elements)
 
 
 def _convolution(kernel: Kernel, moved: int) -> Work:
-    """Weights are [out, in / groups, ...]; those of a transposed convolution [in, out, ...]."""
-    image = kernel.inputs[0]
-    weights = next(t for t in kernel.operands[1:] if len(t.shape) == len(image.shape))
-    positions = image if kernel.kind == "deconv" else kernel.outputs[0]
-    flops = 2 * positions.elements * (weights.elements // weights.shape[0])
-    return Work("convolution", flops, moved, weights.dtype)
+    """A convolution has weights [out, in / groups, ...], a transposed one [in, out, ...].
+
+    Of the other operands, a bias is [1, out, ...] and a residual has the output's shape.
+    """
+    image, out = kernel.inputs[0], kernel.outputs[0]
+    transposed = kernel.kind == "deconv"
+    positions, channels = (image, image.shape[1]) if transposed else (out, out.shape[1])
+    for weights in (*kernel.constants, *kernel.inputs[1:]):
+        if len(weights.shape) == len(image.shape) and weights.shape[0] == channels:
+            flops = 2 * positions.elements * (weights.elements // channels)
+            return Work("convolution", flops, moved, weights.dtype)
+    raise _not_understood(kernel, f"weights [{channels}, ...]")
 
 
 def _not_understood(kernel: Kernel, expected: str) -> PlanTableError:

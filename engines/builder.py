@@ -242,10 +242,9 @@ def _with_plans(manifest: Manifest, settings: Settings, plans: dict[str, Plan]) 
 
 
 def _unsupported(graph: Path, error: RefusedNodesError, log: Path) -> UnsupportedNodeError:
-    model = graph_file.load(graph)
     nodes = ", ".join(
         f"{refusal.node!r} ({refusal.operator}, from the module "
-        f"{graph_file.module_of(model, refusal.node)!r}: {refusal.reason})"
+        f"{graph_file.module_of(refusal.node)!r}: {refusal.reason})"
         for refusal in error.refusals
     )
     return UnsupportedNodeError(

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
 #: Types that not every card can multiply, by their number in ONNX.
 LOW_PRECISION: Final[dict[int, str]] = {
     TensorProto.FLOAT8E4M3FN: "float8_e4m3fn",
     TensorProto.FLOAT4E2M1: "float4_e2m1",
 }
-
-#: A node's metadata as torch.onnx.export writes it: "module: class" of each module around it,
-#: outermost first, then the operator, divided by "/".
-_NAMESPACE: Final = "namespace"
-_UNKNOWN: Final = "unknown"
 
 
 def load(path: Path) -> ModelProto:
@@ -35,23 +29,6 @@ def low_precision(model: ModelProto) -> dict[str, str]:
     }
 
 
-def module_of(model: ModelProto, node_name: str) -> str:
-    """The module that the node called ``node_name`` was traced from, as ``path: class``."""
-    for node in _nodes(model.graph):
-        if node.name == node_name:
-            return _module(node)
-    return _UNKNOWN
-
-
-def _module(node: NodeProto) -> str:
-    for entry in node.metadata_props:
-        if entry.key == _NAMESPACE:
-            return "/".join(entry.value.split("/")[:-1][-1:]) or _UNKNOWN
-    return _UNKNOWN
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes(attribute.g)
+def module_of(node: str) -> str:
+    """The module that a node is from: ``attn1`` of ``attn1/Mul_1``; see export/graph_passes."""
+    return node.partition("/")[0]

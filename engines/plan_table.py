@@ -39,7 +39,8 @@ _TENSOR = re.compile(
     rf"Dimensions: (?P<dims>{_DIMS}), (?:Strides: {_DIMS}, )?(?:StrideOrder: {_DIMS}, )?"
     r"Datatype: (?P<dtype>\w+), Format: [^{}]*\}"
 )
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX Layer: |$)")
+_NODE = re.compile(r"\[ONNX Layer: (.*)\]")
+_NODES_SEPARATOR: Final = "\x1f"
 _TOTAL: Final = r"^\[\w+\] Total {what} Memory: (\d+) bytes$"
 
 
@@ -194,9 +195,13 @@ def _tensor(line: str, match: re.Match[str]) -> Tensor:
 
 
 def _nodes(line: str, text: str) -> tuple[str, ...]:
-    if _NODE.sub("", text).strip():
-        raise _unparsed(line, "metadata of the form '[ONNX Layer: name]...'")
-    return tuple(_NODE.findall(text))
+    if not text:
+        return ()
+    matches = [_NODE.fullmatch(part) for part in text.split(_NODES_SEPARATOR)]
+    names = tuple(match[1] for match in matches if match)
+    if len(names) < len(matches):
+        raise _unparsed(line, "metadata of the form '[ONNX Layer: name]'")
+    return names
 
 
 def _total(log: str, what: str) -> int:

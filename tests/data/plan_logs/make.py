@@ -160,13 +160,9 @@ def branch() -> ModelProto:
 
 
 def unsupported() -> ModelProto:
-    """A graph with a node that TensorRT cannot import, with the metadata of torch.onnx.export."""
-    node = helper.make_node("Det", ["x"], ["y"], name="node_det")
-    entry = node.metadata_props.add()
-    entry.key = "namespace"
-    entry.value = ": model.Block/attn1.to_q: torch.nn.Linear/det: aten.linalg_det.default"
+    """A graph with a node that TensorRT cannot import, named as the exporter does."""
     return model(
-        [node],
+        [helper.make_node("Det", ["x"], ["y"], name="attn1.to_q/Det_0")],
         [value("x", TensorProto.FLOAT, "batch", "frames", 8, 8)],
         [value("y", TensorProto.FLOAT, "batch", "frames")],
         [],

@@ -1,0 +1,286 @@
+"""A lower bound on the time of a whole job, from the compiled plans of full-width graphs.
+
+No weights, no card: the graphs have random weights, TensorRT compiles them for the card, and
+:mod:`sana_rt.benchmarks.roofline` counts what the plans do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sana_rt.benchmarks import random_bundle, roofline
+from sana_rt.benchmarks.presets import Device
+from sana_rt.benchmarks.roofline import Totals
+from sana_rt.bundle import Bundle
+from sana_rt.engines import builder, plan_table, profiles
+from sana_rt.engines.plan_table import PlanTable
+from sana_rt.engines.profiles import Workload
+from sana_rt.engines.trt_api import Request, Target, TensorRT
+from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
+
+#: From the block's bfloat16 graph, and a folder, to the graph that the recipe makes of it.
+Recipe = Callable[[Path, Path], Path]
+
+
+def _unchanged(graph: Path, _folder: Path) -> Path:
+    return graph
+
+
+RECIPES: Final[dict[str, Recipe]] = {"bf16": _unchanged}
+
+FP4: Final = "float4_e2m1"
+BLOCK: Final = "block_00"
+TEXT: Final = "text_encoder"
+_BLOCKS: Final = "blocks"
+_RULE: Final = (
+    "a bound, not a time: the sum over kernels of max(FLOP / peak, bytes / bandwidth); a tensor "
+    "that a kernel lists several times counts once, a slice as the whole tensor"
+)
+#: Latent frames of the LongSANA job: chunks of 40 video frames, one minute at 16 a second.
+_STREAMED_CHUNKS: Final = 24
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How often each part of a job runs."""
+
+    prompts: int
+    chunks: int
+    steps: int  # of one chunk
+    forwards: int  # of one chunk: its steps, and for block-causal models the committing pass
+    latent_frames: int
+    frames: int
+
+    def runs(self) -> dict[str, int]:
+        """Runs of each graph; of a block, those of one block."""
+        steps, forwards = self.steps * self.chunks, self.forwards * self.chunks
+        return {
+            TEXT: self.prompts,
+            "prompt": 1,
+            "rope": self.chunks,
+            "timestep": forwards,
+            "patch_embed": forwards,
+            BLOCK: forwards,
+            "final_layer": steps,
+            "solver": steps,
+            "vae_decoder_first": 1,
+            "vae_decoder": self.latent_frames - 1,
+        }
+
+
+class Row(Frozen, frozen=True):
+    """A graph of the job: bounds on one run and on all, and what one run does."""
+
+    graph: str
+    part: str
+    layers: int  # that all run, one after another
+    runs: int
+    seconds_each: float
+    seconds: float
+    bytes_each: int
+    flops_each: dict[str, int]
+    activation_bytes: int
+    weight_bytes: int
+    note: str = ""
+
+
+class KernelRow(Frozen, frozen=True):
+    """A kernel of the block."""
+
+    name: str
+    op_class: str
+    dtype: str | None
+    seconds: float
+    flops: int
+    bytes: int
+    nodes: tuple[str, ...]
+
+
+class Report(Frozen, frozen=True):
+    """The bound on a job; every number of seconds is a bound."""
+
+    model: str
+    recipe: str
+    device: str
+    source: str
+    tensorrt: str
+    rule: str
+    frames: int
+    blocks_seconds: float
+    total_seconds: float
+    part_seconds: dict[str, float]
+    frames_per_second: float
+    blocks_frames_per_second: float
+    bytes_per_block: int
+    flops_per_block: int
+    fp4_flop_share: float
+    arena_bytes: int
+    rows: tuple[Row, ...]
+    block_class_seconds: dict[str, float]
+    block_kernels: tuple[KernelRow, ...]
+    missing: tuple[str, ...]
+
+
+def schedule(model: ModelSpec) -> Schedule:
+    """The model's default job; of a block-causal model one minute, in chunks."""
+    sampling = model.sampling
+    prompts = 1 if sampling.guidance_scale == 1 else 2
+    if not model.transformer.causal:
+        latent, steps = model.latent_frames(sampling.num_frames), sampling.num_inference_steps
+        return Schedule(prompts, 1, steps, steps, latent, sampling.num_frames)
+    streaming = model.streaming or StreamingSpec()
+    latent = _STREAMED_CHUNKS * streaming.chunk_frames
+    steps = len(streaming.timesteps)
+    frames = latent * model.vae.temporal_stride
+    return Schedule(prompts, _STREAMED_CHUNKS, steps, steps + 1, latent, frames)
+
+
+def workload(model: ModelSpec) -> Workload:
+    """What the plans are built for: the shapes of :func:`schedule`, all fixed."""
+    sampling = model.sampling
+    frames = sampling.num_frames
+    if model.transformer.causal:
+        chunk = (model.streaming or StreamingSpec()).chunk_frames
+        frames = (chunk - 1) * model.vae.temporal_stride + 1
+    batch = 1 if sampling.guidance_scale == 1 else 2
+    return Workload(frames, sampling.height, sampling.width, batch=batch, length=512)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is bounded, and what it is built with."""
+
+    model: ModelSpec
+    recipe: str
+    device: Device
+    tensorrt: TensorRT
+    target: Target
+
+
+def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report:
+    """Export, compile and count the graphs of a model; ``folder`` keeps graphs and logs."""
+    model, device = setup.model, setup.device
+    bundle = random_bundle.write(folder / "bundle", model, lambda name: report(f"export {name}"))
+    tables = dict(_tables(setup, bundle, folder, report))
+    totals = {name: roofline.totals(table, device) for name, table in tables.items()}
+    rows = tuple(_rows(model, tables, totals))
+    parts: dict[str, float] = {}
+    for row in rows:
+        parts[row.part] = parts.get(row.part, 0.0) + row.seconds
+    block, seconds, frames = totals[BLOCK], sum(parts.values()), schedule(model).frames
+    return Report(
+        model=model.name,
+        recipe=setup.recipe,
+        device=device.name,
+        source=f"{device.source.document}, {device.source.url}",
+        tensorrt=f"{setup.tensorrt.flavour} {setup.tensorrt.version} for {setup.target.name}",
+        rule=_RULE,
+        frames=frames,
+        blocks_seconds=parts[_BLOCKS],
+        total_seconds=seconds,
+        part_seconds=parts,
+        frames_per_second=frames / seconds,
+        blocks_frames_per_second=frames / parts[_BLOCKS],
+        bytes_per_block=block.bytes,
+        flops_per_block=block.total_flops,
+        fp4_flop_share=block.share(FP4),
+        arena_bytes=max(table.activation_bytes for table in tables.values()),
+        rows=rows,
+        block_class_seconds=block.class_seconds,
+        block_kernels=kernel_rows(tables[BLOCK], device),
+        missing=() if "vae_decoder" in tables else (f"the {model.vae.kind} autoencoder",),
+    )
+
+
+def kernel_rows(table: PlanTable, device: Device) -> tuple[KernelRow, ...]:
+    """The kernels that move or compute anything, the heaviest by the bound first."""
+    found = (
+        KernelRow(
+            name=row.kernel.name,
+            op_class=row.work.op_class,
+            dtype=row.work.dtype,
+            seconds=row.work.seconds(device),
+            flops=row.work.flops,
+            bytes=row.work.bytes,
+            nodes=row.kernel.nodes,
+        )
+        for row in roofline.rows(table)
+        if row.work.bytes
+    )
+    return tuple(sorted(found, key=lambda row: -row.seconds))
+
+
+def _tables(
+    setup: Setup, bundle: Bundle, folder: Path, report: Callable[[str], None]
+) -> Iterator[tuple[str, PlanTable]]:
+    """The compiled layer table of every graph; the plans themselves are not kept."""
+    for name, graph in bundle.manifest.variant(random_bundle.VARIANT).graphs.items():
+        report(f"build {name}")
+        path = bundle.path(graph.path)
+        if name == BLOCK:
+            path = RECIPES[setup.recipe](path, folder)
+        # The two text encoders differ in nothing but the number of layers.
+        kind = TEXT if name == random_bundle.TWO_LAYERS else name
+        spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
+        request = Request(path, setup.target, builder.input_shapes(graph.inputs, spans))
+        plan = folder / "plans" / f"{name}.plan"
+        built = builder.build_plan(request, plan, setup.tensorrt, lambda _phase: None)
+        plan.unlink()
+        yield name, plan_table.read(built.log)
+
+
+def _rows(
+    model: ModelSpec, tables: Mapping[str, PlanTable], totals: Mapping[str, Totals]
+) -> Iterator[Row]:
+    two, text_layers = random_bundle.TWO_LAYERS, model.text.num_layers
+    weights = {name: table.weight_bytes for name, table in tables.items()}
+    weights[TEXT] += (text_layers - 1) * (weights[two] - weights[TEXT])
+    for name, runs in schedule(model).runs().items():
+        if name not in totals:
+            continue
+        one, layers, note = totals[name], 1, ""
+        if name == TEXT:
+            one = _with_layers(one, totals[two], text_layers)
+            note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
+        if name == BLOCK:
+            layers = model.transformer.num_layers
+        yield Row(
+            graph=name,
+            part=_part(name),
+            layers=layers,
+            runs=runs,
+            seconds_each=one.seconds,
+            seconds=one.seconds * runs * layers,
+            bytes_each=one.bytes,
+            flops_each=one.flops,
+            activation_bytes=tables[name].activation_bytes,
+            weight_bytes=weights[name] * layers,
+            note=note,
+        )
+
+
+def _with_layers(one: Totals, two: Totals, layers: int) -> Totals:
+    """What ``layers`` equal layers do, from what one and two do."""
+    return Totals(
+        bytes=one.bytes + (layers - 1) * (two.bytes - one.bytes),
+        flops={
+            dtype: count + (layers - 1) * (two.flops[dtype] - count)
+            for dtype, count in one.flops.items()
+        },
+        class_seconds={
+            name: seconds + (layers - 1) * (two.class_seconds[name] - seconds)
+            for name, seconds in one.class_seconds.items()
+        },
+        not_counted=0,
+    )
+
+
+def _part(graph: str) -> str:
+    if graph == BLOCK:
+        return _BLOCKS
+    if graph in (TEXT, "prompt"):
+        return "text"
+    return "autoencoder" if graph.startswith("vae_") else "rest of the transformer"

@@ -1,0 +1,122 @@
+"""``sana-rt bound``: what a model could reach on a card, at best."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from sana_rt.cli import output
+from sana_rt.errors import UsageError
+from sana_rt.model_spec import PRESETS
+
+if TYPE_CHECKING:
+    from sana_rt.benchmarks.bound import Report, Setup
+
+#: Names of models, with and without the family's.
+_MODELS: Final = {name.removeprefix("sana-video-"): name for name in PRESETS} | {
+    name: name for name in PRESETS
+}
+_KERNELS_SHOWN: Final = 15
+
+
+@click.command(
+    epilog="Example: sana-rt bound --model sana-video-2b-480p --recipe bf16 --device rtx5090"
+)
+@click.option("--model", required=True, help=f"One of {', '.join(PRESETS)}.")
+@click.option("--recipe", default="bf16", show_default=True, help="What becomes of the blocks.")
+@click.option("--device", default="rtx5090", show_default=True, help="The card.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Keep graphs and build logs here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json: bool) -> None:
+    """Bound from below the seconds that a whole job takes on a card; no card is needed.
+
+    Exports one full-width block and the other graphs with random weights, compiles them for
+    the card, and counts what their kernels have to compute and to move. A real run takes longer.
+    """
+    from sana_rt.benchmarks import bound
+
+    setup = _setup(model, recipe, device)
+    with tempfile.TemporaryDirectory() as temporary, output.stderr().status("Starting") as status:
+        report = bound.measure(setup, keep or Path(temporary), status.update)
+    if as_json:
+        output.json(report)
+    else:
+        _show(report)
+
+
+def _setup(model: str, recipe: str, device: str) -> Setup:
+    from sana_rt.benchmarks import bound, presets
+    from sana_rt.engines.trt_api import TARGETS, TensorRT
+
+    for what, value, known in (("model", model, _MODELS), ("recipe", recipe, bound.RECIPES)):
+        if value not in known:
+            raise UsageError(
+                f"There is no {what} {value!r} to bound.", expected=f"one of {', '.join(known)}."
+            )
+    card = presets.device(device)
+    targets = [
+        each for each in TARGETS.values() if each.compute_capability == card.compute_capability
+    ]
+    if not targets:
+        raise UsageError(
+            f"{card.name} has the compute capability {card.compute_capability}, for which "
+            "TensorRT-RTX builds no plans.",
+            expected=f"one of {', '.join(each.compute_capability for each in TARGETS.values())}.",
+        )
+    return bound.Setup(PRESETS[_MODELS[model]], recipe, card, TensorRT("rtx"), targets[0])
+
+
+def _show(report: Report) -> None:
+    output.table(
+        f"Bounds for {report.model} in {report.recipe} on {report.device}",
+        ("", ""),
+        [
+            ("what it is", report.rule),
+            ("peaks", report.source),
+            ("plans", report.tensorrt),
+            ("blocks", f"{report.blocks_seconds:.2f} s at least"),
+            ("everything", f"{report.total_seconds:.2f} s at least, for {report.frames} frames"),
+            ("frames a second", f"{report.frames_per_second:.1f} at most"),
+            ("of the blocks alone", f"{report.blocks_frames_per_second:.1f} at most"),
+            ("a block moves", f"{report.bytes_per_block / 1e9:.1f} GB"),
+            ("a block computes", f"{report.flops_per_block / 1e12:.2f} TFLOP"),
+            ("of them in FP4", f"{report.fp4_flop_share:.1%}"),
+            ("activations", output.size(report.arena_bytes)),
+            ("not in it", ", ".join(report.missing) or "nothing"),
+        ],
+    )
+    output.table(
+        "By graph",
+        ("graph", "part", "layers>", "runs>", "bound, each>", "bound, all>", "share>", ""),
+        [
+            (
+                row.graph,
+                row.part,
+                str(row.layers),
+                str(row.runs),
+                f"{row.seconds_each * 1e3:.3f} ms",
+                f"{row.seconds:.3f} s",
+                f"{row.seconds / report.total_seconds:.1%}",
+                row.note,
+            )
+            for row in report.rows
+        ],
+    )
+    output.table(
+        f"The {_KERNELS_SHOWN} heaviest kernels of a block",
+        ("class", "operands", "bound>", "GFLOP>", "MB>", "nodes"),
+        [
+            (
+                kernel.op_class,
+                kernel.dtype or "",
+                f"{kernel.seconds * 1e3:.3f} ms",
+                f"{kernel.flops / 1e9:.0f}",
+                f"{kernel.bytes / 1e6:.0f}",
+                ", ".join(kernel.nodes[:3]),
+            )
+            for kernel in report.block_kernels[:_KERNELS_SHOWN]
+        ],
+    )
