@@ -3,14 +3,23 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from sana_rt.benchmarks import judge, shapes
-from sana_rt.benchmarks.shapes import Scene, Subject, Window
-from sana_rt.runtime.frames import read_video, video
+from sana_rt.benchmarks.shapes import Language, Scene, Subject, Window
+from sana_rt.cli import cli
+from sana_rt.errors import RequestError
+from sana_rt.model_spec import PRESETS, SamplingSpec
+from sana_rt.runtime.frames import read_image, read_video, video
+from sana_rt.runtime.request import Request
+from sana_rt.runtime.session import Session
 
 NUM_CLIPS = 144
 RIGHT = 0.99
@@ -168,3 +177,67 @@ def test_held_out_prompts_are_distinct_and_in_both_languages() -> None:
     assert len(set(english)) == len(english) == len(set(chinese))
     assert all(text.isascii() for text in english)
     assert not any(character.isascii() for text in chinese for character in text)
+
+
+class TruthfulSession:
+    """Plays what the prompt says, by drawing it; the prompts in ``lies`` show nothing."""
+
+    def __init__(self, lies: int = 0, **sampling: int) -> None:
+        values = {"height": shapes.SIZE, "width": shapes.SIZE, "num_frames": 17, "fps": shapes.FPS}
+        self.model = msgspec.structs.replace(
+            PRESETS["sana-video-2b-480p"], sampling=SamplingSpec(**(values | sampling))
+        )
+        self.lies = lies
+        self.requests: list[Request] = []
+
+    def generate(self, request: Request) -> Iterator[judge.Frames]:
+        index = len(self.requests)
+        self.requests.append(request)
+        (subject, background) = next(
+            (subject, background)
+            for subject, background in shapes.held_out_subjects()
+            for language in ("en", "zh")
+            if shapes.prompt(subject, background, language) == request.prompt
+        )
+        shown = frames(Scene(subject, background, 10.0, (20.0, 40.0)), Window(request.num_frames))
+        if index < self.lies:
+            shown[:] = 0
+        yield from np.array_split(shown, 3)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_trial_plays_held_out_prompts_and_scores_them(language: Language) -> None:
+    session = TruthfulSession(lies=3)
+    verdict = judge.run(cast("Session", session), judge.Trial(language, prompts=12, seed=5))
+    for score in verdict.scores.values():
+        assert (score.accuracy, score.n) == (9 / 12, 12)
+    assert len({request.prompt for request in session.requests}) == 12
+    assert [request.seed for request in session.requests] == list(range(5, 17))
+    assert verdict.steadiness["stability"] > 0.95
+
+
+def test_of_a_long_clip_the_last_ten_seconds_are_judged() -> None:
+    session = TruthfulSession()
+    verdict = judge.run(cast("Session", session), judge.Trial(seconds=15, prompts=2))
+    assert session.requests[0].num_frames == 15 * shapes.FPS + 1
+    assert [len(clip) for clip in verdict.clips] == [80, 80]
+
+
+def test_a_model_of_another_world_is_refused() -> None:
+    session = TruthfulSession(height=480)
+    with pytest.raises(RequestError, match="480 by 64 pixels"):
+        judge.run(cast("Session", session), judge.Trial(prompts=1))
+
+
+def test_the_command_prints_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Session, "open", lambda *_, **__: TruthfulSession())
+    sheet = tmp_path / "sheet.png"
+    arguments = ["judge", "bundle", "--prompts", "4", "--sheet", str(sheet)]
+    result = CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+    figures = msgspec.json.decode(result.stdout)
+    assert {"colour", "shape", "direction", "speed"} <= figures.keys()
+    assert figures["direction"].keys() == {"accuracy", "low", "high", "n"}
+    assert figures["direction"]["n"] == 4
+    assert read_image(sheet, 4 * shapes.SIZE, 9 * shapes.SIZE).shape[2] == 3
+    shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert "100.0%" in shown.stdout
