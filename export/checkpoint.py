@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import configs, shapes
+from sana_rt.export import configs, instructions, shapes
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
 from sana_rt.export.weights import (
     Weights,
@@ -94,18 +94,26 @@ class Parts:
 
 
 def open_checkpoint(
-    path: Path, *, preset: str | ModelSpec | None = None, parts: Parts | None = None
+    path: Path,
+    *,
+    preset: str | ModelSpec | None = None,
+    parts: Parts | None = None,
+    instruction: str | None = None,
 ) -> Checkpoint:
     """Open a diffusers folder, an original ``.pth`` or a LongSANA ``.pt``.
 
     ``preset`` (a name or a specification) says what a file without configuration is; it is
-    needed only where the tensors' shapes fit no preset. Raises :class:`CheckpointFormatError`,
+    needed only where the tensors' shapes fit no preset. ``instruction`` goes before prompts: see
+    :func:`sana_rt.export.instructions.instruction`; by default it is the checkpoint's own or the
+    one that SANA-Video was trained with. Raises :class:`CheckpointFormatError`,
     :class:`UnsafeCheckpointError` or, listing every fault, :class:`CheckpointKeysError`.
     """
     known = _preset(preset)
     layout, transformer = _open_transformer(path)
     parts = _found(path, parts or Parts())
     spec = _spec(path, layout, transformer, parts, known)
+    if instruction is not None:
+        spec = configs.with_instruction(spec, instructions.instruction(instruction))
     transformer.check(shapes.transformer(spec), "transformer")
     vae, vae_notes = _open_vae(spec, parts.vae)
     text_encoder, text_notes = _open_text_encoder(spec, parts.text_encoder)
@@ -211,7 +219,7 @@ def _spec(
     if parts.text_encoder is not None:
         text = configs.text_spec(parts.text_encoder, spec.text)
         spec = msgspec.structs.replace(spec, text=text)
-    return configs.with_defaults(spec, path) if path.is_dir() else spec
+    return configs.with_defaults(spec, path)
 
 
 def _transformer_spec(

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from sana_rt.errors import CheckpointFormatError
+from sana_rt.export.instructions import ORIGINAL
 from sana_rt.export.key_map import DIFFUSERS_MARK
 from sana_rt.export.weights import Weights, read_json
 from sana_rt.model_spec import (
@@ -159,13 +160,17 @@ def _gemma2(config: Mapping[str, Any], preset: TextSpec) -> TextSpec:
 
 
 def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """``spec`` with the scheduler's solver and shift, and with what ``sana_rt.json`` says."""
+    """``spec`` with the scheduler's solver and shift, and with what ``sana_rt.json`` says.
+
+    A checkpoint without ``sana_rt.json`` gets the instruction SANA-Video was trained with,
+    unless ``spec`` has one.
+    """
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
         spec = msgspec.structs.replace(spec, sampling=_sampling(scheduler, spec.sampling))
     path = folder / EXTRAS_NAME
     if not path.is_file():
-        return spec
+        return with_instruction(spec, spec.text.instruction or ORIGINAL)
     with _config_errors(path):
         extras = msgspec.json.decode(path.read_bytes(), type=Extras)
     text = msgspec.structs.replace(
@@ -174,6 +179,12 @@ def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
     return msgspec.structs.replace(
         spec, name=extras.name, text=text, sampling=extras.sampling, streaming=extras.streaming
     )
+
+
+def with_instruction(spec: ModelSpec, instruction: str) -> ModelSpec:
+    """``spec`` with ``instruction`` before every prompt."""
+    text = msgspec.structs.replace(spec.text, instruction=instruction)
+    return msgspec.structs.replace(spec, text=text)
 
 
 def _sampling(path: Path, preset: SamplingSpec) -> SamplingSpec:

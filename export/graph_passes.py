@@ -2,8 +2,10 @@
 
 While the passes run, weights are *inputs* of the graph: nothing can read, fold, merge or
 rename them by accident, and no value is needed, so a graph of any size is traced without
-its weights. :func:`take_weights` turns what is computed from weights alone into
-:class:`Weight` expressions, which are evaluated one at a time when the weights are written.
+its weights. :func:`take_weights` turns what only moves a weight's values about (transposes,
+reshapes, cuts) into :class:`Weight` expressions, which are evaluated one at a time when the
+weights are written. Arithmetic on weights stays in the graph, so every initializer holds values
+of the checkpoint and no others.
 """
 
 from __future__ import annotations
@@ -36,6 +38,17 @@ _RULES: Final = (
     rules.squeeze_reshape_1d_rule,
     rules.transpose_transpose_rule,
     rules.unsqueeze_unsqueeze_rule,
+)
+#: Operators that move values and compute none.
+_LAYOUT: Final = (
+    "Concat",
+    "Gather",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
 )
 _WITH_WEIGHT: Final = ("MatMul", "Gemm", "Conv")
 
@@ -146,7 +159,7 @@ def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def take_weights(model: ir.Model, names: Sequence[str]) -> tuple[Weight, ...]:
-    """Replace everything computed from weights alone by initializers, in order of first use.
+    """Replace every rearranged weight by an initializer, in order of first use.
 
     The initializers have no value yet: they are inputs of the graph behind its own ones.
     """
@@ -160,14 +173,16 @@ def take_weights(model: ir.Model, names: Sequence[str]) -> tuple[Weight, ...]:
 
 
 def _derived(graph: ir.Graph, names: set[str]) -> dict[ir.Value, ir.Node | None]:
-    """The values that depend on weights and on nothing but weights and constants."""
+    """Weights, and what is a rearrangement of them, with the node that makes it."""
     derived: dict[ir.Value, ir.Node | None] = {
         value: None for value in graph.inputs if value.name in names
     }
     for node in graph:
         inputs = [value for value in node.inputs if value is not None]
-        if any(value in derived for value in inputs) and all(
-            value in derived or value.const_value is not None for value in inputs
+        if (
+            node.op_type in _LAYOUT
+            and inputs[0] in derived
+            and all(each in derived or each.const_value is not None for each in inputs)
         ):
             derived |= dict.fromkeys(node.outputs, node)
     return derived

@@ -26,7 +26,7 @@ from sana_rt.export import verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_passes import Weight
 from sana_rt.export.graphs import DType, GraphDefinition, Sizes, definitions
-from sana_rt.export.trace import OPSET, Topology, trace
+from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, writing
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
@@ -43,7 +43,6 @@ _DESCRIPTIONS: Final[dict[DType, str]] = {
     "bfloat16": "The checkpoint's weights rounded to bfloat16.",
 }
 _SUFFIXES: Final = (".onnx", ".weights", PARTIAL_SUFFIX)
-_TORCH: Final = {ir.DataType.FLOAT: torch.float32, ir.DataType.BFLOAT16: torch.bfloat16}
 
 Progress = Callable[[str, int, int], None]
 
@@ -89,6 +88,7 @@ def export_bundle(
             checkpoint, root, before, name=options.name, variant=variant, source=source
         )
         bundle = save(root, manifest)
+        _remove_replaced(root, before, manifest)
         _clean(root, options.name, manifest)
     return bundle
 
@@ -139,6 +139,18 @@ def _clean(root: Path, name: str, manifest: Manifest | None) -> None:
                 folder.rmdir()
 
 
+def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> None:
+    """Remove the files that the manifest before listed and this one does not."""
+    kept = {file.path for file in after.files}
+    for file in before.files if before else ():
+        path = root / file.path
+        if file.path not in kept:
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+                if not any(path.parent.iterdir()):
+                    path.parent.rmdir()
+
+
 def _write_graphs(
     checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: Progress
 ) -> dict[str, Graph]:
@@ -167,36 +179,39 @@ def write_graph(
 ) -> Graph:
     """Write ``<graph>.onnx`` and, beside it, ``<graph>.weights``; paths begin with the folder."""
     proto = ir.to_proto(topology.model)
-    inputs = len(definition.inputs)
-    del proto.graph.input[inputs:]
+    del proto.graph.input[len(definition.inputs) :]  # the weights, which become initializers
     path = folder / f"{definition.name}.weights"
-    files: tuple[str, ...] = ()
     if topology.weights:
+        own = weights.under(definition.prefix)
         with writing(path) as file:
-            tensors = _write_weights(file, topology, weights.under(definition.prefix), path.name)
-            proto.graph.initializer.extend(tensors)
-        files = (f"{folder.name}/{path.name}",)
+            for weight in topology.weights:
+                sources = {
+                    name: _array(own.load(name), definition.dtype) for name in weight.sources
+                }
+                offset, length = _append(file, weight.evaluate(sources))
+                proto.graph.initializer.append(_external(weight, path.name, offset, length))
     model = folder / f"{definition.name}.onnx"
     write_bytes(model, proto.SerializeToString(deterministic=True))
     return Graph(
         path=f"{folder.name}/{model.name}",
-        weights=files,
+        weights=(f"{folder.name}/{path.name}",) if topology.weights else (),
         opset=OPSET,
         inputs=definition.inputs,
         outputs=definition.outputs,
     )
 
 
-def _write_weights(
-    file: IO[bytes], topology: Topology, weights: Weights, location: str
-) -> Iterator[onnx.TensorProto]:
-    for weight in topology.weights:
-        tensors = {name: as_numpy(weights.load(name), weight.dtype) for name in weight.sources}
-        value = weight.evaluate(tensors)
-        offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
-        file.seek(offset)
-        file.write(value.reshape(-1).view(np.uint8).data)
-        yield _external(weight, location, offset, value.nbytes)
+def _array(tensor: torch.Tensor, dtype: DType) -> NDArray[Any]:
+    """A tensor's values in ``dtype``; numpy has bfloat16 from ml_dtypes."""
+    return ir.tensor(tensor.to(TORCH_DTYPES[dtype])).numpy()
+
+
+def _append(file: IO[bytes], value: NDArray[Any]) -> tuple[int, int]:
+    """Write a tensor at the next page; returns its offset and length in bytes."""
+    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+    file.seek(offset)
+    file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+    return offset, value.nbytes
 
 
 def _external(weight: Weight, location: str, offset: int, length: int) -> onnx.TensorProto:
@@ -205,11 +220,6 @@ def _external(weight: Weight, location: str, offset: int, length: int) -> onnx.T
     for key, value in (("location", location), ("offset", offset), ("length", length)):
         proto.external_data.add(key=key, value=str(value))
     return proto
-
-
-def as_numpy(tensor: torch.Tensor, dtype: ir.DataType) -> NDArray[Any]:
-    """A tensor's values in ``dtype``; numpy has bfloat16 from ml_dtypes."""
-    return ir.tensor(tensor.to(_TORCH[dtype])).numpy()
 
 
 def _write_tokenizer(checkpoint: Checkpoint, root: Path) -> str | None:

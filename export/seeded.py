@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from sana_rt.export import shapes
 from sana_rt.export.configs import EXTRAS_NAME, Extras
 from sana_rt.export.shapes import Shapes
-from sana_rt.files import write_bytes
+from sana_rt.files import PARTIAL_SUFFIX, publish, write_bytes
 from sana_rt.model_spec import (
     GEMMA2_2B,
     WAN_VAE,
@@ -151,7 +151,9 @@ def _write_weights(folder: Path, tensors: Shapes, stem: str, seed: int) -> None:
         _write_json(folder / f"{stem}.safetensors.index.json", {"weight_map": weight_map})
     for name, keys in zip(names, shards, strict=True):
         values = {key: seeded_tensor(key, tensors[key], seed) for key in keys}
-        save_file(values, folder / name, metadata={"format": "pt"})
+        partial = folder / f"{name}{PARTIAL_SUFFIX}"
+        save_file(values, partial, metadata={"format": "pt"})
+        publish(partial, folder / name)
 
 
 def _shards(tensors: Shapes) -> Iterator[list[str]]:

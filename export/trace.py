@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -43,9 +46,7 @@ def trace(definition: GraphDefinition, dims: dict[str, int]) -> Topology:
     """Trace a graph's module; ``dims`` are example sizes, none of which is kept."""
     module, names = _without_values(definition)
     program = _export(definition, module, dims)
-    with warnings.catch_warnings():
-        # Inside the exporter, about its own copies of the program.
-        warnings.filterwarnings("ignore", category=FutureWarning)
+    with _quiet():
         onnx_program = torch.onnx.export(
             program,
             dynamo=True,
@@ -64,6 +65,20 @@ def trace(definition: GraphDefinition, dims: dict[str, int]) -> Topology:
     _check_signature(definition, model)
     _label(model)
     return Topology(model, weights)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what the exporter says about itself: absent torchvision, its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="copyreg")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _without_values(definition: GraphDefinition) -> tuple[nn.Module, list[str]]:

@@ -58,6 +58,10 @@ class UnsafeCheckpointError(CheckpointError):
     """A pickle that asks for more than plain tensors; it is not executed."""
 
 
+class FetchError(SanaRTError):
+    """A checkpoint could not be downloaded."""
+
+
 class ExportError(SanaRTError):
     """A graph could not be exported."""
 

@@ -1,0 +1,100 @@
+"""``sana-rt verify``: a bundle against its hashes and its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from rich.progress import track
+
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output
+from sana_rt.errors import VerificationError
+
+if TYPE_CHECKING:
+    from sana_rt.export.verify import Finding
+
+_PATH: Final = click.Path(path_type=Path, exists=True)
+
+
+@click.command(epilog="Example: sana-rt verify out/bundle --checkpoint out/checkpoint")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--checkpoint",
+    type=_PATH,
+    help="What the bundle was exported from: compare the graphs with its modules again.",
+)
+@click.option("--vae", type=_PATH, help="Its autoencoder, where export was given one.")
+@click.option("--text-encoder", type=_PATH, help="Its text encoder, likewise.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(
+    bundle: Path,
+    *,
+    checkpoint: Path | None,
+    vae: Path | None,
+    text_encoder: Path | None,
+    as_json: bool,
+) -> None:
+    """Check every file of BUNDLE against its hash and every graph against its module.
+
+    Without --checkpoint the errors that were measured at export are shown; they stay true
+    while the hashes are right. An error is the largest difference between what ONNX Runtime
+    and the PyTorch module compute, over the largest value. Exits with 1 if anything fails.
+    """
+    from sana_rt.export.checkpoint import Parts, open_checkpoint
+    from sana_rt.export.verify import verify_bundle
+
+    opened = Bundle.read(bundle)
+    source = None
+    if checkpoint is not None:
+        parts = Parts(vae, text_encoder)
+        source = open_checkpoint(checkpoint, preset=opened.manifest.model, parts=parts)
+    steps = verify_bundle(opened, source)
+    findings = list(track(steps, "Verifying", console=output.stderr(), transient=True))
+    if as_json:
+        output.json([_facts(each) for each in findings])
+    else:
+        _show(findings)
+    failed = [each for each in findings if not each.passed]
+    if failed:
+        raise VerificationError(
+            f"{len(failed)} of {len(findings)} checks failed: "
+            f"{'; '.join(f'{_what(each)}: {each.message}' for each in failed)}.",
+            expected="files with their hashes, and errors within the tolerance.",
+            remedy="copy the bundle again, or export it again.",
+        )
+
+
+def _what(finding: Finding) -> str:
+    return "/".join(name for name in (finding.variant, finding.graph) if name) or "files"
+
+
+def _facts(finding: Finding) -> dict[str, Any]:
+    found = finding.verification
+    return {
+        "variant": finding.variant or None,
+        "graph": finding.graph,
+        "passed": finding.passed,
+        "message": finding.message,
+        "max_error": found.max_error if found else None,
+        "tolerance": found.tolerance if found else None,
+        "reference": found.reference if found else None,
+    }
+
+
+def _show(findings: list[Finding]) -> None:
+    output.table(
+        "Verification",
+        ("what", "", "error>", "tolerance>", "how"),
+        [
+            (
+                _what(each),
+                "ok" if each.passed else "FAILED",
+                f"{each.verification.max_error:.1e}" if each.verification else "",
+                f"{each.verification.tolerance:.1e}" if each.verification else "",
+                each.message,
+            )
+            for each in findings
+        ],
+    )
