@@ -8,31 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from sana_rt.benchmarks import random_bundle, roofline
 from sana_rt.benchmarks.presets import Device
-from sana_rt.benchmarks.roofline import Totals
+from sana_rt.benchmarks.roofline import KernelRow, Sums, Totals
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, plan_table, profiles
 from sana_rt.engines.plan_table import PlanTable
 from sana_rt.engines.profiles import Workload
 from sana_rt.engines.trt_api import Request, Target, TensorRT
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
+from sana_rt.quantize import recipe as recipes
+from sana_rt.quantize import variant
 
 #: From the block's bfloat16 graph, and a folder, to the graph that the recipe makes of it.
 Recipe = Callable[[Path, Path], Path]
+
+
+FP4: Final = "float4_e2m1"
+BLOCK: Final = "block_00"
 
 
 def _unchanged(graph: Path, _folder: Path) -> Path:
     return graph
 
 
-RECIPES: Final[dict[str, Recipe]] = {"bf16": _unchanged}
+def _quantized(recipe: str, graph: Path, folder: Path) -> Path:
+    return variant.quantize_graph(BLOCK, graph, recipes.load(recipe), folder / recipe)
 
-FP4: Final = "float4_e2m1"
-BLOCK: Final = "block_00"
+
+#: Those that treat all blocks alike: one stands for all.
+RECIPES: Final[dict[str, Recipe]] = {
+    "bf16": _unchanged,
+    "paper": partial(_quantized, "paper"),
+    "max": partial(_quantized, "max"),
+}
+
 TEXT: Final = "text_encoder"
 _BLOCKS: Final = "blocks"
 _RULE: Final = (
@@ -81,22 +95,10 @@ class Row(Frozen, frozen=True):
     seconds_each: float
     seconds: float
     bytes_each: int
-    flops_each: dict[str, int]
+    flops_each: int
     activation_bytes: int
     weight_bytes: int
     note: str = ""
-
-
-class KernelRow(Frozen, frozen=True):
-    """A kernel of the block."""
-
-    name: str
-    op_class: str
-    dtype: str | None
-    seconds: float
-    flops: int
-    bytes: int
-    nodes: tuple[str, ...]
 
 
 class Report(Frozen, frozen=True):
@@ -119,7 +121,7 @@ class Report(Frozen, frozen=True):
     fp4_flop_share: float
     arena_bytes: int
     rows: tuple[Row, ...]
-    block_class_seconds: dict[str, float]
+    block_groups: tuple[Sums, ...]
     block_kernels: tuple[KernelRow, ...]
     missing: tuple[str, ...]
 
@@ -165,7 +167,7 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
     model, device = setup.model, setup.device
     bundle = random_bundle.write(folder / "bundle", model, lambda name: report(f"export {name}"))
     tables = dict(_tables(setup, bundle, folder, report))
-    totals = {name: roofline.totals(table, device) for name, table in tables.items()}
+    totals = {name: roofline.totals([table], device) for name, table in tables.items()}
     rows = tuple(_rows(model, tables, totals))
     parts: dict[str, float] = {}
     for row in rows:
@@ -185,32 +187,14 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
         frames_per_second=frames / seconds,
         blocks_frames_per_second=frames / parts[_BLOCKS],
         bytes_per_block=block.bytes,
-        flops_per_block=block.total_flops,
-        fp4_flop_share=block.share(FP4),
+        flops_per_block=block.flops,
+        fp4_flop_share=block.flop_shares().get(FP4, 0.0),
         arena_bytes=max(table.activation_bytes for table in tables.values()),
         rows=rows,
-        block_class_seconds=block.class_seconds,
-        block_kernels=kernel_rows(tables[BLOCK], device),
+        block_groups=block.groups,
+        block_kernels=roofline.kernel_rows(tables[BLOCK], device),
         missing=() if "vae_decoder" in tables else (f"the {model.vae.kind} autoencoder",),
     )
-
-
-def kernel_rows(table: PlanTable, device: Device) -> tuple[KernelRow, ...]:
-    """The kernels that move or compute anything, the heaviest by the bound first."""
-    found = (
-        KernelRow(
-            name=row.kernel.name,
-            op_class=row.work.op_class,
-            dtype=row.work.dtype,
-            seconds=row.work.seconds(device),
-            flops=row.work.flops,
-            bytes=row.work.bytes,
-            nodes=row.kernel.nodes,
-        )
-        for row in roofline.rows(table)
-        if row.work.bytes
-    )
-    return tuple(sorted(found, key=lambda row: -row.seconds))
 
 
 def _tables(
@@ -264,17 +248,14 @@ def _rows(
 
 def _with_layers(one: Totals, two: Totals, layers: int) -> Totals:
     """What ``layers`` equal layers do, from what one and two do."""
+    more = layers - 1
+    groups = zip(one.groups, two.groups, strict=True)
     return Totals(
-        bytes=one.bytes + (layers - 1) * (two.bytes - one.bytes),
-        flops={
-            dtype: count + (layers - 1) * (two.flops[dtype] - count)
-            for dtype, count in one.flops.items()
-        },
-        class_seconds={
-            name: seconds + (layers - 1) * (two.class_seconds[name] - seconds)
-            for name, seconds in one.class_seconds.items()
-        },
-        not_counted=0,
+        tuple(
+            roofline.combined(roofline.combined(first, second, more), first, -more)
+            for first, second in groups
+        ),
+        one.not_counted,
     )
 
 

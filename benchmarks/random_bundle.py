@@ -49,7 +49,7 @@ def write(root: Path, model: ModelSpec, report: Callable[[str], None]) -> Bundle
     for definition in _definitions(model):
         report(definition.name)
         topology = trace(definition, TRACE_SIZES.dims(small))
-        folder, weights = root / VARIANT, _random(definition)
+        folder, weights = root / VARIANT, random_weights(definition)
         graphs[definition.name] = write_graph(topology, definition, weights, folder)
     files = [root / path for graph in graphs.values() for path in (graph.path, *graph.weights)]
     manifest = Manifest(
@@ -88,7 +88,8 @@ def _definitions(model: ModelSpec) -> tuple[GraphDefinition, ...]:
     )
 
 
-def _random(definition: GraphDefinition) -> Weights:
+def random_weights(definition: GraphDefinition) -> Weights:
+    """Seeded weights of a graph, each made when it is asked for."""
     with torch.device("meta"):
         state = definition.build().state_dict()
     return Weights(

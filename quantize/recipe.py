@@ -114,6 +114,25 @@ def resolve(recipe: Recipe, layers: Iterable[str]) -> dict[str, Rule]:
     return {layer: found[layer] for layer in known if layer in found}
 
 
+def for_part(recipe: Recipe, layers: Iterable[str]) -> Recipe:
+    """The recipe without the patterns that match none of ``layers``: for one graph by itself.
+
+    Raises :class:`RecipeError` if a rule depends on the depth, which one graph does not have.
+    """
+    known = tuple(layers)
+    rules = []
+    for rule in recipe.rules:
+        patterns = tuple(each for each in rule.layers if fnmatch.filter(known, each))
+        if patterns and rule.depth is not None:
+            raise RecipeError(
+                f"A rule of the recipe {recipe.name!r} is for the depths {rule.depth} only.",
+                expected="rules for all blocks: one block shall stand for all.",
+            )
+        if patterns:
+            rules.append(msgspec.structs.replace(rule, layers=patterns))
+    return msgspec.structs.replace(recipe, rules=tuple(rules))
+
+
 def _matches(recipe: Recipe, rule: Rule, layers: tuple[str, ...]) -> set[str]:
     count = _num_blocks(layers)
     matched: set[str] = set()

@@ -87,39 +87,28 @@ class _Form(ABC):
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
         self._dtype = {each.name: each.data_type for each in graph.initializer}
-        self._inputs: dict[tuple[object, ...], str] = {}
+        self._inputs: dict[tuple[str, str, float], str] = {}
 
     def quantize(self, node: NodeProto, layer: Layer, quantized: QuantizedLayer) -> None:
         """Let ``node`` multiply the quantized input by the quantized weight."""
         dtype = self._dtype[layer.weight]
-        smoothing = quantized.smoothing
-        smooth = None if smoothing is None else smoothing.tobytes()
-        key = (layer.input, quantized.format, float(quantized.input_scale), smooth)
+        key = (layer.input, quantized.format, float(quantized.input_scale))
         if key not in self._inputs:
-            data = layer.input
-            if smoothing is not None:
-                data = self._smooth(layer, data, smoothing, dtype)
             write = self._input_fp4 if quantized.format == "nvfp4" else self._input_fp8
-            self._inputs[key] = write(layer, data, quantized.input_scale, dtype)
+            self._inputs[key] = write(layer, quantized.input_scale, dtype)
         node.input[0] = self._inputs[key]
         node.input[1] = self._weight(layer, quantized, dtype)
 
-    def _smooth(
-        self, layer: Layer, data: str, smoothing: npt.NDArray[np.float32], dtype: int
-    ) -> str:
-        factors = self._constant(f"{layer.node}/smoothing", smoothing, dtype)
-        return self._node("Mul", [data, factors], f"{layer.node}/input_smoothed")
-
-    def _input_fp8(self, layer: Layer, data: str, scale: np.float32, dtype: int) -> str:
+    def _input_fp8(self, layer: Layer, scale: np.float32, dtype: int) -> str:
         name = f"{layer.node}/input"
         scales = self._constant(f"{name}_scale", scale, dtype)
         zero = self._raw(f"{name}_zero", _E4M3, (), b"\0")
-        codes = self._node("QuantizeLinear", [data, scales, zero], f"{name}_codes")
+        codes = self._node("QuantizeLinear", [layer.input, scales, zero], f"{name}_codes")
         return self._node("DequantizeLinear", [codes, scales], name)
 
     @abstractmethod
-    def _input_fp4(self, layer: Layer, data: str, scale: np.float32, dtype: int) -> str:
-        """Quantize and dequantize ``data``; the name of the result."""
+    def _input_fp4(self, layer: Layer, scale: np.float32, dtype: int) -> str:
+        """Quantize and dequantize the layer's input; the name of the result."""
 
     @abstractmethod
     def _weight(self, layer: Layer, quantized: QuantizedLayer, dtype: int) -> str:
@@ -150,13 +139,13 @@ class _Device(_Form):
     front of the quantization would be a pass over the activations of its own.
     """
 
-    def _input_fp4(self, layer: Layer, data: str, scale: np.float32, dtype: int) -> str:
+    def _input_fp4(self, layer: Layer, scale: np.float32, dtype: int) -> str:
         name = f"{layer.node}/input"
         level = self._constant(f"{name}_global_scale", scale, TensorProto.FLOAT)
         self._graph.node.append(
             helper.make_node(
                 "TRT_FP4DynamicQuantize",
-                [data, level],
+                [layer.input, level],
                 [f"{name}_codes", f"{name}_block_scales"],
                 name=f"{name}_codes",
                 domain=TRT_DOMAIN,
@@ -200,10 +189,10 @@ class _Device(_Form):
 class _Emulation(_Form):
     """Weights as the values of their codes, and inputs rounded by a function of the graph."""
 
-    def _input_fp4(self, layer: Layer, data: str, scale: np.float32, dtype: int) -> str:
+    def _input_fp4(self, layer: Layer, scale: np.float32, dtype: int) -> str:
         name = f"{layer.node}/input"
         level = self._constant(f"{name}_global_scale", scale, dtype)
-        return self._node(_EMULATE, [data, level], name, domain=EMULATION_DOMAIN)
+        return self._node(_EMULATE, [layer.input, level], name, domain=EMULATION_DOMAIN)
 
     def _weight(self, layer: Layer, quantized: QuantizedLayer, dtype: int) -> str:
         return self._constant(f"{layer.node}/weight", quantized.dequantized(), dtype)

@@ -21,7 +21,7 @@ from sana_rt.files import lock, storage_errors
 from sana_rt.manifest import Graph, Manifest, Variant
 from sana_rt.quantize import graph_file, quantized_layer, recipe, rewrite
 from sana_rt.quantize.layers import Layer, layers_of
-from sana_rt.quantize.quantized_layer import Activation, QuantizedFormat, QuantizedLayer
+from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe
 
 EMULATION_SUFFIX: Final = "-emulation"
@@ -56,7 +56,7 @@ class _Job:
     folder: Path
     forms: tuple[_Form, ...]
     formats: Mapping[str, QuantizedFormat]  # of the layers that are quantized
-    activations: Mapping[str, Activation] | None
+    amax: Mapping[str, float] | None
 
     def write(self, progress: Progress) -> dict[str, dict[str, Graph]]:
         """Write the graphs with quantized layers; by variant, then by name."""
@@ -79,9 +79,9 @@ class _Job:
         for layer in layers_of(name, model):
             if layer.name in self.formats:
                 weight = graph_file.value(model, layer.weight, path.parent).astype(np.float32)
-                activation = self.activations[layer.name] if self.activations else None
+                amax = None if self.amax is None else self.amax[layer.name]
                 fmt = self.formats[layer.name]
-                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, activation)
+                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, amax)
         return quantized
 
     def _write_graph(
@@ -116,7 +116,7 @@ def variant_names(manifest: Manifest, loaded: LoadedRecipe) -> list[str]:
 def quantize_bundle(
     root: Path,
     loaded: LoadedRecipe,
-    activations: Mapping[str, Activation] | None = None,
+    amax: Mapping[str, float] | None = None,
     progress: Progress = _silent,
 ) -> Bundle:
     """Add the variants of a recipe to the bundle at ``root``, or replace them.
@@ -126,7 +126,8 @@ def quantize_bundle(
     from the float32 variant if there is one, so that they agree in every bit. Graphs in which
     nothing is quantized stay those of the variant that it is made from.
 
-    ``activations`` is what calibration found, by layer; without it inputs have the scale 1.
+    ``amax`` is the largest magnitude of each layer's input, as calibration found it; without it
+    inputs have the scale 1.
 
     Raises:
         RecipeError: the recipe is for another model.
@@ -141,7 +142,7 @@ def quantize_bundle(
         _clean(root, variant_name(loaded), bundle.manifest)
         folder = _free_folder(root, variant_name(loaded))
         try:
-            graphs = _Job(bundle, folder, forms, formats, activations).write(progress)
+            graphs = _Job(bundle, folder, forms, formats, amax).write(progress)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -149,6 +150,26 @@ def quantize_bundle(
         saved = bundles.save(root, _with(bundle, variants))
         _clean(root, variant_name(loaded), saved.manifest)
         return saved
+
+
+def quantize_graph(name: str, source: Path, loaded: LoadedRecipe, folder: Path) -> Path:
+    """Write the device graph of the graph at ``source``, called ``name``, to ``folder``.
+
+    For looking at one graph without a bundle; inputs have the scale 1.
+    """
+    model = graph_file.read(source)
+    layers = layers_of(name, model)
+    part = recipe.for_part(loaded.recipe, [layer.name for layer in layers])
+    rules = recipe.resolve(part, [layer.name for layer in layers])
+    quantized = {}
+    for layer in layers:
+        fmt = rules[layer.name].format if layer.name in rules else "bf16"
+        if fmt != "bf16":
+            weight = graph_file.value(model, layer.weight, source.parent).astype(np.float32)
+            quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt)
+    path = folder / f"{name}.onnx"
+    graph_file.write(rewrite.device(model, layers, quantized), source.parent, path)
+    return path
 
 
 def source_variant(manifest: Manifest) -> str:

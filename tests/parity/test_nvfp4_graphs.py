@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,28 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from torch import nn
 
 from sana_rt.bundle import Bundle
+from sana_rt.export.modules.block import Block
+from sana_rt.export.seeded import seeded_tensor
 from sana_rt.quantize import graph_file, nvfp4, quantized_layer, rewrite
 from sana_rt.quantize.layers import Layer, layers_of
-from sana_rt.quantize.quantized_layer import Activation, QuantizedFormat, QuantizedLayer
+from sana_rt.quantize.nvfp4 import BLOCK
+from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.tensors import resolve
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # ModelOpt looks for CUDA and optional packages on import
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
 Array = npt.NDArray[Any]
 
@@ -82,14 +95,10 @@ def quantized(
             layer,
             graph_file.value(model, layer.weight, Path()),
             formats.get(layer.node, "nvfp4"),
-            Activation(4.0, smoothing(layer) if layer.node == "attn2.to_q" else None),
+            amax=4.0,
         )
         for layer in layers
     }
-
-
-def smoothing(layer: Layer) -> npt.NDArray[np.float32]:
-    return np.linspace(0.5, 2, layer.shape[0], dtype=np.float32)
 
 
 def test_a_block_has_ten_layers(block: onnx.ModelProto) -> None:
@@ -173,3 +182,99 @@ def test_the_emulation_rounds_as_the_reference_does(
     scale = nvfp4.global_scale(amax)
     (y,) = round_in_onnx_runtime.run(None, {"x": x, "scale": np.array(scale)})
     assert np.array_equal(y, nvfp4.dequantize(nvfp4.quantize_activation(x, scale)))
+
+
+#: The layers that ModelOpt quantizes: those of the recipe `paper`. Our temporal convolution
+#: is no module of a kind that it knows.
+PAPER = ("attn1.*", "attn2.*", "ff.conv_inverted", "ff.conv_point")
+
+#: Both sides sum in float32 in other orders, see RUNTIME_TOLERANCE.
+MODELOPT_TOLERANCE = 1e-3
+
+
+@pytest.fixture
+def modelopt_on_a_cpu() -> Iterator[None]:
+    """A CPU kernel for the operator that ModelOpt has for GPUs only, made of its own tensors."""
+
+    def fake_quantize(x: Any, block: int, amax: Any, *formats: int) -> Any:
+        assert formats == (4, 2, 8, 4), "E2M1 with E4M3 scales"
+        scale = amax.float().max() / (6 * 448)
+        packed, scales, _ = NVFP4QTensor.quantize(x.detach().clone(), block, None, scale)
+        return packed.dequantize(
+            torch.float32, scale=scales, double_scale=scale, block_sizes={-1: block}
+        )
+
+    library = torch.library.Library("tensorrt", "IMPL")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it takes the place of another one
+        library.impl("dynamic_block_quantize_op", fake_quantize, "CPU", allow_override=True)
+    yield
+    library._destroy()
+
+
+def fake_quantized(module: Block, inputs: list[torch.Tensor]) -> nn.Module:
+    """The block with ModelOpt's quantizers, calibrated on ``inputs``."""
+    for name in ("conv_inverted", "conv_point"):  # the 1x1 convolutions as what they compute
+        conv = module.ff.get_submodule(name)
+        linear = nn.Linear(conv.in_channels, conv.out_channels, bias=conv.bias is not None)
+        linear.weight.data = conv.weight.data.flatten(1)
+        if conv.bias is not None:
+            linear.bias.data = conv.bias.data
+        module.ff.register_module(name, linear)
+    nvfp4_config = {
+        "num_bits": (2, 1),
+        "block_sizes": {-1: BLOCK, "type": "dynamic", "scale_bits": (4, 3)},
+    }
+    config = {
+        "quant_cfg": [
+            {"quantizer_name": "*", "enable": False},
+            *(
+                {"quantizer_name": f"{pattern}*{kind}_quantizer", "cfg": nvfp4_config}
+                for pattern in PAPER
+                for kind in ("weight", "input")
+            ),
+        ],
+        "algorithm": "max",
+    }
+    with torch.no_grad():
+        return mtq.quantize(module, config, lambda model: model(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:modelopt")
+@pytest.mark.usefixtures("modelopt_on_a_cpu")
+def test_the_emulation_is_modelopts_fake_quantization(
+    block_bundle: Path, block: onnx.ModelProto, feeds: dict[str, Array]
+) -> None:
+    spec = Bundle.open(block_bundle).manifest.model.transformer
+    module = Block(spec)
+    names = module.state_dict()
+    prefix = "transformer_blocks.0."
+    module.load_state_dict(
+        {n: seeded_tensor(prefix + n, tuple(t.shape), 0) for n, t in names.items()}
+    )
+    inputs = [torch.from_numpy(value) for value in feeds.values()]
+    oracle = fake_quantized(module, inputs)
+    with torch.no_grad():
+        wanted = [tensor.numpy() for tensor in oracle(*inputs)]
+
+    layers = layers_of("block_00", block)
+    taken = [each for each in layers if any(fnmatch.fnmatch(each.node, p) for p in PAPER)]
+    assert len(taken) == 8
+    by_name = {
+        each.name: quantized_layer.quantize(
+            each,
+            graph_file.value(block, each.weight, Path()),
+            "nvfp4",
+            amax=float(oracle.get_submodule(each.node).input_quantizer.amax),
+        )
+        for each in taken
+    }
+    model = rewrite.emulation(block, layers, by_name)
+    outputs = ort.InferenceSession(model.SerializeToString()).run(None, feeds)
+    plain = ort.InferenceSession(block.SerializeToString()).run(None, feeds)
+    update = np.linalg.norm(wanted[0] - feeds["tokens"])
+    assert np.linalg.norm(outputs[0] - wanted[0]) <= MODELOPT_TOLERANCE * update
+    assert np.linalg.norm(plain[0] - wanted[0]) > 10 * MODELOPT_TOLERANCE * update
+    for ours, theirs in zip(outputs[1:], wanted[1:], strict=True):
+        assert np.linalg.norm(ours - theirs) <= MODELOPT_TOLERANCE * np.linalg.norm(theirs)
