@@ -19,6 +19,7 @@ from typing import Final, Literal
 from sana_rt.benchmarks.presets import Device
 from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
 from sana_rt.errors import PlanTableError, UsageError
+from sana_rt.model_spec import Frozen
 
 OpClass = Literal["gemm", "attention", "convolution", "quantize", "other"]
 
@@ -61,28 +62,63 @@ class Row:
     work: Work
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Sums over kernels; ``flops`` by dtype of the operands, ``class_seconds`` by op class."""
+class KernelRow(Frozen, frozen=True):
+    """A kernel, its work and the bound on its time."""
 
+    name: str
+    op_class: str
+    dtype: str | None
+    seconds: float
+    flops: int
     bytes: int
-    flops: dict[str, int]
-    class_seconds: dict[str, float]
-    not_counted: int  # kernels whose dimensions are decided at run time
+    nodes: tuple[str, ...]
+
+
+class Sums(Frozen, frozen=True):
+    """What the kernels of one class and one type of operands do, and the bound on it."""
+
+    op_class: str
+    dtype: str | None
+    flops: int
+    bytes: int
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Class and type, such as ``gemm bfloat16``."""
+        return f"{self.op_class} {self.dtype}" if self.dtype else self.op_class
+
+
+class Totals(Frozen, frozen=True):
+    """Sums over a plan; ``not_counted`` kernels have dimensions that are decided at run time."""
+
+    groups: tuple[Sums, ...]
+    not_counted: int
 
     @property
     def seconds(self) -> float:
         """The bound on the time of all kernels."""
-        return sum(self.class_seconds.values())
+        return sum(group.seconds for group in self.groups)
 
     @property
-    def total_flops(self) -> int:
-        """FLOPs of all types."""
-        return sum(self.flops.values())
+    def bytes(self) -> int:
+        """Bytes that all kernels read and write."""
+        return sum(group.bytes for group in self.groups)
 
-    def share(self, dtype: str) -> float:
-        """The part of all FLOPs whose operands are of ``dtype``, 0 to 1."""
-        return self.flops.get(dtype, 0) / self.total_flops if self.total_flops else 0.0
+    @property
+    def flops(self) -> int:
+        """FLOPs of all kernels."""
+        return sum(group.flops for group in self.groups)
+
+    def flop_shares(self, op_class: str | None = None) -> dict[str, float]:
+        """The part, 0 to 1, of the FLOPs by type of operands; of one class, or of all."""
+        chosen = [group for group in self.groups if op_class in (None, group.op_class)]
+        total = sum(group.flops for group in chosen)
+        shares: dict[str, float] = {}
+        for group in chosen:
+            if group.dtype is not None and total:
+                shares[group.dtype] = shares.get(group.dtype, 0.0) + group.flops / total
+        return shares
 
 
 def rows(table: PlanTable) -> tuple[Row, ...]:
@@ -90,22 +126,47 @@ def rows(table: PlanTable) -> tuple[Row, ...]:
     return tuple(Row(kernel, work(kernel)) for kernel in table.kernels if kernel.is_fixed)
 
 
-def totals(table: PlanTable, device: Device) -> Totals:
-    """The sums over a plan."""
-    counted = rows(table)
-    flops: dict[str, int] = {}
-    class_seconds: dict[str, float] = {}
-    for row in counted:
-        one = row.work
-        if one.dtype is not None:
-            flops[one.dtype] = flops.get(one.dtype, 0) + one.flops
-        seconds = class_seconds.get(one.op_class, 0.0) + one.seconds(device)
-        class_seconds[one.op_class] = seconds
-    return Totals(
-        bytes=sum(row.work.bytes for row in counted),
-        flops=flops,
-        class_seconds=class_seconds,
-        not_counted=len(table.kernels) - len(counted),
+def totals(tables: Iterable[PlanTable], device: Device) -> Totals:
+    """The sums over the plans of ``tables``, each run once."""
+    groups: dict[tuple[str, str | None], Sums] = {}
+    not_counted = 0
+    for table in tables:
+        counted = rows(table)
+        not_counted += len(table.kernels) - len(counted)
+        for row in counted:
+            one = row.work
+            new = Sums(one.op_class, one.dtype, one.flops, one.bytes, one.seconds(device))
+            key = (one.op_class, one.dtype)
+            groups[key] = combined(groups[key], new) if key in groups else new
+    return Totals(tuple(group for group in groups.values() if group.bytes), not_counted)
+
+
+def kernel_rows(table: PlanTable, device: Device) -> tuple[KernelRow, ...]:
+    """The kernels that move or compute anything, the heaviest by the bound first."""
+    found = (
+        KernelRow(
+            name=row.kernel.name,
+            op_class=row.work.op_class,
+            dtype=row.work.dtype,
+            seconds=row.work.seconds(device),
+            flops=row.work.flops,
+            bytes=row.work.bytes,
+            nodes=row.kernel.nodes,
+        )
+        for row in rows(table)
+        if row.work.bytes
+    )
+    return tuple(sorted(found, key=lambda row: -row.seconds))
+
+
+def combined(a: Sums, b: Sums, times: int = 1) -> Sums:
+    """``a`` and ``times`` as much as ``b``, of the same class and type."""
+    return Sums(
+        a.op_class,
+        a.dtype,
+        a.flops + times * b.flops,
+        a.bytes + times * b.bytes,
+        a.seconds + times * b.seconds,
     )
 
 

@@ -6,7 +6,7 @@ own, read from the checkpoint one tensor at a time. Memory is bounded by the lar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -241,10 +241,11 @@ def _manifest(
 ) -> Manifest:
     """The manifest with the new variant beside those that were there before."""
     variants = {**before.variants} if before else {}
-    variants.pop(name, None)
-    kept = {path for each in variants.values() for path in _paths(each)}
+    variants[name] = variant.keeping_plans(variants.pop(name, None))
+    fresh = {path for graph in variant.graphs.values() for path in (graph.path, *graph.weights)}
+    kept = {path for each in variants.values() for path in each.paths()} - fresh
     files = [file for file in before.files if file.path in kept] if before else []
-    new = {root / path for path in _paths(variant)}
+    new = {root / path for path in fresh}
     tokenizer = _write_tokenizer(checkpoint, root)
     if tokenizer is not None:
         new.add(root / tokenizer)
@@ -255,14 +256,6 @@ def _manifest(
         model=checkpoint.spec,
         source=source,
         files=tuple(sorted((*files, *describe(root, new)), key=lambda file: file.path)),
-        variants={**variants, name: variant},
+        variants=variants,
         tokenizer=tokenizer,
     )
-
-
-def _paths(variant: Variant) -> Iterator[str]:
-    for graph in variant.graphs.values():
-        yield from (graph.path, *graph.weights)
-    for plans in variant.plans.values():
-        for plan in plans.values():
-            yield from (plan.path, plan.log)

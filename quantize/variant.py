@@ -266,6 +266,9 @@ def _variant(
 def _with(bundle: Bundle, variants: Mapping[str, Variant]) -> Manifest:
     """The manifest with ``variants`` behind the others; files that nothing uses any more leave."""
     manifest = bundle.manifest
+    variants = {
+        name: each.keeping_plans(manifest.variants.get(name)) for name, each in variants.items()
+    }
     others = {name: each for name, each in manifest.variants.items() if name not in variants}
     kept = {path for each in (*others.values(), *variants.values()) for path in each.paths()}
     replaced = [manifest.variants[name] for name in variants if name in manifest.variants]

@@ -165,6 +165,20 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     recipe: str | None = None
 
+    def keeping_plans(self, before: Variant | None) -> Variant:
+        """This variant with the plans of ``before``, which it replaces, for graphs it still has.
+
+        A plan records what it was built from, so `sana-rt build` renews those that are stale.
+        """
+        if before is None:
+            return self
+        kept = {
+            target: {name: plan for name, plan in plans.items() if name in self.graphs}
+            for target, plans in before.plans.items()
+        }
+        plans = {target: plans for target, plans in kept.items() if plans}
+        return msgspec.structs.replace(self, plans=plans)
+
     def paths(self) -> Iterator[str]:
         """The files that it refers to; variants may share some."""
         for graph in self.graphs.values():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from sana_rt.cli import output
+from sana_rt.cli import output, plans_view
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import PRESETS
 
@@ -105,18 +105,5 @@ def _show(report: Report) -> None:
             for row in report.rows
         ],
     )
-    output.table(
-        f"The {_KERNELS_SHOWN} heaviest kernels of a block",
-        ("class", "operands", "bound>", "GFLOP>", "MB>", "nodes"),
-        [
-            (
-                kernel.op_class,
-                kernel.dtype or "",
-                f"{kernel.seconds * 1e3:.3f} ms",
-                f"{kernel.flops / 1e9:.0f}",
-                f"{kernel.bytes / 1e6:.0f}",
-                ", ".join(kernel.nodes[:3]),
-            )
-            for kernel in report.block_kernels[:_KERNELS_SHOWN]
-        ],
-    )
+    title = f"The {_KERNELS_SHOWN} heaviest kernels of a block"
+    plans_view.kernels(title, report.block_kernels[:_KERNELS_SHOWN])

@@ -37,13 +37,31 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     callback=_print_schema,
     help="Print the JSON Schema of manifest.json and do nothing else.",
 )
-def command(bundle: Path, as_json: bool, skip_hashes: bool) -> None:
+@click.option("--plans", is_flag=True, help="Show what is inside the plans instead.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw what a block does (.svg).")
+@click.option("--device", help="The card for the plans' bounds; one of the target if left out.")
+def command(
+    bundle: Path,
+    *,
+    as_json: bool,
+    skip_hashes: bool,
+    plans: bool,
+    plot: Path | None,
+    device: str | None,
+) -> None:
     """Show what is in BUNDLE, and whether its files are the ones its manifest lists.
 
     Shows the model, and for each variant its graphs with sizes, inputs, outputs and the error
     that `sana-rt verify` measured, and its plans. Exits with 1 if a file is damaged.
+    With --plans: the types of their GEMMs, bytes through memory, the heaviest kernels, device
+    memory, and bounds on time.
     """
     opened = Bundle.open(bundle)
+    if plans or plot:
+        from sana_rt.cli import plans_view
+
+        plans_view.show(opened, device=device, as_json=as_json, plot=plot)
+        return
     damaged = None if skip_hashes else _damaged(opened)
     if as_json:
         output.json(_summary(opened, damaged))

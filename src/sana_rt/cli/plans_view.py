@@ -1,0 +1,123 @@
+"""What `sana-rt inspect --plans` and `--plot` show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from sana_rt.benchmarks import plan_report, presets
+from sana_rt.benchmarks.plan_report import PlanReport
+from sana_rt.benchmarks.roofline import KernelRow
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output
+from sana_rt.errors import UsageError
+
+#: The card whose limits are used for plans of a target, unless another is asked for.
+_DEVICES: Final = {"sm120": "rtx5090", "sm89": "rtx4090", "sm86": "rtx3090"}
+_PLOTS: Final = (".svg", ".png", ".pdf")
+
+
+def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None) -> None:
+    """Print a report of every variant's plans for every target, and draw them."""
+    reports = [
+        plan_report.report(bundle, name, target, presets.device(device or _device(target)))
+        for name, variant in bundle.manifest.variants.items()
+        for target in variant.plans
+    ]
+    if not reports:
+        raise UsageError(
+            f"{bundle.root} has no plans.",
+            expected="a bundle with plans.",
+            remedy=f"run `sana-rt build {bundle.root}`.",
+        )
+    if plot is not None:
+        _draw(reports, plot)
+    if as_json:
+        output.json(reports)
+        return
+    for report in reports:
+        _show(report)
+
+
+def _device(target: str) -> str:
+    if target not in _DEVICES:
+        raise UsageError(
+            f"It is not known which card the target {target!r} is.",
+            expected=f"--device with one of {', '.join(presets.names('devices'))}.",
+        )
+    return _DEVICES[target]
+
+
+def _draw(reports: list[PlanReport], plot: Path) -> None:
+    if plot.suffix not in _PLOTS:
+        raise UsageError(
+            f"A plot cannot be written as {plot.name!r}.",
+            expected=f"a name that ends with {', '.join(_PLOTS)}.",
+        )
+    from sana_rt.benchmarks import plots
+
+    plots.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
+
+
+def _show(report: PlanReport) -> None:
+    memory = report.memory
+    shares = ", ".join(f"{dtype} {part:.1%}" for dtype, part in report.gemm_flop_shares.items())
+    output.table(
+        f"Plans of {report.variant} for {report.target}, built with {report.built_with}",
+        ("", ""),
+        [
+            ("GEMM FLOPs of the blocks", shares or "not known: dimensions are not fixed"),
+            ("all blocks, once", f"{report.blocks_seconds * 1e3:.1f} ms at least (a bound)"),
+            ("they move", f"{report.blocks_bytes / 1e9:.1f} GB"),
+            ("weights", output.size(memory.weight_bytes)),
+            ("activations", f"{output.size(memory.arena_bytes)}, one arena for all plans"),
+            ("inputs, outputs, state", output.size(memory.buffer_bytes)),
+            ("driver and libraries", f"{output.size(memory.runtime_bytes)} (an allowance)"),
+            ("together", _fit(report)),
+        ],
+    )
+    output.table(
+        f"By graph, one run each, bounds for {report.device}",
+        ("graph", "bound>", "GB>", "GFLOP>", "weights>", "activations>", "not counted>"),
+        [
+            (
+                row.graph,
+                f"{row.seconds * 1e3:.3f} ms",
+                f"{row.bytes / 1e9:.3f}",
+                f"{row.flops / 1e9:.1f}",
+                output.size(row.weight_bytes),
+                output.size(row.activation_bytes),
+                f"{row.not_counted} kernels" if row.not_counted else "",
+            )
+            for row in report.graphs
+        ],
+    )
+    kernels("The heaviest kernels of a block", report.block_kernels)
+
+
+def kernels(title: str, rows: tuple[KernelRow, ...]) -> None:
+    """Print a table of kernels."""
+    output.table(
+        title,
+        ("class", "operands", "bound>", "GFLOP>", "MB>", "nodes"),
+        [
+            (
+                row.op_class,
+                row.dtype or "",
+                f"{row.seconds * 1e3:.3f} ms",
+                f"{row.flops / 1e9:.1f}",
+                f"{row.bytes / 1e6:.1f}",
+                ", ".join(row.nodes[:3]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _fit(report: PlanReport) -> str:
+    memory = report.memory
+    verdict = "fits in" if report.fits else "DOES NOT FIT in"
+    return (
+        f"{output.size(memory.total_bytes)}, {verdict} the {output.size(memory.device_bytes)} "
+        f"of a {report.device}"
+    )
