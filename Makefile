@@ -16,6 +16,16 @@ EXTRAS := build,cpu,rtx,bench,dev
 export CHECKPOINT ?= $(OUT)/checkpoint
 export BUNDLE ?= $(OUT)/bundle
 export PROMPT ?= a red circle moving to the right
+# What engines builds: a recipe of `sana-rt quantize` (bf16 leaves everything as it is), a
+# workload's name or .toml file (the model's defaults if empty), and the card.
+export RECIPE ?= bf16
+export WORKLOAD ?=
+export TARGET ?= sm120
+VARIANT := $(if $(filter-out bf16,$(RECIPE)),nvfp4-$(basename $(notdir $(RECIPE))),bf16)
+
+# What engines works on if no checkpoint is named: a small one with random weights.
+SEEDED := 'import pathlib, sys; from sana_rt.export import seeded; \
+  seeded.write_checkpoint(pathlib.Path(sys.argv[1]))'
 
 .PHONY: help setup demo engines generate check test lint types bench clean
 
@@ -39,8 +49,17 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
 	$(BIN)/sana-rt demo --output $(OUT)/demo "$$PROMPT"
 
-engines: setup ## CHECKPOINT=dir -> bundle of graphs in BUNDLE=dir
+engines: setup ## CHECKPOINT=dir RECIPE=bf16 WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
+ifeq ($(origin CHECKPOINT),file)
+	@[ -e "$$CHECKPOINT" ] || { echo "$$CHECKPOINT: small, with seeded random weights" >&2; \
+	  $(BIN)/python -c $(SEEDED) "$$CHECKPOINT"; }
+endif
 	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
+	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
+ifneq ($(VARIANT),bf16)
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe "$$RECIPE"
+endif
+	$(BIN)/sana-rt build "$$BUNDLE" --variant $(VARIANT) --target "$$TARGET" $(if $(WORKLOAD),--workload "$$WORKLOAD")
 
 generate: setup ## BUNDLE=dir PROMPT="..." -> out/video.mp4
 	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4

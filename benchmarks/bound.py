@@ -206,6 +206,7 @@ def _tables(
         path = bundle.path(graph.path)
         if name == BLOCK:
             path = RECIPES[setup.recipe](path, folder)
+        builder.check_target(name, path, setup.target)
         # The two text encoders differ in nothing but the number of layers.
         kind = TEXT if name == random_bundle.TWO_LAYERS else name
         spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
