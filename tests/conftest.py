@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+import sana_rt
 from sana_rt.export.instructions import NEGATIVE_PROMPT, ORIGINAL
 
 
@@ -48,16 +53,37 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_bundle(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_bundle(small_checkpoint: Path, pytestconfig: pytest.Config) -> Path:
     """The small checkpoint as a bundle with the variant ``fp32``, every graph verified.
 
-    Made once a run, in half a minute on a quiet machine; do not write into it.
+    It takes a minute to make, nearly all of it tracing, so it is kept in pytest's cache for as
+    long as the code that makes it is the same. Do not write into it.
     """
     from sana_rt.export.checkpoint import open_checkpoint
     from sana_rt.export.onnx_export import export_bundle
 
-    root = tmp_path_factory.mktemp("small") / "bundle"
-    return export_bundle(open_checkpoint(small_checkpoint), root).root
+    cache = pytestconfig.cache
+    assert cache is not None
+    root = cache.mkdir("small-bundle") / _export_key()
+    if not root.is_dir():
+        partial = root.with_name(f"{root.name}.{os.getpid()}")
+        export_bundle(open_checkpoint(small_checkpoint), partial)
+        try:
+            partial.rename(root)
+        except OSError:  # another run made it meanwhile
+            shutil.rmtree(partial)
+    return root
+
+
+def _export_key() -> str:
+    """Changes with every line of code that a bundle depends on, and with what it imports."""
+    package = Path(sana_rt.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.glob("*.py"), *(package / "export").rglob("*.py")]):
+        digest.update(path.read_bytes())
+    for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
+        digest.update(importlib.metadata.version(name).encode())
+    return digest.hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")
