@@ -19,10 +19,12 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import lock, storage_errors
 from sana_rt.manifest import Graph, Manifest, Variant
-from sana_rt.quantize import graph_file, quantized_layer, recipe, rewrite
+from sana_rt.quantize import graph_file, quantized_layer, rewrite
+from sana_rt.quantize import recipe as recipes
+from sana_rt.quantize.calibrate import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
-from sana_rt.quantize.recipe import LoadedRecipe
+from sana_rt.quantize.recipe import LoadedRecipe, Recipe
 
 EMULATION_SUFFIX: Final = "-emulation"
 #: The graphs that have layers for a recipe; the text encoder and autoencoder are left alone.
@@ -116,7 +118,7 @@ def variant_names(manifest: Manifest, loaded: LoadedRecipe) -> list[str]:
 def quantize_bundle(
     root: Path,
     loaded: LoadedRecipe,
-    amax: Mapping[str, float] | None = None,
+    table: CalibrationTable | None = None,
     progress: Progress = _silent,
 ) -> Bundle:
     """Add the variants of a recipe to the bundle at ``root``, or replace them.
@@ -126,12 +128,12 @@ def quantize_bundle(
     from the float32 variant if there is one, so that they agree in every bit. Graphs in which
     nothing is quantized stay those of the variant that it is made from.
 
-    ``amax`` is the largest magnitude of each layer's input, as calibration found it; without it
-    inputs have the scale 1.
+    Without a calibration ``table`` the inputs of layers have the scale 1.
 
     Raises:
         RecipeError: the recipe is for another model.
         UsageError: nothing to quantize.
+        CalibrationError: the table is of another checkpoint, or does not know every layer.
         QuantizationError: a layer cannot have its format; the bundle is as it was before.
         LockedError: another process is writing the bundle.
     """
@@ -139,14 +141,21 @@ def quantize_bundle(
         bundle = Bundle.open(root)
         forms = _forms(bundle.manifest, variant_name(loaded))
         formats = _formats(bundle, forms, loaded)
+        if table is not None:
+            table.check(bundle.manifest, tuple(formats))
         _clean(root, variant_name(loaded), bundle.manifest)
         folder = _free_folder(root, variant_name(loaded))
         try:
+            amax = None if table is None else table.amax
             graphs = _Job(bundle, folder, forms, formats, amax).write(progress)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        variants = {form.name: _variant(bundle, form, graphs[form.name], loaded) for form in forms}
+        made_by = _made_by(loaded, table)
+        variants = {
+            form.name: _variant(bundle, form, graphs[form.name], loaded.recipe, made_by)
+            for form in forms
+        }
         saved = bundles.save(root, _with(bundle, variants))
         _clean(root, variant_name(loaded), saved.manifest)
         return saved
@@ -159,8 +168,8 @@ def quantize_graph(name: str, source: Path, loaded: LoadedRecipe, folder: Path) 
     """
     model = graph_file.read(source)
     layers = layers_of(name, model)
-    part = recipe.for_part(loaded.recipe, [layer.name for layer in layers])
-    rules = recipe.resolve(part, [layer.name for layer in layers])
+    part = recipes.for_part(loaded.recipe, [layer.name for layer in layers])
+    rules = recipes.resolve(part, [layer.name for layer in layers])
     quantized = {}
     for layer in layers:
         fmt = rules[layer.name].format if layer.name in rules else "bf16"
@@ -220,7 +229,7 @@ def _formats(
                 expected="variants of one export.",
                 remedy="export both again.",
             )
-    found = recipe.resolve(loaded.recipe, of_source)
+    found = recipes.resolve(loaded.recipe, of_source)
     formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
     if not formats:
         raise UsageError(
@@ -251,15 +260,21 @@ def _clean(root: Path, name: str, manifest: Manifest) -> None:
                 shutil.rmtree(folder)
 
 
+def _made_by(loaded: LoadedRecipe, table: CalibrationTable | None) -> str:
+    """Recipe and calibration with their hashes: a change of either makes plans stale."""
+    text = f"{loaded.recipe.name} sha256:{loaded.sha256}"
+    return text if table is None else f"{text} calibration sha256:{table.sha256}"
+
+
 def _variant(
-    bundle: Bundle, form: _Form, graphs: Mapping[str, Graph], loaded: LoadedRecipe
+    bundle: Bundle, form: _Form, graphs: Mapping[str, Graph], recipe: Recipe, made_by: str
 ) -> Variant:
     base = bundle.manifest.variant(form.base)
     return Variant(
         dtype=base.dtype,
-        description=f"{loaded.recipe.description} ({form.description})",
+        description=f"{recipe.description} ({form.description})",
         graphs={**base.graphs, **graphs},
-        recipe=f"{loaded.recipe.name} sha256:{loaded.sha256}",
+        recipe=made_by,
     )
 
 

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 COMMANDS: Final[dict[str, Entry]] = {
     "fetch": Entry("Download a checkpoint at a fixed revision.", "build"),
     "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
-    "quantize": Entry("Add NVFP4 variants to a bundle.", "build"),
+    "quantize": Entry("Add NVFP4 variants to a bundle.", "build,cpu"),
     "build": Entry("Build the TensorRT plans of a bundle.", "build,rtx"),
     "explain": Entry("Say which plans are current and why others would be built.", "build,rtx"),
     "inspect": Entry("Show what is in a bundle."),

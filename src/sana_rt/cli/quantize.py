@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
+from sana_rt.errors import UsageError
+from sana_rt.files import write_bytes
+from sana_rt.quantize import calibrate
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize import variant as variants
+from sana_rt.quantize.calibrate import CalibrationTable
+
+Report = Callable[[str, int, int], None]
+_FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog="Example: sana-rt quantize out/bundle --recipe mixed")
@@ -23,16 +31,33 @@ from sana_rt.quantize import variant as variants
     required=True,
     help=f"One of {', '.join(recipes.names())}, or the path of a .toml file.",
 )
+@click.option("--prompts", type=_FILE, help="Calibrate on these prompts, one a line.")
+@click.option("--calibration", type=_FILE, help="Use a calibration that was saved before.")
+@click.option("--save-calibration", type=_FILE, help="Keep the calibration in this .json file.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
-def command(bundle: Path, *, recipe: str, as_json: bool) -> None:
+def command(
+    bundle: Path,
+    *,
+    recipe: str,
+    prompts: Path | None,
+    calibration: Path | None,
+    save_calibration: Path | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
     """Add quantized variants to BUNDLE: one for TensorRT, one that emulates it on any CPU.
 
-    The first is made from the bundle's bfloat16 variant, the second from its float32 one. The
-    inputs of layers are quantized with the scale 1. Nothing changes if it does not succeed.
+    The first is made from the bundle's bfloat16 variant, the second from its float32 one.
+    With --prompts, short clips are played first, to learn how large the inputs of layers are;
+    without, their scale is 1. BUNDLE does not change unless all of it succeeds.
     """
     loaded = recipes.load(recipe)
     with _progress() as report:
-        made = variants.quantize_bundle(bundle, loaded, progress=report)
+        table = _table(bundle, prompts, calibration, threads, report)
+        if save_calibration is not None:
+            _save(table, save_calibration)
+        made = variants.quantize_bundle(bundle, loaded, table, report)
     facts = [_facts(made, name) for name in variants.variant_names(made.manifest, loaded)]
     if as_json:
         output.json([each._asdict() for each in facts])
@@ -45,6 +70,36 @@ def command(bundle: Path, *, recipe: str, as_json: bool) -> None:
     playable = [each.variant for each in facts if each.dtype == "float32"]
     for name in playable:
         click.echo(f"\nOn a CPU: sana-rt generate {bundle} PROMPT -o video.mp4 --variant {name}")
+
+
+def _table(
+    bundle: Path,
+    prompts: Path | None,
+    calibration: Path | None,
+    threads: int | None,
+    report: Report,
+) -> CalibrationTable | None:
+    if prompts is not None and calibration is not None:
+        raise UsageError(
+            "Both --prompts and --calibration were given.", expected="one of them, or neither."
+        )
+    if calibration is not None:
+        return calibrate.read(calibration)
+    if prompts is None:
+        return None
+    from sana_rt.benchmarks import record
+
+    lines, sha256 = record.read_prompts(prompts)
+    opened = Bundle.open(bundle)
+    name = variants.source_variant(opened.manifest)
+    passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))
+    return calibrate.calibrate(opened, name, passes, sha256, report)
+
+
+def _save(table: CalibrationTable | None, path: Path) -> None:
+    if table is None:
+        raise UsageError("There is no calibration to save.", expected="--prompts with it.")
+    write_bytes(path, calibrate.encode(table))
 
 
 class Facts(NamedTuple):
@@ -68,13 +123,13 @@ def _facts(made: Bundle, name: str) -> Facts:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def _progress() -> Iterator[Report]:
     """Graphs done of all that have quantized layers, on stderr."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=output.stderr()) as bar:
         task = bar.add_task("Reading graphs", total=None)
 
         def report(name: str, done: int, total: int) -> None:
-            bar.update(task, description=f"Quantizing {name}", completed=done, total=total)
+            bar.update(task, description=name, completed=done, total=total)
 
         yield report

@@ -129,3 +129,14 @@ def test_names_and_paths(tmp_path: Path) -> None:
         recipes.load("best")
     with pytest.raises(StorageError):
         recipes.load(str(tmp_path / "missing.toml"))
+
+
+def test_a_part_of_a_model_takes_the_rules_for_it() -> None:
+    block = [layer for layer in layers(1) if layer.startswith("block_00/")]
+    paper = recipes.load("paper").recipe
+    with pytest.raises(RecipeError):
+        recipes.resolve(paper, block)  # no prompt graph
+    rules = recipes.resolve(recipes.for_part(paper, block), block)
+    assert recipes.summary(rules) == {"nvfp4": 8, "bf16": 2}
+    with pytest.raises(RecipeError, match="one block shall stand for all"):
+        recipes.for_part(recipes.load("mixed").recipe, block)

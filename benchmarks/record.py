@@ -1,0 +1,104 @@
+"""What the blocks of a transformer are given while prompts are played."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sana_rt.bundle import Bundle
+from sana_rt.errors import UsageError
+from sana_rt.files import storage_errors
+from sana_rt.quantize.calibrate import Pass
+from sana_rt.runtime import backends
+from sana_rt.runtime import request as requests
+from sana_rt.runtime.backends.base import Backend, Binding, Buffer
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.session import Session
+
+#: Steps of a played prompt; at each of them the blocks see tokens of another noise level.
+STEPS: Final = 4
+#: Latent frames and, in units of the smallest, the height and width of a played clip. Small, so
+#: that a CPU can play it: magnitudes are of tokens, of which even such a clip has hundreds.
+FRAMES: Final = 5
+SIDE: Final = 8
+
+_FIRST: Final = "block_00"
+_TEXT: Final = ("text_k", "text_v")
+
+
+def read_prompts(path: Path) -> tuple[tuple[str, ...], str]:
+    """The prompts of a text file, one a line, and the SHA-256 of the file."""
+    with storage_errors(path):
+        data = path.read_bytes()
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8: {error}.") from error
+    prompts = tuple(line for line in lines if line)
+    if not prompts:
+        raise UsageError(f"{path} has no prompts.", expected="one a line.")
+    return prompts, hashlib.sha256(data).hexdigest()
+
+
+def record(
+    bundle: Bundle,
+    variant: str,
+    prompts: tuple[str, ...],
+    threads: int | None,
+    progress: Callable[[int, int], None],
+) -> list[Pass]:
+    """Play short clips and keep what the blocks are given in every pass."""
+    backend, name = backends.select("onnxruntime", bundle.manifest.variants, variant, threads)
+    graphs = RecordingGraphs(bundle, name, backend)
+    session = Session(bundle, graphs, backend.name, keep_text_encoder=False)
+    model = bundle.manifest.model
+    side = SIDE * model.size_multiple
+    for index, prompt in enumerate(prompts):
+        progress(index, len(prompts))
+        given: dict[str, Any] = {
+            "prompt": prompt,
+            "seed": index,
+            "height": side,
+            "width": side,
+            "num_frames": (FRAMES - 1) * model.vae.temporal_stride + 1,
+        }
+        if model.streaming is None:
+            given["num_inference_steps"] = STEPS
+        request = requests.for_model(model, given)
+        for _ in session.latents(request):
+            pass
+    return graphs.passes
+
+
+class RecordingGraphs(Graphs):
+    """Graphs that keep what the blocks are given whenever the first of them runs."""
+
+    def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
+        super().__init__(bundle, variant, backend)
+        self.passes: list[Pass] = []
+        self._blocks: dict[str, Mapping[str, Buffer]] = {}
+
+    def bind(
+        self, name: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+    ) -> Binding:
+        """Fix the buffers of a graph, and remember those of blocks."""
+        if name.startswith("block_"):
+            self._blocks[name] = inputs
+        return super().bind(name, inputs, outputs)
+
+    def run(self, binding: Binding) -> None:
+        """Run a graph; in front of the first block, keep a pass."""
+        if binding.graph == _FIRST:
+            self.passes.append(self._read())
+        super().run(binding)
+
+    def _read(self) -> Pass:
+        read = self.memory.download
+        text = [
+            (read(inputs["text_k"]), read(inputs["text_v"]))
+            for _, inputs in sorted(self._blocks.items())
+        ]
+        first = self._blocks[_FIRST].items()
+        return Pass({name: read(data) for name, data in first if name not in _TEXT}, tuple(text))
