@@ -40,12 +40,18 @@ class Config:
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("out/shapes"))
 @click.option("--output", type=click.Path(path_type=Path), default=Path("out/shapes/checkpoint"))
-def main(latents: Path, vae: Path, tokenizer: Path, work: Path, output: Path) -> None:
-    """Train, watch prompts being followed, write diffusers' layout."""
+@click.option("--start", type=click.Path(path_type=Path), help="A checkpoint to train on from.")
+def main(
+    *, latents: Path, vae: Path, tokenizer: Path, work: Path, output: Path, start: Path | None
+) -> None:
+    """Train, watch prompts being followed, write diffusers' layout.
+
+    An interrupted run goes on from what it saved in ``work``.
+    """
     rank, world = join()
     torch.manual_seed(SEED)
     config = Config()
-    model = models.Model()
+    model = models.load(start) if start else models.Model()
     schedule = Schedule(config.learning_rate, config.steps, config.warmup)
     training = Training(
         model, schedule, work / "dit.pt", config.average, weight_decay=config.weight_decay
