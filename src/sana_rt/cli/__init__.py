@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "bound": Entry("Bound the seconds a model needs on a card, at best.", "build"),
     "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
     "judge": Entry("Measure how well a bundle of coloured shapes follows prompts.", "cpu"),
+    "quality": Entry("Measure what quantization costs in quality.", "bench,cpu"),
     "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),
     "doctor": Entry("Say what works on this machine and what to install."),
 }

@@ -1,0 +1,137 @@
+"""``sana-rt quality``: what quantization costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output as show
+from sana_rt.errors import UsageError
+from sana_rt.files import write_bytes
+from sana_rt.manifest import Manifest
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html"
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--prompts", type=_FILE, required=True, help="Prompts to play, one a line.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The .html page; a .json beside.")
+@click.option("--variants", help="Those to compare, with commas.  [default: all emulations]")
+@click.option("--baseline", help="What to compare with.  [default: float32]")
+@click.option("--height", type=int, help="Pixels.")
+@click.option("--width", type=int, help="Pixels.")
+@click.option("--num-frames", type=int, help="Frames of each clip.")
+@click.option("--num-inference-steps", type=int, help="Denoising steps.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first prompt.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+def command(
+    bundle: Path,
+    *,
+    prompts: Path,
+    output: Path,
+    variants: str | None,
+    baseline: str | None,
+    seed: int,
+    threads: int | None,
+    **sizes: int | None,
+) -> None:
+    """Play the same prompts with the same seeds on variants of BUNDLE, and measure differences.
+
+    The page shows PSNR, SSIM and the error of the latents step by step, both as it adds up and
+    by itself, and frames side by side. The baseline must equal itself first.
+    """
+    from sana_rt.benchmarks import quality, quality_page, record
+    from sana_rt.runtime.request import for_model
+
+    if output.suffix != ".html":
+        raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
+    opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    lines, _ = record.read_prompts(prompts)
+    given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
+    requests = [
+        for_model(manifest.model, {**given, "prompt": line, "seed": seed + index})
+        for index, line in enumerate(lines)
+    ]
+    names = variants.split(",") if variants else _emulations(manifest)
+    with _progress() as report:
+        comparison = quality.compare(
+            opened,
+            baseline or _baseline(manifest),
+            names,
+            requests,
+            threads=threads,
+            progress=report,
+        )
+    write_bytes(output, quality_page.render(comparison).encode())
+    data = msgspec.json.format(msgspec.json.encode(comparison.report), indent=2) + b"\n"
+    write_bytes(output.with_suffix(".json"), data)
+    _show(comparison.report)
+    click.echo(f"\n{output}")
+
+
+def _emulations(manifest: Manifest) -> list[str]:
+    names = [
+        name
+        for name, variant in manifest.variants.items()
+        if variant.recipe is not None and variant.dtype == "float32"
+    ]
+    if not names:
+        raise UsageError(
+            "The bundle has no quantized variant that a CPU can play.",
+            expected="an emulation.",
+            remedy="make one (sana-rt quantize).",
+        )
+    return names
+
+
+def _baseline(manifest: Manifest) -> str:
+    for name, variant in manifest.variants.items():
+        if variant.recipe is None and variant.dtype == "float32":
+            return name
+    raise UsageError(
+        "The bundle has no float32 variant to compare with.",
+        expected="one, or --baseline.",
+        remedy="export it (sana-rt export).",
+    )
+
+
+def _show(report: Any) -> None:
+    show.table(
+        f"{len(report.prompts)} clips against {report.baseline}",
+        ("variant", "PSNR, dB>", "worst>", "SSIM>", "last latents>", "a step, forced>"),
+        [
+            (
+                each.variant,
+                f"{each.psnr:.2f}",
+                f"{each.worst_psnr:.2f}",
+                f"{each.ssim:.4f}",
+                f"{each.free_error[-1]:.3g}",
+                f"{sum(each.forced_error) / len(each.forced_error):.3g}",
+            )
+            for each in report.variants
+        ],
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Clips played of a variant, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=show.stderr()) as bar:
+        task = bar.add_task("Starting", total=None)
+
+        def report(name: str, done: int, total: int) -> None:
+            bar.update(task, description=f"Playing {name}", completed=done, total=total)
+
+        yield report

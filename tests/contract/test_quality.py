@@ -1,0 +1,130 @@
+"""``sana-rt quality``: a baseline that equals itself, and what the numbers mean."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from skimage.metrics import peak_signal_noise_ratio
+
+from sana_rt.benchmarks import quality, quality_page
+from sana_rt.benchmarks.quality import Clip, Comparison, Player
+from sana_rt.bundle import Bundle
+from sana_rt.cli import cli
+from sana_rt.errors import UsageError, VerificationError
+from sana_rt.quantize import recipe, variant
+from sana_rt.runtime.request import Request, for_model
+
+EMULATION = "nvfp4-max-emulation"
+SIZES = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def root(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("quality") / "bundle"))
+    variant.quantize_bundle(root, recipe.load("max"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def requests(root: Path) -> list[Request]:
+    model = Bundle.open(root).manifest.model
+    return [for_model(model, {**SIZES, "prompt": text, "seed": 3}) for text in ("a <b>", "a c")]
+
+
+@pytest.fixture(scope="module")
+def comparison(root: Path, requests: list[Request]) -> Comparison:
+    bundle = Bundle.open(root)
+    return quality.compare(bundle, "fp32", ["fp32", EMULATION], requests, threads=1)
+
+
+def test_the_baseline_is_perfect(comparison: Comparison) -> None:
+    itself = comparison.report.variants[0]
+    assert itself.psnr == itself.worst_psnr == quality.IDENTICAL
+    assert itself.ssim == 1
+    assert itself.free_error == itself.forced_error == (0, 0, 0)
+
+
+def test_a_quantized_variant_is_worse_and_not_lost(comparison: Comparison) -> None:
+    quantized = comparison.report.variants[1]
+    assert 15 < quantized.worst_psnr <= quantized.psnr < 60
+    assert 0.5 < quantized.ssim < 1
+    assert len(quantized.psnr_by_frame) == SIZES["num_frames"]
+    assert quantized.recipe is not None
+
+
+def test_free_and_forced_agree_in_the_first_step(comparison: Comparison) -> None:
+    """Both start from the same noise; later, forced steps start where the baseline is."""
+    quantized = comparison.report.variants[1]
+    assert quantized.free_error[0] == quantized.forced_error[0] > 0
+    assert quantized.free_error[-1] > quantized.forced_error[-1] > 0
+
+
+def test_psnr_is_that_of_skimage() -> None:
+    random = np.random.default_rng(0)
+    one, other = random.integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
+    assert quality.psnr(one, other) == pytest.approx(peak_signal_noise_ratio(one, other))
+    assert quality.psnr(one, one) == quality.IDENTICAL
+
+
+def test_a_baseline_that_does_not_repeat_is_refused(
+    root: Path, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = Player.play
+    calls = []
+
+    def drifting(self: Player, request: Request) -> Clip:
+        clip = played(self, request)
+        calls.append(request)
+        return Clip(clip.frames + np.uint8(len(calls) == 2), clip.steps)
+
+    monkeypatch.setattr(Player, "play", drifting)
+    with pytest.raises(VerificationError, match="two clips for one request"):
+        quality.compare(Bundle.open(root), "fp32", [EMULATION], requests[:1], threads=1)
+
+
+def test_nothing_to_compare_is_refused(root: Path, requests: list[Request]) -> None:
+    with pytest.raises(UsageError, match="nothing to compare"):
+        quality.compare(Bundle.open(root), "fp32", [], requests)
+
+
+def test_the_page_needs_nothing_beside_it(comparison: Comparison) -> None:
+    page = quality_page.render(comparison)
+    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(links) == 3 + 2  # curves and contact sheets
+    assert all(link.startswith("data:image/") for link in links)
+    assert "a &lt;b&gt;" in page
+    assert "a <b>" not in page
+    assert EMULATION in page
+    sheet = quality_page.sheet(comparison.frames[0])
+    assert sheet.shape == (2 * 32, 5 * 32, 3), "two variants, five frames"
+
+
+def test_the_command_writes_page_and_json(root: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n")
+    page = tmp_path / "quality.html"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
+    run = ["quality", str(root), "--prompts", str(prompts), "-o", str(page), "--threads", "1"]
+    result = CliRunner().invoke(cli, [*run, *options])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == str(page)
+    report = json.loads(page.with_suffix(".json").read_text())
+    assert [each["variant"] for each in report["variants"]] == [EMULATION]
+    assert report["num_inference_steps"] == 3
+
+
+def test_a_bundle_without_emulation_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\n")
+    page = tmp_path / "quality.html"
+    run = ["quality", str(small_bundle), "--prompts", str(prompts), "-o", str(page)]
+    result = CliRunner().invoke(cli, run)
+    assert result.exit_code == 2
+    assert "sana-rt quantize" in result.output
+    assert not page.exists()
