@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt.runtime.backends.base import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Buffers, Region, region, single
 
@@ -40,10 +42,16 @@ class Decoder:
         )
         return tuple(single(one) for one in (*pictures, *caches))
 
+    @staticmethod
+    def read_by(index: int, graphs: Graphs, buffers: Buffers) -> dict[str, Buffer]:
+        """The caches that the latent frame ``index`` reads; none for the first."""
+        if not index:
+            return {}
+        return {name: buffers[f"{name}.{_turn(index)}"] for name in _cache_names(graphs)}
+
     def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
         self._graphs, self._buffers = graphs, buffers
-        names = _cache_names(graphs)
-        reads = [{name: buffers[f"{name}.{turn}"] for name in names} for turn in (0, 1)]
+        reads = [self.read_by(index, graphs, buffers) for index in (1, 2)]
         writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
         latent = {"latents": buffers["latent_frame"]}
         self._first = graphs.bind(FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
@@ -59,11 +67,26 @@ class Decoder:
 
         ``latents`` are [1, C, 1, h, w]. The frames must come in order, from 0.
         """
-        binding = self._later[(index - 1) % 2] if index else self._first
+        binding = self._later[_turn(index)] if index else self._first
         self._graphs.memory.upload(self._buffers["latent_frame"], latents)
         self._graphs.run(binding)
         frames: Frames = self._graphs.memory.download(binding.outputs["frames"]).squeeze(0)
         return frames
+
+    def caches(self, index: int) -> dict[str, HostArray]:
+        """A host copy of what the latent frame ``index`` will read."""
+        read = self.read_by(index, self._graphs, self._buffers)
+        return {name: self._graphs.memory.download(buffer) for name, buffer in read.items()}
+
+    def restore(self, index: int, arrays: Mapping[str, HostArray]) -> None:
+        """Go on at latent frame ``index`` with what :meth:`caches` returned there."""
+        for name, buffer in self.read_by(index, self._graphs, self._buffers).items():
+            self._graphs.memory.upload(buffer, arrays[name])
+
+
+def _turn(index: int) -> int:
+    """Which of the two sets of caches a later latent frame reads."""
+    return (index - 1) % 2
 
 
 class ImageEncoder:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from sana_rt.errors import RequestError
-from sana_rt.files import storage_errors, write_bytes, writing
+from sana_rt.files import PARTIAL_SUFFIX, storage_errors, write_bytes, writing
 
 Frames = NDArray[np.uint8]
 Image = NDArray[np.uint8]
 
 _QUALITY: Final = {"crf": "18"}  # constant quality of x264, where 17 to 18 is visually lossless
+_LIVE: Final = {"tune": "zerolatency"}  # a frame in, a frame out
+_SEEK_SECONDS: Final = 2  # between the frames that a player can jump to
+_FRAGMENTED: Final = {
+    "movflags": "frag_every_frame+empty_moov+default_base_moof",
+    "flush_packets": "1",
+}
 
 
 @contextlib.contextmanager
@@ -32,15 +41,9 @@ def video(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable
         RequestError: ``height`` or ``width`` is odd, which yuv420p cannot store.
         DiskFullError, StorageError: the file could not be written.
     """
-    if height % 2 or width % 2:
-        raise RequestError(
-            f"The frames are {height} by {width} pixels.",
-            expected="an even height and width: H.264 in yuv420p halves both for colour.",
-        )
+    _check_even(height, width)
     with writing(path) as file, av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options=_QUALITY)
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        _tag(stream.codec_context)
+        stream = _add_stream(container, height, width, fps, _QUALITY)
 
         def write(frames: Frames) -> None:
             for frame in frames:
@@ -48,6 +51,103 @@ def video(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable
 
         yield write
         container.mux(stream.encode(None))
+
+
+@contextlib.contextmanager
+def live_video(
+    path: Path, *, height: int, width: int, fps: int
+) -> Iterator[Callable[[Frames], None]]:
+    """Write an mp4 that can be played while it grows: a function that takes u8 [n, h, w, 3].
+
+    The file is fragmented, one frame a fragment, and encoded without looking ahead; it takes its
+    name with the first frames and is whole after every call, all frames but the last in it. That
+    one follows when the block ends, with an error or without. What is under the name before
+    stays until then.
+
+    Raises:
+        RequestError: as for :func:`video`.
+        DiskFullError, StorageError: a fragment could not be written; those before it are kept.
+    """
+    _check_even(height, width)
+    fragments = _Fragments()
+    with (
+        _Growing(path) as file,
+        av.open(fragments, "w", format="mp4", options=_FRAGMENTED) as container,
+    ):
+        stream = _add_stream(container, height, width, fps, _QUALITY | _LIVE)
+        stream.codec_context.gop_size = _SEEK_SECONDS * fps
+
+        def write(frames: Frames) -> None:
+            for frame in frames:
+                container.mux(stream.encode(_yuv(frame)))
+            file.append(fragments.take())
+
+        try:
+            yield write
+        finally:
+            container.mux(stream.encode(None))
+            container.close()
+            file.append(fragments.take())
+
+
+class _Fragments:
+    """Where the muxer writes; it must not seek, because what was taken is on its way."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> bytes:
+        """All that was written since."""
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        return taken
+
+
+class _Growing:
+    """A file that only ever holds whole pieces, under its name from the first one on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        self._size = 0
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        with storage_errors(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._partial.open("wb", buffering=0)
+        return self
+
+    def append(self, piece: bytes) -> None:
+        """Add a piece, or take back what was written of it; after a failure do nothing."""
+        if self._failed or not piece:
+            return
+        self._failed = True
+        with storage_errors(self._path):
+            try:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    self._file.truncate(self._size)
+                raise
+            if not self._size:
+                self._partial.replace(self._path)
+        self._size += len(piece)
+        self._failed = False
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            if not self._size:
+                self._partial.unlink(missing_ok=True)
+            elif not self._failed:
+                with storage_errors(self._path):
+                    os.fsync(self._file.fileno())
 
 
 def read_video(path: Path) -> Iterator[Image]:
@@ -100,6 +200,23 @@ def contact_sheet(images: Sequence[Image], columns: int) -> Image:
     for index, image in enumerate(images):
         sheet[index // columns, index % columns] = image
     return sheet.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def _check_even(height: int, width: int) -> None:
+    if height % 2 or width % 2:
+        raise RequestError(
+            f"The frames are {height} by {width} pixels.",
+            expected="an even height and width: H.264 in yuv420p halves both for colour.",
+        )
+
+
+def _add_stream(
+    container: OutputContainer, height: int, width: int, fps: int, options: dict[str, str]
+) -> VideoStream:
+    stream = container.add_stream("libx264", rate=Fraction(fps), options=options)
+    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    _tag(stream.codec_context)
+    return stream
 
 
 def _tag(codec: av.VideoCodecContext) -> None:

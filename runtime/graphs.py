@@ -20,13 +20,13 @@ class Graphs:
     """
 
     def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
+        self.variant = variant
         self.signatures = bundle.manifest.variant(variant).graphs
         self.memory = backend.memory
         self.player: object = None  # who may run them now
         self.check_finite = False
         self.moment = ""
         self._bundle = bundle
-        self._variant = variant
         self._backend = backend
         self._opened: dict[str, Context] = {}
 
@@ -39,7 +39,7 @@ class Graphs:
         """The graph's files, inputs and outputs."""
         if name not in self.signatures:
             raise ManifestReferenceError(
-                f"The variant {self._variant!r} has no graph {name!r}.",
+                f"The variant {self.variant!r} has no graph {name!r}.",
                 expected=f"it among {sorted(self.signatures)}.",
                 remedy="export the checkpoint again.",
             )

@@ -30,6 +30,10 @@ class PromptEmbeds:
     attention_mask: NDArray[np.int64]
 
 
+#: Of one clip: the negative prompt's, if guided, then the prompt's.
+Embeds = tuple[PromptEmbeds, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """Tensors in place of what the runtime would make itself, and the first frame if given.
@@ -39,7 +43,7 @@ class Inputs:
     """
 
     noise: NDArray[np.float32] | None = None
-    prompt_embeds: tuple[PromptEmbeds, ...] | None = None
+    prompt_embeds: Embeds | None = None
     image: NDArray[np.uint8] | None = None
 
     def check(self, request: Request, model: ModelSpec) -> None:
@@ -51,9 +55,7 @@ class Inputs:
         if self.prompt_embeds is not None:
             self._check_embeds(self.prompt_embeds, request, model)
 
-    def _check_embeds(
-        self, embeds: tuple[PromptEmbeds, ...], request: Request, model: ModelSpec
-    ) -> None:
+    def _check_embeds(self, embeds: Embeds, request: Request, model: ModelSpec) -> None:
         if len(embeds) != request.batch:
             raise RequestError(
                 f"There are embeddings of {len(embeds)} prompts.",
@@ -87,7 +89,7 @@ def read_noise(path: Path) -> NDArray[np.float32]:
     return array
 
 
-def read_prompt_embeds(path: Path, *, guided: bool) -> tuple[PromptEmbeds, ...]:
+def read_prompt_embeds(path: Path, *, guided: bool) -> Embeds:
     """Prompt embeddings from a ``.npz`` file with the names of diffusers' arguments.
 
     The negative prompt's are read only if ``guided``. Masks may have any integer dtype or bool.

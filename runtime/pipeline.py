@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import msgspec
 import numpy as np
 
-from sana_rt.errors import UsageError
+from sana_rt.errors import StateError, UsageError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import noise, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import Inputs, PromptEmbeds, latents_shape
+from sana_rt.runtime.inputs import Embeds, Inputs, latents_shape
 from sana_rt.runtime.memory import Buffers
 from sana_rt.runtime.request import Request, schedule, streaming
+from sana_rt.runtime.scenes import Shot
+from sana_rt.runtime.snapshot import Header, Identity, Kind, Position, Snapshot
 from sana_rt.runtime.solver import Step
-from sana_rt.runtime.state import State
+from sana_rt.runtime.state import NAMES, State
 from sana_rt.runtime.text import PromptTokenizer
+
+_TEXT = ("hidden_states", "attention_mask")
 
 
 @dataclass(frozen=True)
@@ -47,11 +52,18 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One clip to make: the request, what the caller brings along, and what follows from them."""
+    """One clip to make: the request, what the caller brings along, and what follows from them.
+
+    ``resume`` continues a stream. ``later`` prompts take over from the request's; with
+    ``recommit`` the chunk before a change is remembered under the new prompt.
+    """
 
     model: ModelSpec
     request: Request
     inputs: Inputs
+    later: tuple[Shot, ...] = ()
+    recommit: bool = False
+    resume: Snapshot | None = None
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -61,12 +73,56 @@ class Job:
     @cached_property
     def chunks(self) -> tuple[range, ...]:
         """The latent frames of each chunk."""
-        return chunk_ranges(self.model, self.model.latent_frames(self.request.num_frames))
+        return chunk_ranges(self.model, self.latent_frames, self.position.next)
+
+    @cached_property
+    def position(self) -> Position:
+        """Where it begins."""
+        return self.resume.header.position if self.resume else Position(0, 0, 0)
+
+    @property
+    def latent_frames(self) -> int:
+        """Of the whole clip, also if its beginning was made before."""
+        return self.model.latent_frames(self.request.num_frames)
+
+    @property
+    def longest(self) -> int:
+        """Latent frames of the longest chunk."""
+        return max(self.position.pending, *map(len, self.chunks), 1)
+
+    @property
+    def passes(self) -> int:
+        """How often the transformer will run."""
+        commits = len(self.chunks) - (not self.position.pending) if self.chunks else 0
+        return len(self.steps) * len(self.chunks) + commits
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts to encode, each once; what a resumed stream knows already is left out."""
+        if self.inputs.prompt_embeds is not None:
+            return ()
+        wanted = dict.fromkeys((self.request.prompt, *(shot.prompt for shot in self.later)))
+        return tuple(prompt for prompt in wanted if prompt not in self.known)
+
+    @cached_property
+    def known(self) -> dict[str, Embeds]:
+        """The embeddings that need no text encoder, by prompt."""
+        if self.inputs.prompt_embeds is not None:
+            return {self.request.prompt: self.inputs.prompt_embeds}
+        before = self.resume.header.request if self.resume else None
+        if self.resume is None or before is None or _text(before) != _text(self.request):
+            return {}
+        return {before.prompt: self.resume.embeds}
 
     @property
     def condition_frames(self) -> int:
         """Latent frames that are given: 1 in image-to-video."""
         return 0 if self.inputs.image is None else 1
+
+    def prompt(self, frame: int) -> str:
+        """The prompt of the chunk that begins at a latent frame."""
+        begun = [shot.prompt for shot in self.later if shot.frame <= frame]
+        return begun[-1] if begun else self.request.prompt
 
     def start(self, frames: range) -> Latents:
         """What a chunk is denoised from [1, C, T, h, w]."""
@@ -81,22 +137,36 @@ class Job:
         return noise.gaussian(self.request.seed, frames=frames, frame_shape=shape, step=step)
 
 
-def chunk_ranges(model: ModelSpec, latent_frames: int) -> tuple[range, ...]:
-    """The chunks of a clip: one for a bidirectional model.
+def chunk_ranges(model: ModelSpec, latent_frames: int, start: int = 0) -> tuple[range, ...]:
+    """The chunks of a clip from the latent frame ``start`` on: one for a bidirectional model.
 
     A block-causal clip is cut into equal chunks, of which the first also takes the remainder
     (LongSANA's sampling script).
     """
     size = streaming(model).chunk_frames
-    if not model.transformer.causal or latent_frames < 2 * size:
-        return (range(latent_frames),)
-    first = size + latent_frames % size
-    later = (range(start, start + size) for start in range(first, latent_frames, size))
-    return (range(first), *later)
+    left = latent_frames - start
+    if left <= 0:
+        return ()
+    if not model.transformer.causal or left < 2 * size:
+        return (range(start, latent_frames),)
+    first = start + size + left % size
+    later = (range(begin, begin + size) for begin in range(first, latent_frames, size))
+    return (range(start, first), *later)
+
+
+def _text(request: Request) -> tuple[object, ...]:
+    """What else than the prompt decides about the embeddings."""
+    negative = request.negative_prompt if request.batch == 2 else ""
+    return request.batch, negative, request.motion_score, request.lowercase
 
 
 class Pipeline:
-    """Plays one job on allocated buffers; the bidirectional model is one chunk and zero state."""
+    """Plays one job on allocated buffers; the bidirectional model is one chunk and zero state.
+
+    A finished chunk stays *pending*: the pass that commits it to the state runs before the next
+    chunk, when the prompt of that is known. So a stream can stop after any frame, and what
+    continues it is the state before the last chunk, that chunk, and the decoder's caches.
+    """
 
     def __init__(
         self, graphs: Graphs, buffers: Buffers, job: Job, progress: ProgressCallback
@@ -106,15 +176,19 @@ class Pipeline:
         self._state = State(graphs.memory, buffers)
         self._denoisers: dict[int, Denoiser] = {}
         self._passes = 0
+        self._pending: range | None = None
+        self._committed = self._decoded = 0
+        self._projected: tuple[str, Embeds] | None = None
+        self._whole = False  # whether the state is that of a position, not on the way to another
         graphs.player = self
 
-    def encode(self, tokenizer: PromptTokenizer) -> tuple[PromptEmbeds, ...]:
-        """Run the text encoder on the request's prompts."""
+    def encode(self, tokenizer: PromptTokenizer) -> dict[str, Embeds]:
+        """Run the text encoder on the job's prompts."""
         self._begin("encoding the prompts")
-        request = self._job.request
-        self._progress(Progress("encode", 0, request.batch))
-        embeds = prompts.encode(self._graphs, self._buffers, tokenizer, request)
-        self._progress(Progress("encode", request.batch, request.batch))
+        request, count = self._job.request, len(self._job.prompts) + self._job.request.batch - 1
+        self._progress(Progress("encode", 0, count))
+        embeds = prompts.encode(self._graphs, self._buffers, tokenizer, request, self._job.prompts)
+        self._progress(Progress("encode", count, count))
         return embeds
 
     def load(self, names: tuple[str, ...]) -> None:
@@ -124,25 +198,104 @@ class Pipeline:
             self._graphs.open(name)
         self._progress(Progress("load", len(names), len(names)))
 
-    def chunks(self, embeds: tuple[PromptEmbeds, ...]) -> Iterator[Chunk]:
-        """Denoise the clip chunk by chunk; each is finished when it is yielded."""
-        self._begin("projecting the prompts")
-        prompts.project(self._graphs, self._buffers, embeds)
-        self._state.reset()
-        for frames in self._job.chunks:
-            yield Chunk(frames, self._denoise(frames))
-            if frames != self._job.chunks[-1]:
-                self._commit(frames)
+    def chunks(self, embeds: Mapping[str, Embeds]) -> Iterator[Chunk]:
+        """Denoise the clip chunk by chunk; each is finished when it is yielded.
 
-    def frames(self, chunks: Iterator[Chunk]) -> Iterator[Frames]:
+        ``embeds`` are by prompt. A chunk of which frames are still to be decoded comes again
+        when a stream continues.
+        """
+        if self._job.resume is None:
+            self._state.reset()
+        else:
+            self._restore(self._job.resume)
+        if self._pending is not None and self._decoded < self._pending.stop:
+            yield Chunk(self._pending, self._denoiser(self._pending).latents())
+        for frames in self._job.chunks:
+            prompt = self._job.prompt(frames.start)
+            self._advance(prompt, embeds[prompt])
+            latents = self._denoise(frames)
+            self._pending = frames
+            yield Chunk(frames, latents)
+
+    def frames(self, chunks: Iterator[Chunk]) -> Generator[Frames]:
         """Decode chunks: u8 [n, height, width, 3] for each latent frame, as soon as it is there."""
-        decoder = Decoder(self._graphs, self._buffers)
-        total = self._job.chunks[-1].stop
         for chunk in chunks:
-            for position, index in enumerate(chunk.frames):
+            for index in chunk.frames[max(self._decoded - chunk.frames.start, 0) :]:
                 self._begin(f"decoding latent frame {index}")
-                yield decoder.decode(chunk.latents[:, :, position : position + 1], index)
-                self._progress(Progress("decode", index + 1, total))
+                position = index - chunk.frames.start
+                frames = self._decoder.decode(chunk.latents[:, :, position : position + 1], index)
+                self._decoded = index + 1
+                yield frames
+                self._progress(Progress("decode", self._decoded, self._job.latent_frames))
+
+    def snapshot(self, identity: Identity) -> Snapshot:
+        """A host copy of what continues the stream after the frames that were taken from it."""
+        self._begin("saving the state")
+        if not self._whole or self._projected is None:
+            raise StateError(
+                "The state is not whole: nothing was made yet, or a commit was interrupted.",
+                expected="a stream of which frames were taken, and that was not stopped by force.",
+            )
+        prompt, embeds = self._projected
+        pending = self._pending
+        position = Position(self._committed, len(pending or ()), self._decoded)
+        later = tuple(shot for shot in self._job.later if shot.frame >= position.next)
+        request = msgspec.structs.replace(self._job.request, prompt=prompt)
+        tensors = {
+            **self._state.download(),
+            **self._decoder.caches(self._decoded),
+            "hidden_states": np.concatenate([one.hidden_states for one in embeds]),
+            "attention_mask": np.concatenate([one.attention_mask for one in embeds]),
+        }
+        if pending is not None:
+            tensors["latents"] = self._denoiser(pending).latents()
+        header = Header("sana-rt-stream", 1, identity, request, later, position)
+        return Snapshot(header, tensors)
+
+    def kinds(self, position: Position) -> dict[str, Kind]:
+        """The tensors of a snapshot at a position."""
+        buffers = {name: self._buffers[name] for name in (*NAMES, *_TEXT)}
+        if position.decoded:
+            buffers |= Decoder.read_by(position.decoded, self._graphs, self._buffers)
+        if position.pending:
+            sized = self._buffers.sized(frames=position.pending)
+            buffers["latents"] = sized["previous_sample"]
+        return {name: buffer.host_kind for name, buffer in buffers.items()}
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._graphs, self._buffers)
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Go to where a stream was."""
+        self._begin("restoring the state")
+        position, tensors = snapshot.header.position, snapshot.tensors
+        self._state.upload(tensors)
+        self._decoder.restore(position.decoded, tensors)
+        self._committed, self._decoded = position.committed, position.decoded
+        self._project(snapshot.header.request.prompt, snapshot.embeds)
+        if position.pending:
+            self._pending = range(position.committed, position.next)
+            self._denoiser(self._pending).start(self._pending, tensors["latents"])
+        self._whole = True
+
+    def _advance(self, prompt: str, embeds: Embeds) -> None:
+        """Commit the pending chunk, under its own prompt or the next one, and turn to the next."""
+        self._whole = False
+        if self._job.recommit:
+            self._project(prompt, embeds)
+        if self._pending is not None:
+            self._commit(self._pending)
+            self._committed, self._pending = self._pending.stop, None
+        self._project(prompt, embeds)
+        self._whole = True
+
+    def _project(self, prompt: str, embeds: Embeds) -> None:
+        """Make the prompt's keys and values, unless they are there."""
+        if self._projected is None or self._projected[1] is not embeds:
+            self._begin("projecting the prompts")
+            prompts.project(self._graphs, self._buffers, embeds)
+            self._projected = prompt, embeds
 
     def _denoise(self, frames: range) -> Latents:
         job = self._job
@@ -191,9 +344,7 @@ class Pipeline:
 
     def _count(self) -> None:
         self._passes += 1
-        chunks = len(self._job.chunks)
-        total = len(self._job.steps) * chunks + chunks - 1
-        self._progress(Progress("denoise", self._passes, total))
+        self._progress(Progress("denoise", self._passes, self._job.passes))
 
 
 def _span(frames: range) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import PromptEmbeds
+from sana_rt.runtime.inputs import Embeds, PromptEmbeds
 from sana_rt.runtime.memory import Buffers, Region, region, single
 from sana_rt.runtime.request import Request
 from sana_rt.runtime.text import PromptTokenizer, TokenizedPrompt, prompt_text, select
@@ -34,24 +35,30 @@ def projection_regions(graphs: Graphs) -> tuple[Region, ...]:
 
 
 def encode(
-    graphs: Graphs, buffers: Buffers, tokenizer: PromptTokenizer, request: Request
-) -> tuple[PromptEmbeds, ...]:
-    """What the transformer sees of the negative prompt, if guided, then of the prompt.
+    graphs: Graphs,
+    buffers: Buffers,
+    tokenizer: PromptTokenizer,
+    request: Request,
+    prompts: Sequence[str],
+) -> dict[str, Embeds]:
+    """What the transformer sees of the negative prompt, if guided, and of each of ``prompts``.
 
     Warns with :class:`sana_rt.runtime.text.PromptTruncatedWarning` if a prompt is too long.
     """
-    text = prompt_text(
-        request.prompt, motion_score=request.motion_score, lowercase=request.lowercase
-    )
-    prompts = [tokenizer.encode(text, instruction=True)]
+    negative: Embeds = ()
     if request.batch == 2:
-        negative = prompt_text(request.negative_prompt, lowercase=request.lowercase)
-        prompts.insert(0, tokenizer.encode(negative, instruction=False))
-    return tuple(_encode(graphs, buffers, prompt) for prompt in prompts)
+        text = prompt_text(request.negative_prompt, lowercase=request.lowercase)
+        negative = (_encode(graphs, buffers, tokenizer.encode(text, instruction=False)),)
+    encoded = {}
+    for prompt in prompts:
+        text = prompt_text(prompt, motion_score=request.motion_score, lowercase=request.lowercase)
+        positive = _encode(graphs, buffers, tokenizer.encode(text, instruction=True))
+        encoded[prompt] = (*negative, positive)
+    return encoded
 
 
-def project(graphs: Graphs, buffers: Buffers, embeds: tuple[PromptEmbeds, ...]) -> None:
-    """Fill ``text_k``, ``text_v`` and ``text_bias``, for the whole clip."""
+def project(graphs: Graphs, buffers: Buffers, embeds: Embeds) -> None:
+    """Fill ``text_k``, ``text_v`` and ``text_bias``, until the prompt changes."""
     memory = graphs.memory
     hidden_states = np.concatenate([one.hidden_states for one in embeds])
     memory.upload(buffers["hidden_states"], hidden_states)

@@ -18,6 +18,9 @@ from sana_rt.runtime import solver
 MAX_SEED: Final = 2**64 - 1
 MAX_FPS: Final = 240
 
+Timestep = Annotated[float, Meta(gt=0, le=solver.TRAIN_TIMESTEPS)]
+Timesteps = Annotated[tuple[Timestep, ...], Meta(min_length=1)]
+
 
 class Request(Frozen, frozen=True):
     """One clip. The names are diffusers'; the defaults are the model's (:func:`for_model`).
@@ -40,6 +43,7 @@ class Request(Frozen, frozen=True):
     # msgspec's bounds are those of 64-bit signed integers; `_check` has the upper one.
     seed: Annotated[int, Meta(ge=0)] = 0
     lowercase: bool = False  # what diffusers does to a prompt; the original script keeps its case
+    timesteps: Timesteps | None = None  # of the solver 'renoise'; None are the model's
 
     @property
     def batch(self) -> int:
@@ -58,13 +62,24 @@ def for_model(
         UsageError: an unknown option, or a value of the wrong type or out of range.
         RequestError: a value that this model cannot serve.
     """
-    defaults = _defaults(model, conditioned=conditioned, wanted=options.get("solver"))
+    defaults = _defaults(model, options, conditioned=conditioned)
     try:
         request = msgspec.convert({**defaults, **options}, Request)
     except msgspec.ValidationError as error:
         raise UsageError(f"The request is not valid: {error}.") from error
     _check(request, model)
     return request
+
+
+def continued(before: Request, model: ModelSpec, options: Mapping[str, Any]) -> Request:
+    """A request of ``options`` on top of ``before``; errors as for :func:`for_model`."""
+    saved = msgspec.structs.asdict(before)
+    if options.keys() & {"solver", "timesteps"}:  # what the model's defaults then decide anew
+        saved = {name: saved[name] for name in saved if name not in _SCHEDULE}
+    return for_model(model, saved | dict(options))
+
+
+_SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -108,10 +123,15 @@ def dims(request: Request, model: ModelSpec) -> dict[str, int]:
 def schedule(request: Request, model: ModelSpec) -> tuple[solver.Step, ...]:
     """The steps of the request's solver."""
     if request.solver == "renoise":
-        return solver.renoise(streaming(model).timesteps, request.flow_shift)
+        return solver.renoise(timesteps(request, model), request.flow_shift)
     if request.solver == "flow_euler":
         return solver.flow_euler(request.num_inference_steps, request.flow_shift)
     return solver.dpmpp_2m(request.num_inference_steps, request.flow_shift)
+
+
+def timesteps(request: Request, model: ModelSpec) -> tuple[float, ...]:
+    """What the solver 'renoise' goes through: the request's list, else the model's."""
+    return request.timesteps or streaming(model).timesteps
 
 
 def streaming(model: ModelSpec) -> StreamingSpec:
@@ -119,44 +139,67 @@ def streaming(model: ModelSpec) -> StreamingSpec:
     return model.streaming or StreamingSpec()
 
 
-def _defaults(model: ModelSpec, *, conditioned: bool, wanted: object) -> dict[str, Any]:
+def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool) -> dict[str, Any]:
     sampling = model.sampling
     defaults: dict[str, Any] = {"prompt": "", **msgspec.structs.asdict(sampling)}
     if conditioned and sampling.solver == "dpmpp_2m":
         defaults["solver"] = "flow_euler"
-    if (wanted or defaults["solver"]) == "renoise":
-        defaults["num_inference_steps"] = len(streaming(model).timesteps)
-        defaults["flow_shift"] = streaming(model).flow_shift
+    if (options.get("solver") or defaults["solver"]) == "renoise":
+        given = options.get("timesteps")
+        count = len(given) if isinstance(given, list | tuple) else len(streaming(model).timesteps)
+        defaults |= {"num_inference_steps": count, "flow_shift": streaming(model).flow_shift}
     return defaults
 
 
 def _check(request: Request, model: ModelSpec) -> None:
+    _check_positions(request, model)
+    if request.seed > MAX_SEED:
+        raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
+    if request.solver == "renoise":
+        _check_renoise(request, model)
+    elif request.timesteps is not None:
+        raise RequestError(
+            f"timesteps are given for the solver {request.solver!r}.",
+            expected="them with 'renoise' only; the others take num_inference_steps.",
+        )
+
+
+def _check_positions(request: Request, model: ModelSpec) -> None:
     latent_frames = model.latent_frames(request.num_frames)
     height, width = model.latent_size(request.height, request.width)
     patch_t, patch_h, patch_w = model.transformer.patch_size
     positions = (latent_frames // patch_t, height // patch_h, width // patch_w)
     limit = model.transformer.rope_max_positions
-    for name, count in zip(
-        ("latent frames", "token rows", "token columns"), positions, strict=True
-    ):
+    frames = (limit * patch_t - 1) * model.vae.temporal_stride + 1
+    length = f" (at most {frames:,} frames, {frames / request.fps:.4g} s)"
+    names = ("latent frames", "token rows", "token columns")
+    for name, count in zip(names, positions, strict=True):
         if count > limit:
             raise RequestError(
                 f"The clip has {count:,} {name}.",
                 expected=f"at most {limit:,}, the model's rotary positions.",
-                remedy="ask for a shorter or smaller clip.",
+                remedy="ask for a shorter or smaller clip"
+                + (f"{length}." if name == names[0] else "."),
             )
-    if request.seed > MAX_SEED:
-        raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
-    steps = len(streaming(model).timesteps)
-    if request.solver == "renoise" and model.streaming is None:
+
+
+def _check_renoise(request: Request, model: ModelSpec) -> None:
+    if model.streaming is None:
         raise RequestError(
             f"The solver 'renoise' is not for {model.name!r}.",
             expected="a model that was distilled for few steps.",
             remedy="choose dpmpp_2m or flow_euler.",
         )
-    if request.solver == "renoise" and request.num_inference_steps != steps:
+    steps = timesteps(request, model)
+    if list(steps) != sorted(set(steps), reverse=True):
+        raise RequestError(
+            f"The timesteps are {', '.join(f'{step:g}' for step in steps)}.",
+            expected="each below the one before; the pass at 0 is added.",
+        )
+    if request.num_inference_steps != len(steps):
         raise RequestError(
             f"num_inference_steps is {request.num_inference_steps} for the solver 'renoise'.",
-            expected=f"{steps}, the timesteps the model was distilled for.",
+            expected=f"{len(steps)}, the timesteps "
+            + ("given." if request.timesteps else "the model was distilled for."),
             remedy="leave num_inference_steps out, or choose another solver.",
         )

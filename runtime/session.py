@@ -13,10 +13,13 @@ from sana_rt.runtime import autoencoder, backends, memory, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
 from sana_rt.runtime.denoiser import Denoiser, block_names
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
+from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.pipeline import Chunk, Job, Pipeline, Progress, ProgressCallback
-from sana_rt.runtime.request import Request, dims, for_model
+from sana_rt.runtime.request import Request, continued, dims, for_model
+from sana_rt.runtime.scenes import NO_SCRIPT, Script
+from sana_rt.runtime.snapshot import Identity, Snapshot
+from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
 
 _EVERY_CLIP = ("rope", "timestep", "patch_embed", "final_layer", "solver", prompts.PROJECTION)
@@ -76,8 +79,15 @@ class Session:
         """Whether the bundle can turn latents into frames."""
         return autoencoder.LATER in self.graphs.signatures
 
-    def request(self, *, conditioned: bool = False, **options: Any) -> Request:
-        """A request of ``options`` on top of the model's defaults; see :func:`for_model`."""
+    def request(
+        self, *, conditioned: bool = False, resume: Snapshot | None = None, **options: Any
+    ) -> Request:
+        """A request of ``options`` on top of the model's defaults; see :func:`for_model`.
+
+        With ``resume``, on top of the request that the stream was made with.
+        """
+        if resume is not None:
+            return continued(resume.header.request, self.model, options)
         return for_model(self.model, options, conditioned=conditioned)
 
     def plan(
@@ -124,6 +134,38 @@ class Session:
         chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
         return pipeline.frames(_observed(chunks, on_chunk) if on_chunk else chunks)
 
+    def stream(
+        self,
+        request: Request,
+        inputs: Inputs = NO_INPUTS,
+        *,
+        script: Script = NO_SCRIPT,
+        resume: Snapshot | None = None,
+        progress: ProgressCallback = _silent,
+        check_finite: bool = False,
+    ) -> Stream:
+        """Make a clip that can be long, change its prompt, stop, and continue.
+
+        With ``resume`` it continues that stream; ``request.num_frames`` counts from the
+        stream's beginning, and the frames that were taken then do not come again. With the
+        request, inputs and script of before, the frames are those of a stream that never stopped.
+        Memory does not depend on the length if the model is block-causal.
+
+        Raises:
+            RequestError: as for :meth:`latents`, or the script does not fit the clip.
+            StateError: ``resume`` is of another model, variant or size.
+            DeviceMemoryError, NonFiniteError: as for :meth:`latents`.
+        """
+        identity = Identity.of(self.bundle, self.graphs.variant)
+        if resume is not None:
+            resume.check(identity, request)
+        job = streaming_job(Job(self.model, request, inputs, resume=resume), script)
+        pipeline = self._prepare(job, progress, check_finite, decode=True)
+        if resume is not None:
+            resume.check_tensors(pipeline.kinds(job.position))
+        chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
+        return Stream(pipeline.frames(chunks), pipeline, job, identity)
+
     @cached_property
     def _tokenizer(self) -> PromptTokenizer:
         path = self.bundle.manifest.tokenizer
@@ -148,12 +190,13 @@ class Session:
         self.graphs.check_finite = check_finite
         return Pipeline(self.graphs, self._buffers, job, progress)
 
-    def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> tuple[PromptEmbeds, ...]:
-        embeds = job.inputs.prompt_embeds
-        if embeds is None:
+    def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> dict[str, Embeds]:
+        """What the transformer sees of each prompt."""
+        embeds = dict(job.known)
+        if job.prompts:
             # The same way whether it is kept or not: packed weights round differently.
             self.graphs.open(prompts.ENCODER, lasting=False)
-            embeds = pipeline.encode(self._tokenizer)
+            embeds |= pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
             self.graphs.close(prompts.ENCODER)
         names = self._names(job, decode=decode)
@@ -163,8 +206,8 @@ class Session:
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
         graphs = {name: self.graphs.signature(name) for name in self._names(job, decode=decode)}
-        named = dims(job.request, self.model) | {"frames": max(map(len, job.chunks))}
-        if job.inputs.prompt_embeds is None:
+        named = dims(job.request, self.model) | {"frames": job.longest}
+        if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
         return MemoryPlan(
             self.backend,
@@ -176,10 +219,10 @@ class Session:
 
     def _regions(self, job: Job, *, decode: bool) -> tuple[Region, ...]:
         graphs = self.graphs
-        carries = len(job.chunks) > 1
-        blocks = self.model.transformer.num_layers if carries else 1
+        transformer = self.model.transformer
+        blocks = transformer.num_layers if transformer.causal else 1
         return (
-            *(prompts.encoder_regions(graphs) if job.inputs.prompt_embeds is None else ()),
+            *(prompts.encoder_regions(graphs) if job.prompts else ()),
             *prompts.projection_regions(graphs),
             *Denoiser.regions(graphs, blocks_with_state=blocks),
             *(ImageEncoder.regions(graphs) if job.condition_frames else ()),
@@ -200,7 +243,7 @@ class Session:
                 remedy="leave the image out, or export a checkpoint with its autoencoder.",
             )
         return (
-            *((prompts.ENCODER,) if job.inputs.prompt_embeds is None else ()),
+            *((prompts.ENCODER,) if job.prompts else ()),
             *_EVERY_CLIP,
             *block_names(self.model.transformer.num_layers),
             *((autoencoder.ENCODER,) if job.condition_frames else ()),

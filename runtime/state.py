@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sana_rt.manifest import Graph
-from sana_rt.runtime.backends.base import Buffer, Memory
+from sana_rt.runtime.backends.base import Buffer, HostArray, Memory
 from sana_rt.runtime.memory import Region, region, stacked
 
 NAMES: Final = ("state_s", "state_k", "state_z")
@@ -16,8 +16,8 @@ class State:
     """The running sums S and ksum and the last frame of z, of every block.
 
     Blocks write into one scratch; a pass that shall count commits it, block by block. So the
-    state is read-only while a chunk is denoised. Without commits all blocks can share one
-    state of zeros.
+    state is read-only while a chunk is denoised. Without commits, as in a bidirectional model,
+    all blocks share one state of zeros.
     """
 
     @staticmethod
@@ -40,6 +40,15 @@ class State:
         """Take what the block has just written as its state."""
         for name, buffer in self.of(block).items():
             self._memory.copy(buffer, self.scratch[f"{name}_out"])
+
+    def download(self) -> dict[str, HostArray]:
+        """A host copy of all blocks' state; a bfloat16 z becomes float32."""
+        return {name: self._memory.download(buffer) for name, buffer in self._carried.items()}
+
+    def upload(self, arrays: Mapping[str, HostArray]) -> None:
+        """Take a host copy as the state; exact for what :meth:`download` returned."""
+        for name, buffer in self._carried.items():
+            self._memory.upload(buffer, arrays[name])
 
     def reset(self) -> None:
         """Go back to zeros, before the first chunk of a clip."""

@@ -44,6 +44,12 @@ class Buffer:
         """Bytes of the tensor."""
         return num_bytes(self.dtype, self.shape)
 
+    @property
+    def host_kind(self) -> tuple[str, tuple[int, ...]]:
+        """Dtype and shape of a host copy (:meth:`Memory.download`)."""
+        dtype = "float32" if self.dtype == "bfloat16" else HOST_DTYPES[self.dtype].name
+        return dtype, self.shape
+
     def __getitem__(self, part: slice) -> Buffer:
         """The rows ``start:stop`` of the first axis, in the same memory."""
         start, stop, step = part.indices(self.shape[0])

@@ -166,6 +166,10 @@ class RequestError(SanaRTError):
     """A generation request the model cannot serve (frame count, size, prompt, noise)."""
 
 
+class StateError(SanaRTError):
+    """The state of a stream that is damaged, not whole, or of another model or size."""
+
+
 class BackendError(SanaRTError):
     """No backend can play the variant; every refusal is listed with its reason."""
 

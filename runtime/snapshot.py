@@ -1,0 +1,154 @@
+"""A stream at rest: everything that its continuation needs, in memory or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+
+from sana_rt.bundle import Bundle
+from sana_rt.errors import StateError
+from sana_rt.files import storage_errors, writing
+from sana_rt.model_spec import Frozen, Natural
+from sana_rt.runtime.backends.base import HostArray
+from sana_rt.runtime.inputs import Embeds, PromptEmbeds
+from sana_rt.runtime.request import Request
+from sana_rt.runtime.scenes import Shot
+
+_HEADER: Final = "header"  # the array of a file that holds the header as UTF-8 JSON
+
+
+Kind = tuple[str, tuple[int, ...]]  # dtype and shape
+
+
+class Identity(Frozen, frozen=True):
+    """Which graphs a state belongs to: another model's state has other numbers in it."""
+
+    model: str
+    variant: str
+    graphs: str  # SHA-256 of the hashes of all files of the variant's graphs
+
+    @staticmethod
+    def of(bundle: Bundle, variant: str) -> Identity:
+        """The identity of a variant of ``bundle``."""
+        manifest = bundle.manifest
+        graphs = manifest.variant(variant).graphs
+        paths = sorted({path for graph in graphs.values() for path in (graph.path, *graph.weights)})
+        hashes = "".join(manifest.file(path).sha256 for path in paths)
+        return Identity(manifest.model.name, variant, hashlib.sha256(hashes.encode()).hexdigest())
+
+
+class Position(Frozen, frozen=True):
+    """Where a stream is, in latent frames.
+
+    ``committed`` are in the state, the ``pending`` after them are denoised and will be committed
+    before the next chunk, and the frames before ``decoded`` have been given out.
+    """
+
+    committed: Natural
+    pending: Natural
+    decoded: Natural
+
+    @property
+    def next(self) -> int:
+        """The first latent frame of the next chunk."""
+        return self.committed + self.pending
+
+
+class Header(Frozen, frozen=True):
+    """What a snapshot says about itself; ``request`` has the prompt of the last chunk made."""
+
+    format: Literal["sana-rt-stream"]
+    format_version: Literal[1]
+    identity: Identity
+    request: Request
+    shots: tuple[Shot, ...]  # those that are still to come
+    position: Position
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A stream at rest. Continuing does not change it, so it can be continued several times.
+
+    ``tensors`` are ``state_s`` f32 [L, B, h, d, d], ``state_k`` f32 [L, B, h, d], ``state_z``
+    [L, B, rows, columns, D], the decoder's ``cache_…``, the prompt's ``hidden_states`` and
+    ``attention_mask``, and the ``latents`` f32 [1, C, T, h, w] of the pending frames, if any.
+    """
+
+    header: Header
+    tensors: Mapping[str, HostArray]
+
+    @cached_property
+    def embeds(self) -> Embeds:
+        """Of the prompt of the last chunk made."""
+        hidden_states, masks = self.tensors["hidden_states"], self.tensors["attention_mask"]
+        rows = range(hidden_states.shape[0])
+        return tuple(PromptEmbeds(hidden_states[i : i + 1], masks[i : i + 1]) for i in rows)
+
+    def save(self, path: Path) -> None:
+        """Write a file (numpy's ``.npz``), which is there whole or not at all."""
+        header = np.frombuffer(msgspec.json.encode(self.header), np.uint8)
+        arrays: dict[str, Any] = {_HEADER: header, **self.tensors}
+        with writing(path) as file:
+            np.savez(file, **arrays)
+
+    @staticmethod
+    def load(path: Path) -> Snapshot:
+        """Read what :meth:`save` wrote; raises :class:`StateError` if it is damaged."""
+        with storage_errors(path):
+            file = path.open("rb")
+        try:
+            with file, np.load(file, allow_pickle=False) as arrays:
+                tensors = dict(arrays)
+            header = msgspec.json.decode(tensors.pop(_HEADER).tobytes(), type=Header)
+        except (*_DAMAGE, msgspec.MsgspecError) as error:
+            raise StateError(
+                f"{path} is no state of a stream that can be read: {error}.",
+                expected="a file that --save-state wrote, of this release's format.",
+            ) from error
+        return Snapshot(header, tensors)
+
+    def check(self, identity: Identity, request: Request) -> None:
+        """Raise :class:`StateError` unless ``request`` can continue it on these graphs."""
+        _check_same("model", self.header.identity, identity)
+        _check_same("frame size, rate or batch", _size(self.header.request), _size(request))
+
+    def check_tensors(self, kinds: Mapping[str, Kind]) -> None:
+        """Raise :class:`StateError` unless its tensors are those that the graphs need."""
+        found = {name: (array.dtype.name, array.shape) for name, array in self.tensors.items()}
+        for name in sorted({*found, *kinds}):
+            _check_same(f"kind of {name!r}", found.get(name), kinds.get(name))
+
+
+#: What numpy and zipfile raise for files that are not, or no longer, what `save` wrote.
+_DAMAGE: Final = (
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _size(request: Request) -> str:
+    pixels = f"{request.height} by {request.width} pixels"
+    return f"{pixels}, {request.fps} frames a second, batch {request.batch}"
+
+
+def _check_same(what: str, saved: object, wanted: object) -> None:
+    if saved != wanted:
+        raise StateError(
+            f"The state is of another {what}: {saved}.",
+            expected=f"{wanted}.",
+            remedy="continue it with the bundle, variant and size that it was saved with.",
+        )

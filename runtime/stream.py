@@ -1,0 +1,88 @@
+"""A stream being played: frames, one latent frame at a time, and what continues it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+
+from sana_rt.errors import RequestError
+from sana_rt.runtime.autoencoder import Frames
+from sana_rt.runtime.pipeline import Job, Pipeline
+from sana_rt.runtime.scenes import Script, Shot, shots, start_seconds
+from sana_rt.runtime.snapshot import Identity, Snapshot
+
+
+class Stream(Iterator[Frames]):
+    """Yields u8 [n, height, width, 3] as soon as a latent frame is decoded.
+
+    Work happens in ``next`` only. It can be left at any frame; :meth:`state` then continues it.
+    """
+
+    def __init__(
+        self, frames: Generator[Frames], pipeline: Pipeline, job: Job, identity: Identity
+    ) -> None:
+        self._frames, self._pipeline, self._identity = frames, pipeline, identity
+        self.shots = (Shot(job.position.next, job.request.prompt), *job.later)
+
+    def __next__(self) -> Frames:
+        """Make the next frames: one picture of the first latent frame, four of each later one."""
+        return next(self._frames)
+
+    def state(self) -> Snapshot:
+        """A host copy of what makes the frames after those that were taken.
+
+        Raises:
+            StateError: no frame was taken yet, or an error interrupted a commit.
+            UsageError: another clip was started in the session.
+        """
+        return self._pipeline.snapshot(self._identity)
+
+    def close(self) -> None:
+        """Stop; the state can still be taken."""
+        self._frames.close()
+
+
+def streaming_job(job: Job, script: Script) -> Job:
+    """``job`` with the prompts of ``script``.
+
+    Raises:
+        RequestError: the model cannot be streamed that way, or nothing is left to make.
+    """
+    _check(job, script)
+    if job.resume is not None:
+        _check_left(job)
+    request, resume = job.request, job.resume
+    later = resume.header.shots if resume and resume.header.request.prompt == request.prompt else ()
+    if script.scenes:
+        first = Shot(job.position.next, request.prompt)
+        later = shots(first, script.scenes, job.chunks, request.fps, job.model)[1:]
+    return Job(job.model, request, job.inputs, later, script.recommit, resume)
+
+
+def _check(job: Job, script: Script) -> None:
+    wanted = bool(script.scenes) or job.resume is not None
+    if wanted and not job.model.transformer.causal:
+        raise RequestError(
+            f"{job.model.name!r} makes a clip in one piece: all frames see each other.",
+            expected="a block-causal model (LongSANA) for prompts over time and continuations.",
+        )
+    if script.scenes and job.inputs.prompt_embeds is not None:
+        raise RequestError(
+            "Prompt embeddings and prompts over time are given.", expected="one of the two."
+        )
+    if job.resume is not None and job.inputs.image is not None:
+        raise RequestError(
+            "A first frame is given, and a stream that has begun.", expected="one of the two."
+        )
+
+
+def _check_left(job: Job) -> None:
+    position, end = job.position, job.latent_frames
+    if end < position.next or end <= position.decoded:
+        made, asked = (
+            f"{start_seconds(frame, job.request.fps, job.model):.4g} s ({frame:,} latent frames)"
+            for frame in (position.next, end)
+        )
+        raise RequestError(
+            f"The stream has {made} already, and {asked} in all are asked for.",
+            expected="a longer clip: the length counts from the beginning of the stream.",
+        )
