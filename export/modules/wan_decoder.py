@@ -1,0 +1,203 @@
+"""The Wan 2.1 autoencoder's decoder as a stream: a latent frame and caches to frames and caches.
+
+The first latent frame becomes one frame, every later one ``temporal_stride`` frames. What the
+causal convolutions remember is in the **caches**, one a convolution, each the two frames it
+saw last, [B, 2, C, H, W], older first. Their sizes are the same for a whole clip, so that they
+are allocated once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sana_rt.export.modules.wan_layers import (
+    CACHE_FRAMES,
+    CausalConv3d,
+    Convolution,
+    History,
+    MidBlock,
+    PointwiseConv3d,
+    ResidualBlock,
+    RMSNorm,
+    by_frame,
+    channel_vector,
+    check_spec,
+)
+from sana_rt.model_spec import VAESpec
+from sana_rt.tensors import Shape
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """A cache's ``channels``, and its ``scale``: its height over the latent height."""
+
+    channels: int
+    scale: int
+
+    def shape(self, spatial_stride: int) -> Shape:
+        """Its shape with named dimensions.
+
+        Height and width are ``latent_height``, ``latent_height_x2``, ... and, at the size of
+        the frames, ``height``: one name for one number in all graphs of a bundle.
+        """
+        names = [_dim_name(axis, self.scale, spatial_stride) for axis in ("height", "width")]
+        return ("batch", CACHE_FRAMES, self.channels, *names)
+
+
+def _dim_name(axis: str, scale: int, spatial_stride: int) -> str:
+    if scale == spatial_stride:
+        return axis
+    return f"latent_{axis}" if scale == 1 else f"latent_{axis}_x{scale}"
+
+
+class StreamingDecoder(nn.Module):
+    """What the two graphs of the decoder share.
+
+    The parameters are the checkpoint's ``decoder.*`` and ``post_quant_conv.*``, all of them.
+    """
+
+    def __init__(self, spec: VAESpec, convolution: Convolution = "conv2d") -> None:
+        super().__init__()
+        check_spec(spec)
+        self.spec = spec
+        self.post_quant_conv = PointwiseConv3d(spec.latent_channels, spec.latent_channels)
+        self.decoder = Decoder3d(spec, convolution)
+
+    def cache_specs(self) -> tuple[CacheSpec, ...]:
+        """What each of ``cache_00``, ``cache_01``, ... is."""
+        return tuple(
+            CacheSpec(conv.weight.shape[1], scale) for conv, scale in self.decoder.caches()
+        )
+
+    def decode(self, latents: Tensor, history: History) -> Tensor:
+        """Normalised latents f32 [B, C, T, h, w] -> frames [B, T', 3, H, W], not clamped.
+
+        An empty ``history`` begins a clip. Afterwards it holds what the next call needs.
+        """
+        std = channel_vector(self.spec.latents_std, latents)
+        mean = channel_vector(self.spec.latents_mean, latents)
+        scaled = (latents * std + mean).to(self.post_quant_conv.weight.dtype).transpose(1, 2)
+        z = self.post_quant_conv(scaled)
+        return torch.cat([self.decoder(frame, history) for frame in z.split(1, dim=1)], dim=1)
+
+    def _step(self, latents: Tensor, history: History) -> tuple[Tensor, ...]:
+        frames = to_bytes(self.decode(latents, history))
+        return frames, *(history[conv] for conv, _ in self.decoder.caches())
+
+
+class WanDecoderFirst(StreamingDecoder):
+    """The graph ``vae_decoder_first``: the first latent frame, which has no past."""
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """Normalised latents f32 [B, C, 1, h, w] -> u8 frames [B, 1, H, W, 3], then the caches."""
+        return self._step(latents, {})
+
+
+class WanDecoder(StreamingDecoder):
+    """The graph ``vae_decoder``: every later latent frame."""
+
+    def forward(self, latents: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
+        """Normalised latents f32 [B, C, 1, h, w] -> u8 frames [B, 4, H, W, 3], then the caches.
+
+        Several latent frames in a call are decoded one after the other.
+        """
+        convs = (conv for conv, _ in self.decoder.caches())
+        return self._step(latents, dict(zip(convs, caches, strict=True)))
+
+
+def to_bytes(frames: Tensor) -> Tensor:
+    """[B, T, 3, H, W] -> u8 [B, T, H, W, 3]: -1 and below is 0, 1 and above is 255."""
+    unit = (frames.float().clamp(-1, 1) + 1) / 2
+    # The cast comes last: TensorRT has bytes as inputs and outputs only.
+    return (unit * 255).round().permute(0, 1, 3, 4, 2).to(torch.uint8)
+
+
+class Decoder3d(nn.Module):
+    """A latent frame to the frames it stands for."""
+
+    def __init__(self, spec: VAESpec, convolution: Convolution) -> None:
+        super().__init__()
+        widths = [spec.base_dim * mult for mult in reversed(spec.dim_mult)]
+        self.conv_in = CausalConv3d(spec.latent_channels, widths[0])
+        self.mid_block = MidBlock(widths[0])
+        inputs = [widths[0], *(width // 2 for width in widths[:-1])]  # upsampling halves channels
+        doubling: list[bool | None] = [*reversed(spec.temporal_downsample), None]
+        self.up_blocks = nn.ModuleList(
+            UpBlock([a] + [b] * (spec.num_res_blocks + 1), doubles_frames, convolution)
+            for a, b, doubles_frames in zip(inputs, widths, doubling, strict=True)
+        )
+        self.norm_out = RMSNorm(widths[-1], 4)
+        self.conv_out = CausalConv3d(widths[-1], 3, convolution=convolution)
+
+    def forward(self, z: Tensor, history: History) -> Tensor:
+        """[B, 1, C, h, w] -> [B, T', 3, H, W]."""
+        x = self.mid_block(self.conv_in(z, history), history)
+        for block in self.up_blocks:
+            x = block(x, history)
+        frames: Tensor = self.conv_out(F.silu(self.norm_out(x)), history)
+        return frames
+
+    def caches(self) -> Iterator[tuple[CausalConv3d, int]]:
+        """The convolutions that remember, in the order of the computation, with their scale."""
+        blocks = [(block, 2**level) for level, block in enumerate(self.up_blocks)]
+        last = blocks[-1][1]
+        parts = [(self.conv_in, 1), (self.mid_block, 1), *blocks, (self.conv_out, last)]
+        for part, scale in parts:
+            for module in part.modules():
+                if isinstance(module, CausalConv3d):
+                    yield module, scale
+
+
+class UpBlock(nn.Module):
+    """Residual blocks through ``widths``, then an upsampling unless ``doubles_frames`` is None."""
+
+    def __init__(
+        self, widths: list[int], doubles_frames: bool | None, convolution: Convolution
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(ResidualBlock(a, b, convolution) for a, b in pairwise(widths))
+        self.upsamplers = nn.ModuleList()
+        if doubles_frames is not None:
+            self.upsamplers.append(Upsample(widths[-1], doubles_frames, convolution))
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        """[B, T, C, H, W] -> [B, T', C', H', W']."""
+        for layer in (*self.resnets, *self.upsamplers):
+            x = layer(x, history)
+        return x
+
+
+class Upsample(nn.Module):
+    """Doubles height and width and, with ``doubles_frames``, makes two frames of one."""
+
+    def __init__(self, channels: int, doubles_frames: bool, convolution: Convolution) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(channels, channels // 2, 3, padding=1),
+        )
+        self.time_conv = (
+            CausalConv3d(channels, 2 * channels, (3, 1, 1), convolution) if doubles_frames else None
+        )
+
+    def forward(self, x: Tensor, history: History) -> Tensor:
+        """[B, T, C, H, W] -> [B, T or 2T, C/2, 2H, 2W]."""
+        return by_frame(self.resample, self._in_time(x, history))
+
+    def _in_time(self, x: Tensor, history: History) -> Tensor:
+        if self.time_conv is None:
+            return x
+        if self.time_conv not in history:
+            # The first latent frame stays one frame, and this convolution never sees it:
+            # with the second one it begins with zeros as its past.
+            history[self.time_conv] = torch.zeros_like(x).expand(-1, CACHE_FRAMES, -1, -1, -1)
+            return x
+        batch, frames, *image = x.shape
+        pairs: Tensor = self.time_conv(x, history)  # [B, T, 2 · C, H, W]
+        return pairs.reshape(batch, 2 * frames, *image)
