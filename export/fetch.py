@@ -19,12 +19,14 @@ from huggingface_hub.errors import (
 
 from sana_rt.errors import FetchError, UsageError
 from sana_rt.export.checkpoint import FETCHED_NAME
+from sana_rt.export.configs import EXTRAS_NAME
 from sana_rt.export.weights import read_json
 from sana_rt.files import storage_errors, write_bytes
 
 #: What an export reads, in the diffusers layout and in the original one.
 NEEDED: Final = (
     "model_index.json",
+    EXTRAS_NAME,
     "*/config.json",
     "*/*.safetensors",
     "*/*.safetensors.index.json",
