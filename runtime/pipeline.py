@@ -284,11 +284,15 @@ class Pipeline:
         self._whole = False
         if self._job.recommit:
             self._project(prompt, embeds)
-        if self._pending is not None:
-            self._commit(self._pending)
-            self._committed, self._pending = self._pending.stop, None
+        before = self._pending
+        if before is not None:
+            self._begin(f"committing {_span(before)}")
+            self._denoiser(before).commit()
+            self._committed, self._pending = before.stop, None
         self._project(prompt, embeds)
         self._whole = True
+        if before is not None:
+            self._count()  # last, because it calls the caller, who may raise
 
     def _project(self, prompt: str, embeds: Embeds) -> None:
         """Make the prompt's keys and values, unless they are there."""
@@ -313,11 +317,6 @@ class Pipeline:
             denoiser.step(step, job.request.guidance_scale, fresh, condition_frames=given)
             self._count()
         return denoiser.latents()
-
-    def _commit(self, frames: range) -> None:
-        self._begin(f"committing {_span(frames)}")
-        self._denoiser(frames).commit()
-        self._count()
 
     def _denoiser(self, frames: range) -> Denoiser:
         """Bindings for a chunk of this length, of which a clip has at most two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -80,6 +81,13 @@ def continued(before: Request, model: ModelSpec, options: Mapping[str, Any]) -> 
 
 
 _SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
+
+
+def frames_in(seconds: float, fps: int, model: ModelSpec) -> int:
+    """The shortest clip of at least ``seconds``, in frames: one, then whole latent frames."""
+    stride = model.vae.temporal_stride
+    pictures = round(seconds * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
+    return math.ceil(pictures / stride) * stride + 1
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""What the commands that play a bundle share: options of a request, and progress."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import resource
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sana_rt.cli import output as show
+from sana_rt.errors import UsageError
+from sana_rt.model_spec import SolverName
+
+if TYPE_CHECKING:
+    from sana_rt.runtime.pipeline import Progress
+
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+_STAGES: Final = {
+    "encode": "Reading the prompt",
+    "load": "Loading graphs",
+    "denoise": "Denoising",
+    "decode": "Decoding frames",
+}
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers with commas between them; click tells of a ValueError."""
+    return tuple(float(part) for part in text.split(","))
+
+
+_OPTIONS: Final = (
+    click.option("--negative-prompt", help="What the video shall not show."),
+    click.option("--height", type=int, help="Pixels, a multiple of what the model asks for."),
+    click.option("--width", type=int, help="Pixels, likewise."),
+    click.option("--fps", type=int, help="Frames a second."),
+    click.option(
+        "--num-inference-steps", type=int, help="Denoising steps: more is slower and better."
+    ),
+    click.option(
+        "--guidance-scale", type=float, help="How strictly to follow the prompt; 1 is off."
+    ),
+    click.option("--solver", type=click.Choice(get_args(SolverName)), help="How steps are taken."),
+    click.option("--flow-shift", type=float, help="Moves the schedule towards noise."),
+    click.option("--timesteps", type=_numbers, metavar="T,T,…", help="Of the solver renoise."),
+    click.option("--motion-score", type=int, help="How much shall move; 0 is little."),
+    click.option("--no-motion-score", is_flag=True, help="Say nothing about motion in the prompt."),
+    click.option("--seed", type=int, help="Of the noise; the same seed gives the same video."),
+    click.option(
+        "--lowercase", is_flag=True, default=None, help="Lower-case prompts, as diffusers."
+    ),
+    click.option("--prompt-embeds", type=FILE, help="Embeddings instead of a prompt, .npz."),
+    click.option("--config", type=FILE, help="TOML with any of these options; flags come first."),
+    click.option("--variant", help="Which numerical version of the bundle to play."),
+    click.option("--backend", default="auto", show_default=True, help="What to play it on."),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+    click.option("--check-finite", is_flag=True, help="Stop at the first NaN and name its graph."),
+    click.option("--dry-run", is_flag=True, help="Check everything, show the memory needed, stop."),
+)
+
+
+def request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add what both commands know about a request and about how to play it."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given_options(
+    config: Path | None, options: dict[str, Any], *, prompted: bool
+) -> dict[str, Any]:
+    """The options that were given: those of the configuration file, under those of the line.
+
+    Raises:
+        UsageError: there is no prompt, and none comes from elsewhere (``prompted``).
+    """
+    from sana_rt.runtime import request as requests
+
+    silent = options.pop("no_motion_score")
+    given = requests.read_options(config) if config else {}
+    given |= {name: value for name, value in options.items() if value is not None}
+    if silent:
+        given["motion_score"] = None
+    if "prompt" not in given and not prompted:
+        raise UsageError(
+            "There is no prompt.", expected="PROMPT, --prompt-embeds, or a prompt in --config."
+        )
+    return given
+
+
+class Reporter:
+    """Shows progress and warnings on stderr, and remembers when passes ended."""
+
+    def __init__(self) -> None:
+        self.console = show.stderr()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console)
+        self._tasks: dict[str, TaskID] = {}
+        self._started = time.monotonic()
+        self._passes: list[float] = []
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bars, and warnings above them."""
+        with self._bar, warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
+            yield
+
+    def __call__(self, progress: Progress) -> None:
+        """Move the bar of the stage."""
+        if progress.stage not in self._tasks:
+            description = _STAGES[progress.stage]
+            self._tasks[progress.stage] = self._bar.add_task(description, total=progress.total)
+        self._bar.update(self._tasks[progress.stage], completed=progress.done)
+        if progress.stage == "denoise":
+            self._passes.append(time.monotonic())
+
+    def summary(self, backend: str) -> str:
+        """What it cost."""
+        seconds = [end - start for start, end in itertools.pairwise(self._passes)]
+        pace = f"{sum(seconds) / len(seconds):.3g} s a step, " if seconds else ""
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux: KiB
+        return (
+            f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all, "
+            f"at most {show.size(resident)} of memory in the process"
+        )
