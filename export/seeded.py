@@ -81,7 +81,7 @@ Describe what moves in the video.
 User Prompt: a quiet scene, low motion. motion score: 30.
 User Prompt: a lively scene, high motion. motion score: 10.
 """
-_SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>")
+_SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 
 
 def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> Path:
@@ -148,7 +148,8 @@ def _write_weights(folder: Path, tensors: Shapes, stem: str, seed: int) -> None:
         count = len(shards)
         names = [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)]
         weight_map = {key: name for name, keys in zip(names, shards, strict=True) for key in keys}
-        _write_json(folder / f"{stem}.safetensors.index.json", {"weight_map": weight_map})
+        index = {"metadata": {}, "weight_map": weight_map}
+        _write_json(folder / f"{stem}.safetensors.index.json", index)
     for name, keys in zip(names, shards, strict=True):
         values = {key: seeded_tensor(key, tensors[key], seed) for key in keys}
         partial = folder / f"{name}{PARTIAL_SUFFIX}"
@@ -218,7 +219,7 @@ def _gemma2(spec: TextSpec) -> dict[str, Any]:
         "num_attention_heads": spec.num_heads,
         "num_key_value_heads": spec.num_kv_heads,
         "head_dim": spec.head_dim,
-        "query_pre_attn_scalar": spec.query_pre_attn_scalar,
+        "query_pre_attn_scalar": int(spec.query_pre_attn_scalar),
         "attn_logit_softcapping": spec.attn_logit_softcap,
         "sliding_window": spec.sliding_window,
         "rope_theta": spec.rope_theta,
