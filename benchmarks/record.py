@@ -79,13 +79,16 @@ class RecordingGraphs(Graphs):
         super().__init__(bundle, variant, backend)
         self.passes: list[Pass] = []
         self._blocks: dict[str, Mapping[str, Buffer]] = {}
+        self._others: dict[str, Buffer] = {}
 
     def bind(
         self, name: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
     ) -> Binding:
-        """Fix the buffers of a graph, and remember those of blocks."""
+        """Fix the buffers of a graph, and remember what the blocks and their ends are given."""
         if name.startswith("block_"):
             self._blocks[name] = inputs
+        elif name in ("timestep", "final_layer"):
+            self._others |= inputs
         return super().bind(name, inputs, outputs)
 
     def run(self, binding: Binding) -> None:
@@ -101,4 +104,9 @@ class RecordingGraphs(Graphs):
             for _, inputs in sorted(self._blocks.items())
         ]
         first = self._blocks[_FIRST].items()
-        return Pass({name: read(data) for name, data in first if name not in _TEXT}, tuple(text))
+        return Pass(
+            timestep=float(read(self._others["timestep"]).max()),
+            inputs={name: read(data) for name, data in first if name not in _TEXT},
+            text=tuple(text),
+            embedding=read(self._others["embedding"]),
+        )

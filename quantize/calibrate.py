@@ -15,8 +15,6 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
-from onnx import ModelProto, helper
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
@@ -68,13 +66,16 @@ class CalibrationTable(Frozen, frozen=True):
 
 @dataclass(frozen=True)
 class Pass:
-    """What the blocks are given in one pass of the transformer.
+    """What the blocks are given in one pass of the transformer at ``timestep`` (0..1000).
 
-    ``inputs`` are those of the first block but for the text's; ``text`` has (K, V) by block.
+    ``inputs`` are those of the first block but for the text's; ``text`` has (K, V) by block;
+    ``embedding`` is what the final layer has beside the tokens.
     """
 
+    timestep: float
     inputs: Mapping[str, Array]
     text: tuple[tuple[Array, Array], ...]
+    embedding: Array
 
     def of_block(self, index: int) -> dict[str, Array]:
         """The inputs of a block, if ``tokens`` are those in front of it."""
@@ -107,8 +108,8 @@ def _calibrate_block(
     """The magnitudes of a block's layers, and the passes as the next block sees them."""
     model = graph_file.read(path)
     layers = layers_of(name, model)
-    session = _session(model, layers, path.parent)
     watched = list(dict.fromkeys(layer.input for layer in layers))
+    session = graph_file.session(model, path.parent, watched)
     amax = dict.fromkeys(watched, 0.0)
     after = []
     for each in passes:
@@ -129,20 +130,6 @@ def _shared(amax: Mapping[str, float]) -> dict[str, float]:
     """
     first = {name: name.removesuffix(".1") for name in amax}
     return {name: max(value, amax.get(first[name], 0.0)) for name, value in amax.items()}
-
-
-def _session(model: ModelProto, layers: Sequence[Layer], folder: Path) -> ort.InferenceSession:
-    """The graph with the inputs of its layers as outputs, too."""
-    outputs = {value.name for value in model.graph.output} | {v.name for v in model.graph.input}
-    for data in dict.fromkeys(layer.input for layer in layers):
-        if data not in outputs:
-            model.graph.output.append(helper.make_empty_tensor_value_info(data))
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
-    return ort.InferenceSession(model.SerializeToString(), options)
 
 
 def _check_finite(layer: Layer, amax: float) -> None:

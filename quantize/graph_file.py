@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, TensorProto, numpy_helper
+import onnxruntime as ort
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from sana_rt.files import storage_errors, write_bytes, writing
@@ -28,6 +30,21 @@ def value(model: ModelProto, name: str, folder: Path) -> npt.NDArray[Any]:
     tensor = next(each for each in model.graph.initializer if each.name == name)
     with storage_errors(folder):
         return numpy_helper.to_array(tensor, str(folder))
+
+
+def session(model: ModelProto, folder: Path, watched: Sequence[str] = ()) -> ort.InferenceSession:
+    """The graph, which was read from ``folder``, ready to run with ``watched`` as outputs, too."""
+    there = {value.name for value in (*model.graph.output, *model.graph.input)}
+    extra = [helper.make_empty_tensor_value_info(each) for each in watched if each not in there]
+    model.graph.output.extend(extra)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Weights stay where they are mapped: many blocks may be open at once.
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    return ort.InferenceSession(model.SerializeToString(), options)
 
 
 def write(model: ModelProto, source: Path, path: Path) -> tuple[Path, ...]:

@@ -15,6 +15,7 @@ class Layer:
     node: str
     input: str
     weight: str
+    output: str
     shape: tuple[int, int]  # K, N
     input_rank: int | None  # None where the graph does not say
 
@@ -22,6 +23,14 @@ class Layer:
     def name(self) -> str:
         """What recipes call it."""
         return f"{self.graph}/{self.node}"
+
+    @property
+    def is_second_use(self) -> bool:
+        """Whether another layer has the same weights and more to do.
+
+        ``ff.conv_temp.1`` is the temporal convolution on the frame in front of a chunk.
+        """
+        return self.node.endswith(".1")
 
 
 def layers_of(graph: str, model: ModelProto) -> tuple[Layer, ...]:
@@ -38,5 +47,6 @@ def layers_of(graph: str, model: ModelProto) -> tuple[Layer, ...]:
         if len(shape) == 2 and node.input[0] not in weights:
             data, weight = node.input
             k, n = shape
-            found.append(Layer(graph, node.name, data, weight, (k, n), ranks.get(data)))
+            output = node.output[0]
+            found.append(Layer(graph, node.name, data, weight, output, (k, n), ranks.get(data)))
     return tuple(found)

@@ -25,6 +25,7 @@ from sana_rt.model_spec import Frozen
 Format = Literal["nvfp4", "fp8", "bf16"]
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
+_NAME: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
 _BLOCK = re.compile(r"block_(\d+)/")
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -46,7 +47,7 @@ class Rule(Frozen, frozen=True):
 class Recipe(Frozen, frozen=True):
     """Rules that no two layers share; ``name`` becomes part of the variant's name."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    name: Annotated[str, Meta(pattern=_NAME)]
     description: str
     rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
 
@@ -84,6 +85,15 @@ def parse(data: bytes, where: str) -> Recipe:
             expected="TOML with name, description and [[rules]]; of each rule layers, format, "
             "reason, source and, if it is not for all blocks, depth.",
         ) from error
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`UsageError` unless a recipe can be called ``name``."""
+    if not re.fullmatch(_NAME, name):
+        raise UsageError(
+            f"A recipe cannot be called {name!r}.",
+            expected="1 to 32 lower-case letters, digits and '-'.",
+        )
 
 
 def names() -> list[str]:

@@ -47,7 +47,7 @@ def random_pass(bundle: Bundle, seed: int) -> Pass:
         if tensor.name.startswith("state_") or tensor.name == "text_bias":
             inputs[tensor.name] = np.zeros(shape, np.float32)
     text = (inputs.pop("text_k"), inputs.pop("text_v"))
-    return Pass(inputs, (text, text))
+    return Pass(500.0, inputs, (text, text), np.zeros(0, np.float32))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ WEIGHT = np.linspace(-3, 5, 32 * 8, dtype=np.float32).reshape(32, 8)
 
 
 def layer(rank: int | None = 3) -> Layer:
-    return Layer("block_00", "attn1.to_q", "x", "w", (32, 8), rank)
+    return Layer("block_00", "attn1.to_q", "x", "w", "y", (32, 8), rank)
 
 
 @given(st.floats(2.0**-40, 2.0**40, width=32))

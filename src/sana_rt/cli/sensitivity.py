@@ -1,0 +1,123 @@
+"""``sana-rt sensitivity``: which layers may be quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output as show
+from sana_rt.errors import UsageError
+from sana_rt.files import write_bytes
+from sana_rt.quantize import calibrate, sensitivity, variant
+from sana_rt.quantize import recipe as recipes
+
+if TYPE_CHECKING:
+    from sana_rt.quantize.quantized_layer import QuantizedFormat
+    from sana_rt.quantize.sensitivity import Entry, Sensitivity
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command(
+    epilog="Example: sana-rt sensitivity out/bundle --prompts prompts.txt -o out/sensitivity.json "
+    "--propose out/own.toml --fp4-share 0.67"
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--prompts", type=_FILE, required=True, help="Prompts to play, one a line.")
+@click.option("-o", "--output", type=_FILE, required=True, help="The .json of all entries.")
+@click.option("--heat-map", type=_FILE, help="A picture of them, .svg.")
+@click.option("--format", "fmt", type=click.Choice(["nvfp4", "fp8"]), default="nvfp4")
+@click.option("--propose", type=_FILE, help="Write a recipe that follows from them, .toml.")
+@click.option("--fp4-share", type=float, default=0.67, show_default=True, help="Of its FLOPs.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+def command(
+    bundle: Path,
+    *,
+    prompts: Path,
+    output: Path,
+    heat_map: Path | None,
+    fmt: QuantizedFormat,
+    propose: Path | None,
+    fp4_share: float,
+    threads: int | None,
+) -> None:
+    """Quantize every layer of every block of BUNDLE by itself, and see what the velocity loses.
+
+    Short clips are played first and what the blocks are given is recorded. The time grows with
+    the square of the number of blocks; one or two prompts are enough to tell layers apart.
+    """
+    from sana_rt.benchmarks import record
+
+    for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
+        if path is not None and path.suffix != suffix:
+            raise UsageError(f"{path} does not end in {suffix}.", expected=f"a {suffix} file.")
+    if propose is not None and fmt != "nvfp4":
+        raise UsageError("--propose weighs NVFP4.", expected="it without --format fp8.")
+    if propose is not None:
+        recipes.check_name(propose.stem)
+    sensitivity.check_share(fp4_share)
+    opened = Bundle.open(bundle)
+    name = variant.source_variant(opened.manifest)
+    lines, sha256 = record.read_prompts(prompts)
+    with _progress() as report:
+        passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))
+        table = calibrate.calibrate(opened, name, passes, sha256, report)
+        found = sensitivity.measure(opened, name, passes, table, fmt=fmt, progress=report)
+    write_bytes(output, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    if heat_map is not None:
+        from sana_rt.benchmarks import heatmap
+
+        write_bytes(heat_map, heatmap.draw(found))
+    if propose is not None:
+        recipe = sensitivity.propose(found, fp4_share, propose.stem)
+        write_bytes(propose, sensitivity.to_toml(recipe).encode())
+    _show(found)
+
+
+def _show(found: Sensitivity) -> None:
+    groups: dict[str, list[Entry]] = {}
+    for entry in found.entries:
+        groups.setdefault(entry.group, []).append(entry)
+    show.table(
+        f"One layer in {found.format}, means over blocks and {found.passes} passes",
+        ("layer", "SQNR, dB>", "cosine>", "velocity error>", "worst block>", "FLOPs>"),
+        [(name, *_row(found, name, entries)) for name, entries in groups.items()],
+    )
+
+
+def _row(found: Sensitivity, group: str, entries: list[Entry]) -> tuple[str, ...]:
+    errors = {
+        layer.split("/")[0]: error
+        for layer, error in found.velocity_errors().items()
+        if layer.split("/")[1] == group
+    }
+    shares = {entry.block: entry.share for entry in entries}
+    return (
+        f"{np.mean([entry.sqnr for entry in entries]):.1f}",
+        f"{np.mean([entry.cosine for entry in entries]):.4f}",
+        f"{np.mean(list(errors.values())):.3g}",
+        max(errors, key=lambda block: errors[block]),
+        f"{sum(shares.values()):.1%}",
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Prompts, blocks, then layers done, on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=show.stderr()) as bar:
+        task = bar.add_task("Starting", total=None)
+
+        def report(name: str, done: int, total: int) -> None:
+            bar.update(task, description=name, completed=done, total=total)
+
+        yield report
