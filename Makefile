@@ -23,6 +23,9 @@ export WORKLOAD ?=
 export TARGET ?= sm120
 VARIANT := $(if $(filter-out bf16,$(RECIPE)),nvfp4-$(basename $(notdir $(RECIPE))),bf16)
 
+# What demo works on; where it is missing, random weights take its place.
+TRAINED := $(wildcard examples/shapes/checkpoints)
+
 # What engines works on if no checkpoint is named: a small one with random weights.
 SEEDED := 'import pathlib, sys; from sana_rt.export import seeded; \
   seeded.write_checkpoint(pathlib.Path(sys.argv[1]))'
@@ -47,7 +50,7 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
-	$(BIN)/sana-rt demo --output $(OUT)/demo "$$PROMPT"
+	$(BIN)/sana-rt demo --output $(OUT)/demo $(TRAINED:%=--checkpoint %) "$$PROMPT"
 
 engines: setup ## CHECKPOINT=dir RECIPE=bf16 WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
 ifeq ($(origin CHECKPOINT),file)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 QUICK_START = README.split("## Quick start")[1].split("\n## ")[0]
 FENCE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-SECONDS = 300  # far above the minute it takes, to fail rather than hang
+SECONDS = 1800  # far above what it takes, to fail rather than hang
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import sana_rt
 
 from .conftest import ROOT, Distributions
 
-DATA = ("*.toml", "py.typed")  # what code reads at run time
+NOT_SHIPPED = ("*.md", "results/*", "__pycache__/*")  # what no code reads at run time
 
 
 def _files(tree: Path) -> dict[str, bytes]:
@@ -25,8 +25,8 @@ def _files(tree: Path) -> dict[str, bytes]:
     return {
         path.relative_to(source).as_posix(): path.read_bytes()
         for folder in (package, *links)
-        for pattern in ("*.py", *DATA)
-        for path in folder.rglob(pattern)
+        for path in folder.rglob("*")
+        if path.is_file() and not any(path.match(pattern) for pattern in NOT_SHIPPED)
     }
 
 

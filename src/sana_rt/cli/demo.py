@@ -26,23 +26,25 @@ _SHEET_PICTURES: Final = 9
     show_default=True,
     help="Where the files go.",
 )
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True),
+    help="Start from this one.  [default: small, with random weights]",
+)
 @click.pass_context
-def command(ctx: click.Context, prompt: str, folder: Path) -> None:
-    """Make a small checkpoint, export it, and play PROMPT from the bundle, on the CPU.
+def command(ctx: click.Context, prompt: str, folder: Path, checkpoint: Path | None) -> None:
+    """Export a small checkpoint and play PROMPT from the bundle, on the CPU.
 
-    The weights are random numbers from a fixed seed: the video is a pattern and does not show
-    the prompt. What it shows is that each part works here. Each step prints the command that
-    does the same.
+    Without --checkpoint the weights are random numbers from a fixed seed: the video is then a
+    pattern that does not show the prompt, and shows that each part works here. Each step
+    prints the command that does the same.
     """
-    from sana_rt.export.seeded import write_checkpoint
-
-    checkpoint, bundle = folder / "checkpoint", folder / "bundle"
-    video, sheet = folder / "video.mp4", folder / "contact_sheet.png"
-    click.echo("Step 1 of 4: a small checkpoint with seeded random weights", err=True)
-    write_checkpoint(checkpoint, seed=0)
-    _run(ctx, "Step 2 of 4: the bundle", "export", checkpoint, bundle)
-    _run(ctx, "Step 3 of 4: the video", "generate", bundle, prompt, "--output", video)
-    click.echo("Step 4 of 4: a contact sheet of the video", err=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = checkpoint or _seeded(folder / "checkpoint")
+    bundle, video, sheet = folder / "bundle", folder / "video.mp4", folder / "contact_sheet.png"
+    _run(ctx, "A bundle", "export", checkpoint, bundle)
+    _run(ctx, "A video", "generate", bundle, prompt, "--output", video)
+    click.echo("A contact sheet of the video", err=True)
     _draw_sheet(video, sheet)
     output.table(
         "Files",
@@ -54,6 +56,13 @@ def command(ctx: click.Context, prompt: str, folder: Path) -> None:
             ("contact sheet", str(sheet)),
         ],
     )
+
+
+def _seeded(folder: Path) -> Path:
+    from sana_rt.export.seeded import write_checkpoint
+
+    click.echo("A small checkpoint with seeded random weights", err=True)
+    return write_checkpoint(folder, seed=0)
 
 
 def _run(ctx: click.Context, title: str, name: str, *arguments: str | Path) -> None:
