@@ -41,5 +41,23 @@ def test_what_a_document_points_at_is_there(document: Path) -> None:
     }
 
 
+def test_code_that_the_numerics_page_names_is_there() -> None:
+    page = (ROOT / "docs/numerics.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| **")]
+    assert [row for row in rows if len(row) != 3] == []
+    source = "\n".join(
+        path.read_text()
+        for folder in ("export", "runtime", "src/sana_rt")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    names = {name for _, code, _ in rows for name in re.findall(r"`(\w+)`", code)}
+    assert [
+        name
+        for name in sorted(names)
+        if not re.search(rf"(?:def|class) {name}\b|\b{name}:? ", source)
+    ] == []
+    assert [row[0] for row in rows if not TEST.search(row[2])] == []
+
+
 def _has_test(path: Path, name: str) -> bool:
     return path.exists() and f"def {name}(" in path.read_text()
