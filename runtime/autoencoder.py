@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -31,8 +32,8 @@ class Decoder:
         """A latent frame, its frames, and two sets of caches."""
         later = graphs.signature(LATER)
         caches = [
-            region("autoencoder", later, name, f"{name}.{turn}")
-            for name in _cache_names(graphs)
+            replace(one, name=f"{one.name}.{turn}")
+            for one in cache_regions(graphs)
             for turn in (0, 1)
         ]
         pictures = (
@@ -40,18 +41,19 @@ class Decoder:
             region("autoencoder", graphs.signature(FIRST), "frames", "first_frames"),
             region("autoencoder", later, "frames"),
         )
-        return tuple(single(one) for one in (*pictures, *caches))
+        return (*map(single, pictures), *caches)
 
     @staticmethod
-    def read_by(index: int, graphs: Graphs, buffers: Buffers) -> dict[str, Buffer]:
+    def _read_by(index: int, graphs: Graphs, buffers: Buffers) -> dict[str, Buffer]:
         """The caches that the latent frame ``index`` reads; none for the first."""
         if not index:
             return {}
-        return {name: buffers[f"{name}.{_turn(index)}"] for name in _cache_names(graphs)}
+        names = [one.name for one in cache_regions(graphs)]
+        return {name: buffers[f"{name}.{_turn(index)}"] for name in names}
 
     def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
         self._graphs, self._buffers = graphs, buffers
-        reads = [self.read_by(index, graphs, buffers) for index in (1, 2)]
+        reads = [self._read_by(index, graphs, buffers) for index in (1, 2)]
         writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
         latent = {"latents": buffers["latent_frame"]}
         self._first = graphs.bind(FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
@@ -75,12 +77,12 @@ class Decoder:
 
     def caches(self, index: int) -> dict[str, HostArray]:
         """A host copy of what the latent frame ``index`` will read."""
-        read = self.read_by(index, self._graphs, self._buffers)
+        read = self._read_by(index, self._graphs, self._buffers)
         return {name: self._graphs.memory.download(buffer) for name, buffer in read.items()}
 
     def restore(self, index: int, arrays: Mapping[str, HostArray]) -> None:
         """Go on at latent frame ``index`` with what :meth:`caches` returned there."""
-        for name, buffer in self.read_by(index, self._graphs, self._buffers).items():
+        for name, buffer in self._read_by(index, self._graphs, self._buffers).items():
             self._graphs.memory.upload(buffer, arrays[name])
 
 
@@ -112,6 +114,8 @@ class ImageEncoder:
         return self._graphs.memory.download(self._buffers["image_latents"])
 
 
-def _cache_names(graphs: Graphs) -> tuple[str, ...]:
-    inputs = graphs.signature(LATER).inputs
-    return tuple(tensor.name for tensor in inputs if tensor.name.startswith("cache_"))
+def cache_regions(graphs: Graphs) -> tuple[Region, ...]:
+    """One set of the decoder's caches."""
+    later = graphs.signature(LATER)
+    names = [tensor.name for tensor in later.inputs if tensor.name.startswith("cache_")]
+    return tuple(single(region("autoencoder", later, name)) for name in names)

@@ -13,17 +13,20 @@ import numpy as np
 from sana_rt.errors import StateError, UsageError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import noise, prompts
-from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
+from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, cache_regions
+from sana_rt.runtime.backends.base import host_dtype
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds, Inputs, latents_shape
-from sana_rt.runtime.memory import Buffers
-from sana_rt.runtime.request import Request, schedule, streaming
+from sana_rt.runtime.memory import Buffers, region, single
+from sana_rt.runtime.prompts import projection_regions
+from sana_rt.runtime.request import Request, dims, schedule, streaming
 from sana_rt.runtime.scenes import Shot
 from sana_rt.runtime.snapshot import Header, Identity, Kind, Position, Snapshot
 from sana_rt.runtime.solver import Step
 from sana_rt.runtime.state import NAMES, State
 from sana_rt.runtime.text import PromptTokenizer
+from sana_rt.tensors import resolve
 
 _TEXT = ("hidden_states", "attention_mask")
 
@@ -154,6 +157,21 @@ def chunk_ranges(model: ModelSpec, latent_frames: int, start: int = 0) -> tuple[
     return (range(start, first), *later)
 
 
+def snapshot_kinds(
+    graphs: Graphs, model: ModelSpec, request: Request, position: Position
+) -> dict[str, Kind]:
+    """Dtype and shape of each tensor of a snapshot at ``position``."""
+    blocks = model.transformer.num_layers
+    regions = [*State.regions(graphs.signature("block_00"), blocks), *projection_regions(graphs)]
+    regions = [one for one in regions if one.name in (*NAMES, *_TEXT)]
+    if position.decoded:
+        regions += cache_regions(graphs)
+    if position.pending:
+        regions.append(single(region("latents", graphs.signature("solver"), "latents")))
+    named = dims(request, model) | {"frames": position.pending}
+    return {one.name: (host_dtype(one.dtype), resolve(one.shape, named)) for one in regions}
+
+
 def _text(request: Request) -> tuple[object, ...]:
     """What else than the prompt decides about the embeddings."""
     negative = request.negative_prompt if request.batch == 2 else ""
@@ -251,16 +269,6 @@ class Pipeline:
             tensors["latents"] = self._denoiser(pending).latents()
         header = Header("sana-rt-stream", 1, identity, request, later, position)
         return Snapshot(header, tensors)
-
-    def kinds(self, position: Position) -> dict[str, Kind]:
-        """The tensors of a snapshot at a position."""
-        buffers = {name: self._buffers[name] for name in (*NAMES, *_TEXT)}
-        if position.decoded:
-            buffers |= Decoder.read_by(position.decoded, self._graphs, self._buffers)
-        if position.pending:
-            sized = self._buffers.sized(frames=position.pending)
-            buffers["latents"] = sized["previous_sample"]
-        return {name: buffer.host_kind for name, buffer in buffers.items()}
 
     @cached_property
     def _decoder(self) -> Decoder:

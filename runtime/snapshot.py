@@ -36,6 +36,10 @@ class Identity(Frozen, frozen=True):
     variant: str
     graphs: str  # SHA-256 of the hashes of all files of the variant's graphs
 
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.model!r}, variant {self.variant!r}, graphs {self.graphs[:12]}"
+
     @staticmethod
     def of(bundle: Bundle, variant: str) -> Identity:
         """The identity of a variant of ``bundle``."""
@@ -116,13 +120,13 @@ class Snapshot:
             ) from error
         return Snapshot(header, tensors)
 
-    def check(self, identity: Identity, request: Request) -> None:
-        """Raise :class:`StateError` unless ``request`` can continue it on these graphs."""
+    def check(self, identity: Identity, request: Request, kinds: Mapping[str, Kind]) -> None:
+        """Raise :class:`StateError` unless ``request`` can continue it on these graphs.
+
+        ``kinds`` are those of the tensors that the graphs need.
+        """
         _check_same("model", self.header.identity, identity)
         _check_same("frame size, rate or batch", _size(self.header.request), _size(request))
-
-    def check_tensors(self, kinds: Mapping[str, Kind]) -> None:
-        """Raise :class:`StateError` unless its tensors are those that the graphs need."""
         found = {name: (array.dtype.name, array.shape) for name, array in self.tensors.items()}
         for name in sorted({*found, *kinds}):
             _check_same(f"kind of {name!r}", found.get(name), kinds.get(name))

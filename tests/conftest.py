@@ -87,6 +87,35 @@ def _export_key() -> str:
 
 
 @pytest.fixture(scope="session")
+def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small bundle declared block-causal, in chunks of two latent frames.
+
+    Its graphs are those of the bidirectional model; do not write into it.
+    """
+    import msgspec
+
+    from sana_rt import bundle as bundles
+    from sana_rt.model_spec import StreamingSpec
+
+    replace = msgspec.structs.replace
+    root = tmp_path_factory.mktemp("causal") / "bundle"
+    manifest = bundles.Bundle.open(small_bundle).manifest
+    for file in manifest.files:
+        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / file.path).hardlink_to(small_bundle / file.path)
+    sampling = replace(
+        manifest.model.sampling, solver="renoise", num_inference_steps=4, guidance_scale=1.0
+    )
+    model = replace(
+        manifest.model,
+        transformer=replace(manifest.model.transformer, causal=True),
+        sampling=sampling,
+        streaming=StreamingSpec(chunk_frames=2),
+    )
+    return bundles.save(root, replace(manifest, model=model)).root
+
+
+@pytest.fixture(scope="session")
 def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The two blocks, and nothing else, of a small model in float32 and in bfloat16.
 

@@ -44,12 +44,6 @@ class Buffer:
         """Bytes of the tensor."""
         return num_bytes(self.dtype, self.shape)
 
-    @property
-    def host_kind(self) -> tuple[str, tuple[int, ...]]:
-        """Dtype and shape of a host copy (:meth:`Memory.download`)."""
-        dtype = "float32" if self.dtype == "bfloat16" else HOST_DTYPES[self.dtype].name
-        return dtype, self.shape
-
     def __getitem__(self, part: slice) -> Buffer:
         """The rows ``start:stop`` of the first axis, in the same memory."""
         start, stop, step = part.indices(self.shape[0])
@@ -178,6 +172,11 @@ class Backend(ABC):
         Raises:
             BackendError: the backend cannot run it; the message says why.
         """
+
+
+def host_dtype(dtype: str) -> str:
+    """Dtype of the host copy of a buffer (:meth:`Memory.download`)."""
+    return "float32" if dtype == "bfloat16" else HOST_DTYPES[dtype].name
 
 
 def to_device_dtype(array: HostArray, dtype: str) -> HostArray:
