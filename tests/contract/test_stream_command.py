@@ -1,0 +1,212 @@
+"""``sana-rt stream``: a minute, watched, interrupted, killed, continued."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+from click.testing import CliRunner, Result
+
+from sana_rt.cli import cli
+from sana_rt.errors import StateError
+from sana_rt.runtime.frames import live_video
+from sana_rt.runtime.pipeline import Progress
+from sana_rt.runtime.session import Session
+from sana_rt.runtime.snapshot import Snapshot
+
+PROMPT, OTHER = "a red circle moving to the right", "a blue square"
+SMALL = ("--height", "32", "--width", "48", "--threads", "1")
+FPS = 8
+LONG = 500  # seconds of video, which no test waits for
+SECONDS = 120  # far above what a start takes, to fail rather than hang
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return tmp_path / "clip.mp4"
+
+
+def _stream(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["stream", *map(str, arguments)])
+
+
+def _frames(data: bytes) -> int:
+    with av.open(io.BytesIO(data)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_minute_is_exact_and_can_be_continued(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    state, more = tmp_path / "state", tmp_path / "more.mp4"
+    result = _stream(
+        causal_bundle, PROMPT, "--seconds", 60, "-o", video, "--save-state", state,
+        "--prompt-at", 20, OTHER, "--timesteps", "1000,700", *SMALL,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{video}\n"
+    said = " ".join(result.stderr.split())
+    assert f"From 20.12 s, where a chunk begins: {OTHER}" in said
+    assert f"Continue with --resume {state}" in said
+    assert _frames(video.read_bytes()) == 60 * FPS + 1
+    with av.open(video) as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == FPS
+        assert float(stream.duration * stream.time_base) == 60 + 1 / FPS
+    assert Snapshot.load(state).header.request.prompt == OTHER
+    result = _stream(causal_bundle, "--resume", state, "--seconds", 61, "-o", more, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert "Reading the prompt" not in result.stderr
+    assert _frames(more.read_bytes()) == FPS
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "more.mp4", "state"]
+
+
+def test_the_first_frames_are_there_before_the_second_chunk_is(
+    causal_bundle: Path, video: Path
+) -> None:
+    session = Session.open(causal_bundle, threads=1)
+    request = session.request(prompt=PROMPT, height=32, width=48, num_frames=17)
+    seen: dict[int, int] = {}
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == "denoise" and video.exists():
+            seen[progress.done] = _frames(video.read_bytes())
+
+    with live_video(video, height=32, width=48, fps=FPS) as write:
+        for frames in session.stream(request, progress=watch):
+            write(frames)
+    # Four steps make the first chunk, of three latent frames and 9 pictures, the fifth commits.
+    assert seen == dict.fromkeys((5, 6, 7, 8, 9), 8)
+
+
+@contextlib.contextmanager
+def _running(*arguments: object) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "sana_rt", "stream", *map(str, arguments)]
+    environment = {**os.environ, "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _wait_for(video: Path, frames: int, process: subprocess.Popen[str]) -> None:
+    """Wait until so many frames can be played; every look must find a whole file."""
+    deadline = time.monotonic() + SECONDS
+    while not video.exists() or _frames(video.read_bytes()) < frames:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_killed_stream_leaves_a_video_and_the_state_of_before(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    first, state = tmp_path / "first.mp4", tmp_path / "state"
+    result = _stream(
+        causal_bundle, PROMPT, "--seconds", 1, "-o", first, "--save-state", state, *SMALL
+    )
+    assert result.exit_code == 0, result.output
+    before = state.read_bytes()
+    arguments = ("--resume", state, "--save-state", state, "--seconds", LONG, "-o", video)
+    with _running(causal_bundle, *arguments, "--threads", 1) as process:
+        _wait_for(video, 20, process)
+        process.kill()
+        process.wait()
+    assert _frames(video.read_bytes()) >= 20
+    assert state.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "first.mp4", "state"]
+
+
+def test_an_interrupt_waits_for_the_pass_and_saves(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    state, rest = tmp_path / "state", tmp_path / "rest.mp4"
+    arguments = (PROMPT, "--seconds", LONG, "-o", video, "--save-state", state, *SMALL)
+    with _running(causal_bundle, *arguments) as process:
+        _wait_for(video, 12, process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(SECONDS) == 130
+        assert "Continue with --resume" in process.stderr.read()
+    position = Snapshot.load(state).header.position
+    made = 4 * position.decoded - 3
+    assert _frames(video.read_bytes()) == made, "the state goes on where the video ends"
+    result = _stream(
+        causal_bundle, "--resume", state, "-o", rest, "--threads", 1,
+        "--seconds", (made + 4) / FPS,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert made + _frames(rest.read_bytes()) == 4 * (position.decoded + 2) - 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        ((PROMPT,), 2, "Missing option '-o'"),
+        (("-o", "clip.mp4"), 2, "There is no prompt"),
+        ((PROMPT, "-o", "clip.avi"), 2, "does not end in .mp4"),
+        ((PROMPT, "-o", "clip.mp4", "--seconds", "0"), 2, "'--seconds'"),
+        ((PROMPT, "-o", "clip.mp4", "--seconds", "600"), 1, "1,201 latent frames"),
+        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "0", OTHER), 2, "two prompts to begin with"),
+        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "-1", OTHER), 2, "begins at -1 s"),
+        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt at 99 s"),
+        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,x"), 2, "'--timesteps'"),
+        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,10"), 1, "timesteps are 9, 10"),
+        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "$.timesteps"),
+        (("-o", "clip.mp4", "--resume", "none"), 1, "none"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_message(
+    causal_bundle: Path, tmp_path: Path, arguments: tuple[str, ...], exit_code: int, words: str
+) -> None:
+    with contextlib.chdir(tmp_path):
+        result = _stream(causal_bundle, *arguments)
+    assert result.exit_code == exit_code, result.output
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_part_before_is_not_overwritten(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    video.write_bytes(b"the part before")
+    result = _stream(causal_bundle, "--resume", tmp_path / "state", "-o", video)
+    assert result.exit_code == 2
+    assert "another name" in result.stderr
+    assert video.read_bytes() == b"the part before"
+
+
+def test_a_state_that_does_not_fit_on_the_disk_costs_the_state_only(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    state = tmp_path / "state"
+    state.with_name("state.partial").symlink_to("/dev/full")
+    arguments = ("--seconds", 1, "-o", video, "--save-state", state, *SMALL)
+    result = _stream(causal_bundle, PROMPT, *arguments)
+    assert result.exit_code == 1
+    assert "No room left" in result.stderr
+    assert _frames(video.read_bytes()) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+    with pytest.raises(StateError):
+        Snapshot.load(video)
+
+
+def test_a_dry_run_shows_the_memory_of_any_length(causal_bundle: Path, video: Path) -> None:
+    """8 fps · 5 s and 45 s: 11 and 91 latent frames."""
+    shown = [
+        _stream(causal_bundle, PROMPT, "-o", video, "--seconds", seconds, "--dry-run").stdout
+        for seconds in (5, 45)
+    ]
+    assert shown[0] == shown[1]
+    assert "state" in shown[0]
+    assert not video.exists()
