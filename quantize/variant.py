@@ -161,6 +161,11 @@ def quantize_bundle(
         return saved
 
 
+def check_recipe(bundle: Bundle, loaded: LoadedRecipe) -> None:
+    """Raise what :func:`quantize_bundle` would if the recipe does not fit; reads no weights."""
+    _formats(bundle, _forms(bundle.manifest, variant_name(loaded)), loaded)
+
+
 def quantize_graph(name: str, source: Path, loaded: LoadedRecipe, folder: Path) -> Path:
     """Write the device graph of the graph at ``source``, called ``name``, to ``folder``.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,10 +15,10 @@ from sana_rt.bundle import Bundle
 from sana_rt.cli import output
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
-from sana_rt.quantize import calibrate
 from sana_rt.quantize import recipe as recipes
-from sana_rt.quantize import variant as variants
-from sana_rt.quantize.calibrate import CalibrationTable
+
+if TYPE_CHECKING:
+    from sana_rt.quantize.calibrate import CalibrationTable
 
 Report = Callable[[str, int, int], None]
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -52,7 +52,10 @@ def command(
     With --prompts, short clips are played first, to learn how large the inputs of layers are;
     without, their scale is 1. BUNDLE does not change unless all of it succeeds.
     """
+    from sana_rt.quantize import variant as variants
+
     loaded = recipes.load(recipe)
+    variants.check_recipe(Bundle.open(bundle), loaded)
     with _progress() as report:
         table = _table(bundle, prompts, calibration, threads, report)
         if save_calibration is not None:
@@ -83,11 +86,19 @@ def _table(
         raise UsageError(
             "Both --prompts and --calibration were given.", expected="one of them, or neither."
         )
+    from sana_rt.quantize import calibrate
+
     if calibration is not None:
         return calibrate.read(calibration)
-    if prompts is None:
-        return None
+    return None if prompts is None else _calibrate(bundle, prompts, threads, report)
+
+
+def _calibrate(
+    bundle: Path, prompts: Path, threads: int | None, report: Report
+) -> CalibrationTable:
     from sana_rt.benchmarks import record
+    from sana_rt.quantize import calibrate
+    from sana_rt.quantize import variant as variants
 
     lines, sha256 = record.read_prompts(prompts)
     opened = Bundle.open(bundle)
@@ -99,6 +110,8 @@ def _table(
 def _save(table: CalibrationTable | None, path: Path) -> None:
     if table is None:
         raise UsageError("There is no calibration to save.", expected="--prompts with it.")
+    from sana_rt.quantize import calibrate
+
     write_bytes(path, calibrate.encode(table))
 
 

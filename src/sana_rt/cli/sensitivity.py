@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
-from sana_rt.quantize import calibrate, sensitivity, variant
 from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
@@ -55,7 +53,10 @@ def command(
     Short clips are played first and what the blocks are given is recorded. The time grows with
     the square of the number of blocks; one or two prompts are enough to tell layers apart.
     """
+    import msgspec
+
     from sana_rt.benchmarks import record
+    from sana_rt.quantize import calibrate, sensitivity, variant
 
     for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
         if path is not None and path.suffix != suffix:
@@ -102,9 +103,9 @@ def _row(found: Sensitivity, group: str, entries: list[Entry]) -> tuple[str, ...
     }
     shares = {entry.block: entry.share for entry in entries}
     return (
-        f"{np.mean([entry.sqnr for entry in entries]):.1f}",
-        f"{np.mean([entry.cosine for entry in entries]):.4f}",
-        f"{np.mean(list(errors.values())):.3g}",
+        f"{mean(entry.sqnr for entry in entries):.1f}",
+        f"{mean(entry.cosine for entry in entries):.4f}",
+        f"{mean(errors.values()):.3g}",
         max(errors, key=lambda block: errors[block]),
         f"{sum(shares.values()):.1%}",
     )
