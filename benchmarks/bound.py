@@ -228,7 +228,7 @@ def _rows(
             continue
         one, layers, note = totals[name], 1, ""
         if name == TEXT:
-            one = _with_layers(one, totals[two], text_layers)
+            one = roofline.with_layers(one, totals[two], text_layers)
             note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
         if name == BLOCK:
             layers = model.transformer.num_layers
@@ -245,19 +245,6 @@ def _rows(
             weight_bytes=weights[name] * layers,
             note=note,
         )
-
-
-def _with_layers(one: Totals, two: Totals, layers: int) -> Totals:
-    """What ``layers`` equal layers do, from what one and two do."""
-    more = layers - 1
-    groups = zip(one.groups, two.groups, strict=True)
-    return Totals(
-        tuple(
-            roofline.combined(roofline.combined(first, second, more), first, -more)
-            for first, second in groups
-        ),
-        one.not_counted,
-    )
 
 
 def _part(graph: str) -> str:

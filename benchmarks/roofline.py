@@ -159,6 +159,16 @@ def kernel_rows(table: PlanTable, device: Device) -> tuple[KernelRow, ...]:
     return tuple(sorted(found, key=lambda row: -row.seconds))
 
 
+def with_layers(one: Totals, two: Totals, layers: int) -> Totals:
+    """What ``layers`` equal layers do, from what one and what two do."""
+    more = layers - 1
+    groups = zip(one.groups, two.groups, strict=True)
+    return Totals(
+        tuple(combined(combined(first, second, more), first, -more) for first, second in groups),
+        one.not_counted,
+    )
+
+
 def combined(a: Sums, b: Sums, times: int = 1) -> Sums:
     """``a`` and ``times`` as much as ``b``, of the same class and type."""
     return Sums(

@@ -1,11 +1,17 @@
-"""Graphs for the engine tests, and the build logs of some: ``python tests/data/plan_logs/make.py``.
+"""Graphs for the engine tests, and the build logs ``*.log.xz`` that parsers are tested on.
 
-The logs are those of TensorRT-RTX, complete, for SM120; they are what the parser of compiled
-layer tables is tested on.
+The logs are complete ones of TensorRT-RTX for SM120. Those of real graphs are from full-width
+plans; the others are of graphs made here:
+
+    sana-rt bound --model sana-video-2b-480p --keep KEPT
+    python tests/data/plan_logs/make.py KEPT
 """
 
 from __future__ import annotations
 
+import lzma
+import sys
+import tempfile
 from pathlib import Path
 
 import ml_dtypes
@@ -167,3 +173,41 @@ def unsupported() -> ModelProto:
         [value("y", TensorProto.FLOAT, "batch", "frames")],
         [],
     )
+
+
+#: Real graphs whose logs are kept: linear and cross attention, and convolutions.
+KEPT = ("block_00", "vae_decoder")
+
+
+def main(kept: Path) -> None:
+    """Write every ``*.log.xz``."""
+    for name in KEPT:
+        write_log(name, (kept / "plans" / f"{name}.log").read_bytes())
+    shapes = {
+        "nvfp4_chain": (nvfp4_chain(), {"x": (2, 512, 256)}),
+        "branch": (branch(), {"x": (4, 8), "condition": ()}),
+    }
+    for name, (graph, inputs) in shapes.items():
+        write_log(name, build_log(graph, inputs))
+
+
+def build_log(graph: ModelProto, shapes: dict[str, tuple[int, ...]]) -> bytes:
+    from sana_rt.engines import builder
+    from sana_rt.engines.trt_api import Request, TensorRT
+
+    tensorrt = TensorRT("rtx")
+    fixed = {name: (shape, shape, shape) for name, shape in shapes.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        onnx.save(graph, path)
+        request = Request(path, tensorrt.target("sm120"), fixed)
+        built = builder.build_plan(request, path.with_suffix(".plan"), tensorrt, lambda _: None)
+        return built.log.read_bytes()
+
+
+def write_log(name: str, log: bytes) -> None:
+    (HERE / f"{name}.log.xz").write_bytes(lzma.compress(log, preset=9))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

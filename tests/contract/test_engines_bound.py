@@ -1,0 +1,128 @@
+"""``sana-rt bound``: the sums over a job, on small graphs in the place of full-width ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from sana_rt import bundle as bundles
+from sana_rt.benchmarks import bound, presets, random_bundle
+from sana_rt.benchmarks.bound import Report, Setup
+from sana_rt.bundle import Bundle
+from sana_rt.cli import cli
+from sana_rt.engines.trt_api import TensorRT
+from sana_rt.export.seeded import SMALL
+from sana_rt.model_spec import PRESETS
+
+pytest.importorskip("tensorrt_rtx")
+
+KEYS = {
+    "blocks_seconds",
+    "total_seconds",
+    "bytes_per_block",
+    "flops_per_block",
+    "fp4_flop_share",
+    "frames_per_second",
+    "arena_bytes",
+    "rows",
+}
+
+
+@pytest.fixture(scope="module")
+def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The bound for the small model, whose graphs are those of the small bundle."""
+    bundle = Bundle.open(small_bundle)
+    graphs = dict(bundle.manifest.variant("fp32").graphs)
+    graphs[random_bundle.TWO_LAYERS] = graphs[bound.TEXT]
+    for name in ("block_01", "block_02", "block_03", "vae_encoder"):
+        del graphs[name]
+    variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), graphs=graphs)
+    manifest = msgspec.structs.replace(bundle.manifest, variants={random_bundle.VARIANT: variant})
+    rtx = TensorRT("rtx")
+    setup = Setup(SMALL, "bf16", presets.device("rtx5090"), rtx, rtx.target("sm120"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_bundle, "write", lambda *_: bundles.Bundle(bundle.root, manifest))
+        return bound.measure(setup, tmp_path_factory.mktemp("bound"), lambda _: None)
+
+
+def test_rows_sum_to_the_job(report: Report) -> None:
+    rows = {row.graph: row for row in report.rows}
+    steps = SMALL.sampling.num_inference_steps
+    block = rows["block_00"]
+    assert (block.layers, block.runs) == (SMALL.transformer.num_layers, steps)
+    assert report.blocks_seconds == block.seconds_each * SMALL.transformer.num_layers * steps
+    assert report.total_seconds == pytest.approx(sum(row.seconds for row in report.rows))
+    assert set(report.part_seconds) == {
+        "blocks",
+        "rest of the transformer",
+        "text",
+        "autoencoder",
+    }
+    assert report.frames_per_second == SMALL.sampling.num_frames / report.total_seconds
+    assert report.bytes_per_block == block.bytes_each
+    assert report.flops_per_block == block.flops_each
+    assert report.arena_bytes == max(row.activation_bytes for row in report.rows)
+    assert report.missing == ()
+
+
+def test_kernels_of_the_block_are_the_block(report: Report) -> None:
+    assert sum(row.bytes for row in report.block_kernels) == report.bytes_per_block
+    assert sum(row.flops for row in report.block_kernels) == report.flops_per_block
+    (block,) = (row for row in report.rows if row.graph == "block_00")
+    seconds = [row.seconds for row in report.block_kernels]
+    assert sum(seconds) == pytest.approx(block.seconds_each)
+    assert seconds == sorted(seconds, reverse=True)
+
+
+def test_both_prompts_are_encoded(report: Report) -> None:
+    (text,) = (row for row in report.rows if row.graph == bound.TEXT)
+    assert text.runs == 2
+    assert "2 layers, from plans of 1 and 2" in text.note
+    assert text.seconds == 2 * text.seconds_each > 0
+
+
+def test_the_command_prints_the_report(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Setup] = []
+    monkeypatch.setattr(bound, "measure", lambda setup, *_: asked.append(setup) or report)
+    for model in ("sana-video-2b-720p-dcaev", "2b-720p-dcaev"):
+        arguments = ["bound", "--model", model, "--device", "rtx5080"]
+        result = CliRunner().invoke(cli, [*arguments, "--json"])
+        assert set(json.loads(result.stdout)) >= KEYS
+        assert asked[-1].model is PRESETS["sana-video-2b-720p-dcaev"]
+        assert asked[-1].device.name == "GeForce RTX 5080"
+    shown = CliRunner().invoke(cli, arguments).stdout
+    assert "a bound, not a time" in shown
+    assert "NVIDIA RTX Blackwell GPU Architecture" in shown
+    assert " at least" in shown
+    assert "block_00" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "2b-1080p"), "sana-video-2b-480p"),
+        (("--model", "2b-480p", "--recipe", "secret"), "bf16"),
+        (("--model", "2b-480p", "--device", "rtx9999"), "rtx5090"),
+        (("--model", "2b-480p", "--device", "h200"), "builds no plans"),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused(arguments: tuple[str, ...], message: str) -> None:
+    refused = CliRunner().invoke(cli, ["bound", *arguments])
+    assert refused.exit_code == 2
+    assert message in refused.stderr
+
+
+def test_jobs_of_the_released_models() -> None:
+    clip = bound.schedule(PRESETS["sana-video-2b-480p"])
+    assert (clip.frames, clip.latent_frames, clip.prompts) == (81, 21, 2)
+    assert clip.runs()["block_00"] == clip.runs()["solver"] == 50
+    minute = bound.schedule(PRESETS["longsana-2b-480p"])
+    assert (minute.frames, minute.latent_frames, minute.prompts) == (960, 240, 1)
+    assert minute.runs()["block_00"] == 24 * 5
+    assert minute.runs()["solver"] == 24 * 4
+    assert minute.runs()["vae_decoder"] == 239
+    assert bound.workload(PRESETS["longsana-2b-480p"]).frames == 37  # 10 latent frames

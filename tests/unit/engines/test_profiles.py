@@ -1,0 +1,147 @@
+"""Workloads, and the range of every dimension of every graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sana_rt.engines import profiles
+from sana_rt.engines.profiles import Workload
+from sana_rt.errors import ProfileError, RequestError, StorageError, UsageError
+from sana_rt.export import graphs
+from sana_rt.export.graphs import Sizes
+from sana_rt.manifest import DimRange, Graph
+from sana_rt.model_spec import PRESETS
+
+WAN = PRESETS["sana-video-2b-480p"]
+LONG = PRESETS["longsana-2b-480p"]
+FIXED = Workload(frames=81, height=480, width=832, length=512)
+
+
+def _signatures(name: str) -> dict[str, Graph]:
+    """The graphs of a model as the exporter defines them, without files."""
+    model = PRESETS[name]
+    defined = [graphs.text_encoder_graph(model, "float32")]
+    defined += graphs.transformer_graphs(model, "float32")
+    if model.vae.kind == "wan":
+        defined += graphs.vae_graphs(model.vae, "float32")
+    return {each.name: Graph("", (), 23, each.inputs, each.outputs) for each in defined}
+
+
+def _at(spans: dict[str, DimRange], end: str) -> dict[str, int]:
+    return {name: getattr(span, end) for name, span in spans.items()}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_graph_gets_the_dimensions_that_the_exporter_would_give_it(name: str) -> None:
+    model = PRESETS[name]
+    rows, columns = (30, 52) if model.vae.spatial_stride == 8 else (22, 40)
+    latent = model.latent_frames(model.sampling.num_frames)
+    workload = profiles.for_model(model)
+    for graph_name, graph in _signatures(name).items():
+        batch = 1 if graph_name in profiles.SINGLE or model.transformer.causal else 2
+        frames = 10 if model.transformer.causal else latent
+        expected = Sizes(batch, frames, rows, columns, length=512).dims(model)
+        spans = profiles.profile(graph_name, graph, model, workload)
+        assert _at(spans, "opt") == {dim: expected[dim] for dim in spans}
+        named = {dim for tensor in graph.inputs for dim in tensor.shape if isinstance(dim, str)}
+        assert set(spans) == named
+
+
+def test_a_fixed_workload_fixes_every_dimension() -> None:
+    for name, graph in _signatures("sana-video-2b-480p").items():
+        spans = profiles.profile(name, graph, WAN, FIXED)
+        assert all(span.is_fixed for span in spans.values())
+
+
+def test_ranges_hold_at_both_ends() -> None:
+    ranged = Workload(DimRange(1, 81, 161), DimRange(480, 480, 720), DimRange(832, 832, 1280))
+    block = _signatures("sana-video-2b-480p")["block_00"]
+    spans = profiles.profile("block_00", block, WAN, ranged)
+    assert {name: (s.min, s.opt, s.max) for name, s in spans.items()} == {
+        "batch": (2, 2, 2),
+        "frames": (1, 21, 41),
+        "rows": (30, 30, 45),
+        "columns": (52, 52, 80),
+    }
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (81, (10, 10, 11)),  # 21 latent frames: chunks of 11 and 10
+        (961, (10, 10, 11)),  # one minute
+        (77, (10, 10, 10)),  # 20: two equal chunks
+        (73, (19, 19, 19)),  # 19: not cut
+        (37, (10, 10, 10)),
+        (DimRange(41, 961, 4093), (10, 10, 19)),
+        (DimRange(5, 961, 4093), (2, 10, 19)),
+    ],
+)
+def test_chunks_of_a_block_causal_model(
+    frames: int | DimRange, expected: tuple[int, int, int]
+) -> None:
+    block = _signatures("longsana-2b-480p")["block_00"]
+    workload = Workload(frames, 480, 832, batch=1)
+    span = profiles.profile("block_00", block, LONG, workload)["frames"]
+    assert (span.min, span.opt, span.max) == expected
+
+
+def test_sizes_that_the_model_cannot_make_are_refused() -> None:
+    graph = _signatures("sana-video-2b-480p")["patch_embed"]
+    for wrong, what in (
+        (Workload(82, 480, 832), "num_frames is 82"),
+        (Workload(81, 481, 832), "height is 481"),
+        (Workload(81, 480, DimRange(832, 832, 1000)), "height is 1000"),
+    ):
+        with pytest.raises(RequestError, match=what):
+            profiles.profile("patch_embed", graph, WAN, wrong)
+
+
+def test_ranges_out_of_order_are_refused() -> None:
+    graph = _signatures("sana-video-2b-480p")["patch_embed"]
+    for name, wrong in (
+        ("frames", Workload(DimRange(81, 41, 161), 480, 832)),
+        ("height", Workload(81, DimRange(720, 720, 480), 832)),
+    ):
+        with pytest.raises(ProfileError, match=f"workload's {name} is"):
+            profiles.profile("patch_embed", graph, WAN, wrong)
+
+
+def test_dimensions_that_no_workload_sets_are_refused() -> None:
+    from sana_rt.tensors import TensorSpec
+
+    strange = Graph("", (), 23, (TensorSpec("x", "float32", ("batch", "depth")),), ())
+    with pytest.raises(ProfileError, match="'depth'"):
+        profiles.profile("strange", strange, WAN, FIXED)
+
+
+def test_reads_toml(tmp_path: Path) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text(
+        "frames = 81\nheight = {min = 480, opt = 480, max = 720}\nwidth = 832\nbatch = 1"
+    )
+    assert profiles.read(path) == Workload(81, DimRange(480, 480, 720), 832, batch=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("frames = ", "not a workload"),
+        ("frames = 81\nheight = 480", "width"),
+        ("frames = 81\nheight = 480\nwidth = 832\nheigth = 4", "heigth"),
+        ("frames = 0\nheight = 480\nwidth = 832", "frames"),
+        ("frames = 81\nheight = {min = 480, max = 720}\nwidth = 832", "opt"),
+    ],
+)
+def test_what_is_no_workload_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "w.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        profiles.read(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        profiles.read(tmp_path / "w.toml")
