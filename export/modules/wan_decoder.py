@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from sana_rt.export.modules.wan_layers import (
     CACHE_FRAMES,
     CausalConv3d,
-    Convolution,
     History,
     MidBlock,
     PointwiseConv3d,
@@ -62,12 +61,12 @@ class StreamingDecoder(nn.Module):
     The parameters are the checkpoint's ``decoder.*`` and ``post_quant_conv.*``, all of them.
     """
 
-    def __init__(self, spec: VAESpec, convolution: Convolution = "conv2d") -> None:
+    def __init__(self, spec: VAESpec) -> None:
         super().__init__()
         check_spec(spec)
         self.spec = spec
         self.post_quant_conv = PointwiseConv3d(spec.latent_channels, spec.latent_channels)
-        self.decoder = Decoder3d(spec, convolution)
+        self.decoder = Decoder3d(spec)
 
     def cache_specs(self) -> tuple[CacheSpec, ...]:
         """What each of ``cache_00``, ``cache_01``, ... is."""
@@ -121,7 +120,7 @@ def to_bytes(frames: Tensor) -> Tensor:
 class Decoder3d(nn.Module):
     """A latent frame to the frames it stands for."""
 
-    def __init__(self, spec: VAESpec, convolution: Convolution) -> None:
+    def __init__(self, spec: VAESpec) -> None:
         super().__init__()
         widths = [spec.base_dim * mult for mult in reversed(spec.dim_mult)]
         self.conv_in = CausalConv3d(spec.latent_channels, widths[0])
@@ -129,11 +128,11 @@ class Decoder3d(nn.Module):
         inputs = [widths[0], *(width // 2 for width in widths[:-1])]  # upsampling halves channels
         doubling: list[bool | None] = [*reversed(spec.temporal_downsample), None]
         self.up_blocks = nn.ModuleList(
-            UpBlock([a] + [b] * (spec.num_res_blocks + 1), doubles_frames, convolution)
+            UpBlock([a] + [b] * (spec.num_res_blocks + 1), doubles_frames)
             for a, b, doubles_frames in zip(inputs, widths, doubling, strict=True)
         )
         self.norm_out = RMSNorm(widths[-1], 4)
-        self.conv_out = CausalConv3d(widths[-1], 3, convolution=convolution)
+        self.conv_out = CausalConv3d(widths[-1], 3)
 
     def forward(self, z: Tensor, history: History) -> Tensor:
         """[B, 1, C, h, w] -> [B, T', 3, H, W]."""
@@ -157,14 +156,12 @@ class Decoder3d(nn.Module):
 class UpBlock(nn.Module):
     """Residual blocks through ``widths``, then an upsampling unless ``doubles_frames`` is None."""
 
-    def __init__(
-        self, widths: list[int], doubles_frames: bool | None, convolution: Convolution
-    ) -> None:
+    def __init__(self, widths: list[int], doubles_frames: bool | None) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(a, b, convolution) for a, b in pairwise(widths))
+        self.resnets = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         self.upsamplers = nn.ModuleList()
         if doubles_frames is not None:
-            self.upsamplers.append(Upsample(widths[-1], doubles_frames, convolution))
+            self.upsamplers.append(Upsample(widths[-1], doubles_frames))
 
     def forward(self, x: Tensor, history: History) -> Tensor:
         """[B, T, C, H, W] -> [B, T', C', H', W']."""
@@ -176,15 +173,13 @@ class UpBlock(nn.Module):
 class Upsample(nn.Module):
     """Doubles height and width and, with ``doubles_frames``, makes two frames of one."""
 
-    def __init__(self, channels: int, doubles_frames: bool, convolution: Convolution) -> None:
+    def __init__(self, channels: int, doubles_frames: bool) -> None:
         super().__init__()
         self.resample = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="nearest"),
             nn.Conv2d(channels, channels // 2, 3, padding=1),
         )
-        self.time_conv = (
-            CausalConv3d(channels, 2 * channels, (3, 1, 1), convolution) if doubles_frames else None
-        )
+        self.time_conv = CausalConv3d(channels, 2 * channels, (3, 1, 1)) if doubles_frames else None
 
     def forward(self, x: Tensor, history: History) -> Tensor:
         """[B, T, C, H, W] -> [B, T or 2T, C/2, 2H, 2W]."""

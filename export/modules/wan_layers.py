@@ -11,7 +11,7 @@ Source: Wan (arXiv 2503.20314) and the released weights of Wan 2.1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,6 @@ from sana_rt.model_spec import VAESpec
 
 #: Frames of the past that a causal convolution with a temporal kernel of 3 sees.
 CACHE_FRAMES = 2
-
-#: How a causal convolution of several frames is written. "conv2d" is a 2-D convolution over the
-#: channels of all frames that a frame sees, the faster on a CPU; "conv3d" is a 3-D convolution,
-#: for which TensorRT moves fewer bytes. Both compute the same.
-Convolution = Literal["conv2d", "conv3d"]
 
 #: By convolution, the two frames before the next one, [B, 2, C, H, W]. A convolution that is not
 #: in it has seen nothing yet: its past is zeros. None in its place: nothing will follow.
@@ -61,20 +56,19 @@ def by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 
 class CausalConv3d(nn.Module):
-    """A convolution over this frame and the two before it; spatially zero padded."""
+    """A convolution over this frame and the two before it; spatially zero padded.
+
+    For each frame it is a 2-D convolution over the channels of all frames under the kernel:
+    the same sums, and faster on a CPU than the 3-D form.
+    """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: tuple[int, int, int] = (3, 3, 3),
-        convolution: Convolution = "conv2d",
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int, int] = (3, 3, 3)
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
         self.bias = nn.Parameter(torch.empty(out_channels))
         self.padding = kernel[1] // 2, kernel[2] // 2
-        self.convolution = convolution
 
     def forward(self, x: Tensor, history: History | None = None) -> Tensor:
         """[B, T, C, H, W] -> [B, T, C', H, W]; ``history`` then has the last two frames seen."""
@@ -83,10 +77,8 @@ class CausalConv3d(nn.Module):
             return self._first(x, history)
         frames = torch.cat((past, x), dim=1)
         history[self] = frames[:, -CACHE_FRAMES:]
-        if self.convolution == "conv3d" and x.shape[1] > 1:
-            return self._conv3d(frames)
-        seen = (frames[:, t : t + CACHE_FRAMES + 1] for t in range(x.shape[1]))
-        return torch.stack([self._conv2d(window, self.weight) for window in seen], dim=1)
+        windows = (frames[:, t : t + CACHE_FRAMES + 1] for t in range(x.shape[1]))
+        return torch.stack([self._conv2d(seen, self.weight) for seen in windows], dim=1)
 
     def _first(self, x: Tensor, history: History | None) -> Tensor:
         assert x.shape[1] == 1, "a clip begins with one frame"
@@ -95,16 +87,10 @@ class CausalConv3d(nn.Module):
         # The frames before it are zeros, and what their taps add is nothing.
         return self._conv2d(x, self.weight[:, :, -1:]).unsqueeze(1)
 
-    def _conv2d(self, window: Tensor, weight: Tensor) -> Tensor:
-        """The frames that one frame sees [B, taps, C, H, W] -> [B, C', H, W]."""
+    def _conv2d(self, seen: Tensor, weight: Tensor) -> Tensor:
+        """The frames under the kernel [B, taps, C, H, W] -> [B, C', H, W]."""
         kernel = weight.transpose(1, 2).flatten(1, 2)  # [C', taps · C, kh, kw]
-        return F.conv2d(window.flatten(1, 2), kernel, self.bias, padding=self.padding)
-
-    def _conv3d(self, frames: Tensor) -> Tensor:
-        """[B, 2 + T, C, H, W] -> [B, T, C', H, W]."""
-        padding = (0, *self.padding)
-        out = F.conv3d(frames.transpose(1, 2), self.weight, self.bias, padding=padding)
-        return out.transpose(1, 2)
+        return F.conv2d(seen.flatten(1, 2), kernel, self.bias, padding=self.padding)
 
 
 class PointwiseConv3d(nn.Module):
@@ -140,14 +126,12 @@ class RMSNorm(nn.Module):
 class ResidualBlock(nn.Module):
     """Two times norm, SiLU, causal convolution; around them the input, projected if need be."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, convolution: Convolution = "conv2d"
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.norm1 = RMSNorm(in_channels, 4)
-        self.conv1 = CausalConv3d(in_channels, out_channels, convolution=convolution)
+        self.conv1 = CausalConv3d(in_channels, out_channels)
         self.norm2 = RMSNorm(out_channels, 4)
-        self.conv2 = CausalConv3d(out_channels, out_channels, convolution=convolution)
+        self.conv2 = CausalConv3d(out_channels, out_channels)
         projects = in_channels != out_channels
         self.conv_shortcut = PointwiseConv3d(in_channels, out_channels) if projects else None
 
