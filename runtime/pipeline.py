@@ -249,6 +249,8 @@ class Pipeline:
     def snapshot(self, identity: Identity) -> Snapshot:
         """A host copy of what continues the stream after the frames that were taken from it."""
         self._begin("saving the state")
+        if not self._job.model.transformer.causal:
+            raise StateError("A clip made in one piece has no continuation and no state.")
         if not self._whole or self._projected is None:
             raise StateError(
                 "The state is not whole: nothing was made yet, or a commit was interrupted.",

@@ -15,14 +15,7 @@ from sana_rt.runtime.denoiser import Denoiser, block_names
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
-from sana_rt.runtime.pipeline import (
-    Chunk,
-    Job,
-    Pipeline,
-    Progress,
-    ProgressCallback,
-    snapshot_kinds,
-)
+from sana_rt.runtime.pipeline import Chunk, Job, Pipeline, Progress, ProgressCallback
 from sana_rt.runtime.request import Request, continued, dims, for_model
 from sana_rt.runtime.scenes import NO_SCRIPT, Script
 from sana_rt.runtime.snapshot import Identity, Snapshot
@@ -164,11 +157,8 @@ class Session:
             DeviceMemoryError, NonFiniteError: as for :meth:`latents`.
         """
         identity = Identity.of(self.bundle, self.graphs.variant)
-        if resume is not None:
-            position = resume.header.position
-            kinds = snapshot_kinds(self.graphs, self.model, request, position)
-            resume.check(identity, request, kinds)
-        job = streaming_job(Job(self.model, request, inputs, resume=resume), script)
+        job = Job(self.model, request, inputs, resume=resume)
+        job = streaming_job(job, script, identity, self.graphs)
         pipeline = self._prepare(job, progress, check_finite, decode=True)
         chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
         return Stream(pipeline.frames(chunks), pipeline, job, identity)

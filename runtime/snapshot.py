@@ -61,6 +61,11 @@ class Position(Frozen, frozen=True):
     pending: Natural
     decoded: Natural
 
+    def __post_init__(self) -> None:
+        """Frames are decoded in order, and a chunk before the next one is committed."""
+        if not self.committed <= self.decoded <= self.next:
+            raise ValueError(f"{self} cannot be")
+
     @property
     def next(self) -> int:
         """The first latent frame of the next chunk."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 
 from sana_rt.errors import RequestError
 from sana_rt.runtime.autoencoder import Frames
-from sana_rt.runtime.pipeline import Job, Pipeline
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.pipeline import Job, Pipeline, snapshot_kinds
 from sana_rt.runtime.scenes import Script, Shot, shots, start_seconds
 from sana_rt.runtime.snapshot import Identity, Snapshot
 
@@ -15,6 +17,7 @@ class Stream(Iterator[Frames]):
     """Yields u8 [n, height, width, 3] as soon as a latent frame is decoded.
 
     Work happens in ``next`` only. It can be left at any frame; :meth:`state` then continues it.
+    ``shots`` say which prompt begins at which latent frame.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class Stream(Iterator[Frames]):
     ) -> None:
         self._frames, self._pipeline, self._identity = frames, pipeline, identity
         self.shots = (Shot(job.position.next, job.request.prompt), *job.later)
+        self.chunks = job.chunks  # of latent frames; a resumed one may have older frames before
 
     def __next__(self) -> Frames:
         """Make the next frames: one picture of the first latent frame, four of each later one."""
@@ -41,21 +45,26 @@ class Stream(Iterator[Frames]):
         self._frames.close()
 
 
-def streaming_job(job: Job, script: Script) -> Job:
-    """``job`` with the prompts of ``script``.
+def streaming_job(job: Job, script: Script, identity: Identity, graphs: Graphs) -> Job:
+    """``job`` with the prompts of ``script``, on ``graphs``.
 
     Raises:
         RequestError: the model cannot be streamed that way, or nothing is left to make.
+        StateError: the state to continue is of something else.
     """
-    _check(job, script)
-    if job.resume is not None:
-        _check_left(job)
     request, resume = job.request, job.resume
-    later = resume.header.shots if resume and resume.header.request.prompt == request.prompt else ()
+    _check(job, script)
+    later: tuple[Shot, ...] = ()
+    if resume is not None:
+        kinds = snapshot_kinds(graphs, job.model, request, resume.header.position)
+        resume.check(identity, request, kinds)
+        _check_left(job)
+        if resume.header.request.prompt == request.prompt:
+            later = resume.header.shots
     if script.scenes:
         first = Shot(job.position.next, request.prompt)
         later = shots(first, script.scenes, job.chunks, request.fps, job.model)[1:]
-    return Job(job.model, request, job.inputs, later, script.recommit, resume)
+    return replace(job, later=later, recommit=script.recommit)
 
 
 def _check(job: Job, script: Script) -> None:

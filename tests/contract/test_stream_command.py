@@ -176,6 +176,13 @@ def test_what_cannot_be_done_is_said_in_one_message(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_clip_in_one_piece_has_no_state(small_bundle: Path, video: Path) -> None:
+    result = _stream(small_bundle, PROMPT, "-o", video, "--save-state", "state", *SMALL)
+    assert result.exit_code == 2
+    assert "in one piece" in result.stderr
+    assert not video.exists()
+
+
 def test_the_part_before_is_not_overwritten(
     causal_bundle: Path, tmp_path: Path, video: Path
 ) -> None:

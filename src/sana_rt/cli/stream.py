@@ -80,6 +80,11 @@ def command(
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    if save_state is not None and not session.model.transformer.causal:
+        raise UsageError(
+            f"{session.model.name!r} makes a clip in one piece, so there is no state to save.",
+            expected="a block-causal model (LongSANA) with --save-state.",
+        )
     state = Snapshot.load(resume) if resume else None
     request = _request(session, state, given, seconds)
     guided = request.batch == 2
