@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from sana_rt.bundle import Bundle
-from sana_rt.errors import UsageError
-from sana_rt.files import storage_errors
 from sana_rt.quantize.calibrate import Pass
 from sana_rt.runtime import backends
 from sana_rt.runtime import request as requests
@@ -26,20 +22,6 @@ SIDE: Final = 8
 
 _FIRST: Final = "block_00"
 _TEXT: Final = ("text_k", "text_v")
-
-
-def read_prompts(path: Path) -> tuple[tuple[str, ...], str]:
-    """The prompts of a text file, one a line, and the SHA-256 of the file."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        lines = [line.strip() for line in data.decode().splitlines()]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text in UTF-8: {error}.") from error
-    prompts = tuple(line for line in lines if line)
-    if not prompts:
-        raise UsageError(f"{path} has no prompts.", expected="one a line.")
-    return prompts, hashlib.sha256(data).hexdigest()
 
 
 def record(

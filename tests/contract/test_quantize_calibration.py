@@ -15,7 +15,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from sana_rt.benchmarks import record
+from sana_rt.benchmarks import prompts_file, record
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
 from sana_rt.errors import CalibrationError, StorageError, UsageError
@@ -177,13 +177,13 @@ def test_what_is_no_table_is_refused(
 def test_prompts_are_lines(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\n  ein blauer Kreis \n")
-    assert record.read_prompts(path)[0] == ("a red circle", "ein blauer Kreis")
+    assert prompts_file.read(path)[0] == ("a red circle", "ein blauer Kreis")
     path.write_text("\n")
     with pytest.raises(UsageError, match="no prompts"):
-        record.read_prompts(path)
+        prompts_file.read(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="UTF-8"):
-        record.read_prompts(path)
+        prompts_file.read(path)
 
 
 def test_from_prompts_to_a_clip(small_bundle: Path, tmp_path: Path) -> None:

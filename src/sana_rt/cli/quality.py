@@ -50,14 +50,14 @@ def command(
     The page shows PSNR, SSIM and the error of the latents step by step, both as it adds up and
     by itself, and frames side by side. The baseline must equal itself first.
     """
-    from sana_rt.benchmarks import quality, quality_page, record
+    from sana_rt.benchmarks import prompts_file, quality, quality_page
     from sana_rt.runtime.request import for_model
 
     if output.suffix != ".html":
         raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
     opened = Bundle.open(bundle)
     manifest = opened.manifest
-    lines, _ = record.read_prompts(prompts)
+    lines, _ = prompts_file.read(prompts)
     given: dict[str, Any] = {name: value for name, value in sizes.items() if value is not None}
     requests = [
         for_model(manifest.model, {**given, "prompt": line, "seed": seed + index})

@@ -96,11 +96,11 @@ def _table(
 def _calibrate(
     bundle: Path, prompts: Path, threads: int | None, report: Report
 ) -> CalibrationTable:
-    from sana_rt.benchmarks import record
+    from sana_rt.benchmarks import prompts_file, record
     from sana_rt.quantize import calibrate
     from sana_rt.quantize import variant as variants
 
-    lines, sha256 = record.read_prompts(prompts)
+    lines, sha256 = prompts_file.read(prompts)
     opened = Bundle.open(bundle)
     name = variants.source_variant(opened.manifest)
     passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))

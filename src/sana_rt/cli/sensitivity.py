@@ -55,7 +55,7 @@ def command(
     """
     import msgspec
 
-    from sana_rt.benchmarks import record
+    from sana_rt.benchmarks import prompts_file, record
     from sana_rt.quantize import calibrate, sensitivity, variant
 
     for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
@@ -68,7 +68,7 @@ def command(
     sensitivity.check_share(fp4_share)
     opened = Bundle.open(bundle)
     name = variant.source_variant(opened.manifest)
-    lines, sha256 = record.read_prompts(prompts)
+    lines, sha256 = prompts_file.read(prompts)
     with _progress() as report:
         passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))
         table = calibrate.calibrate(opened, name, passes, sha256, report)

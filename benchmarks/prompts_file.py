@@ -1,0 +1,23 @@
+"""Prompts to play, from a text file."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sana_rt.errors import UsageError
+from sana_rt.files import storage_errors
+
+
+def read(path: Path) -> tuple[tuple[str, ...], str]:
+    """The prompts of a text file, one a line, and the SHA-256 of the file."""
+    with storage_errors(path):
+        data = path.read_bytes()
+    try:
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text in UTF-8: {error}.") from error
+    prompts = tuple(line for line in lines if line)
+    if not prompts:
+        raise UsageError(f"{path} has no prompts.", expected="one a line.")
+    return prompts, hashlib.sha256(data).hexdigest()
