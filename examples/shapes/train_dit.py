@@ -22,7 +22,7 @@ SEED = 4
 class Config:
     """Every number of the run."""
 
-    steps: int = 2700
+    steps: int = 8000
     batch: int = 32  # clips a process
     learning_rate: float = 1.5e-3
     warmup: int = 200

@@ -22,14 +22,14 @@ SEED = 1
 class Config:
     """Every number of the run."""
 
-    steps: int = 5500
+    steps: int = 8000
     batch: int = 4  # crops a process
-    learning_rate: float = 7e-4
+    learning_rate: float = 1.5e-3
     warmup: int = 100
     kl_weight: float = 3e-4
     crop: int = 32  # pixels: a quarter of the clip around the shape teaches as much
     crop_frames: tuple[int, int] = (9, 17)  # in turns, the longer ones half as many
-    encoder_steps: int = 3000  # after them the latents stay as they are
+    encoder_steps: int = 5000  # after them the latents stay as they are
     # then the decoder learns from whole clips and long crops: what its causal convolutions
     # remember of the beginning must not matter in a clip of any length
     whole_batch: int = 2

@@ -13,17 +13,18 @@ from click.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[3]))  # examples are programs, not in the package
 
 from examples.shapes import clips, sampling, to_original, tokenizer, wan
-from examples.shapes.model import CAUSAL, CHUNK, TEXT, TRANSFORMER, Model
+from examples.shapes.model import CAUSAL, CHUNK, SAMPLING, TEXT, TRANSFORMER, Model, load_vae
 from examples.shapes.training import Schedule, Training
 from safetensors.torch import save_file
 
-from sana_rt.benchmarks import shapes
+from sana_rt.benchmarks import judge, shapes
 from sana_rt.benchmarks.shapes import Window
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.model_spec import WAN_VAE, ModelSpec
 
 # float32, a network of some 40 convolutions: rounding, far below what a wrong frame would cost
 WHOLE_CLIP_TOLERANCE = 1e-4
+CHECKPOINT = Path(clips.__file__).parent / "checkpoints"
 
 
 def test_clips_are_the_same_for_the_same_index() -> None:
@@ -142,3 +143,28 @@ def test_the_original_layout_opens_as_the_same_tensors(tmp_path: Path, layout: s
     assert set(opened.transformer) == set(tensors)
     for name, tensor in tensors.items():
         torch.testing.assert_close(opened.transformer.load(name), tensor, rtol=0, atol=0)
+
+
+def test_the_committed_checkpoint_opens_and_is_small() -> None:
+    opened = open_checkpoint(CHECKPOINT)
+    assert opened.spec.transformer == TRANSFORMER
+    assert opened.spec.text == TEXT
+    assert opened.spec.sampling == SAMPLING
+    assert not opened.notes
+    files = (path for path in CHECKPOINT.rglob("*") if path.is_file() and not path.is_symlink())
+    assert sum(path.stat().st_size for path in files) <= 8_000_000
+
+
+def test_the_judge_reads_what_the_autoencoder_decodes() -> None:
+    vae = load_vae(CHECKPOINT / "vae")
+    scenes = [clips.scene(9, index) for index in range(20)]
+    alone = [scene for scene in scenes if scene.companion is None][:16]
+    readings = []
+    for scene in alone:
+        clip = torch.from_numpy(shapes.render(scene).transpose(3, 0, 1, 2).copy())[None]
+        latents = wan.normalised(vae, wan.encode(vae, clip)[0])
+        readings.append(judge.read(sampling.frames(vae, latents)[0]))
+    scores = judge.score(readings, [scene.subject for scene in alone])
+    for attribute in ("colour", "direction", "speed"):
+        assert scores[attribute].accuracy == 1.0, attribute
+    assert scores["shape"].accuracy >= 0.9
