@@ -17,6 +17,7 @@ import msgspec
 from sana_rt.errors import CheckpointFormatError, UsageError
 from sana_rt.export import configs, instructions, shapes
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
+from sana_rt.export.modules import wan_keys
 from sana_rt.export.weights import (
     Weights,
     from_tensors,
@@ -250,9 +251,16 @@ def _open_vae(spec: ModelSpec, path: Path | None) -> tuple[Weights | None, tuple
             f"The {spec.vae.kind} autoencoder has no graphs yet, so the bundle makes latents, "
             "not frames.",
         )
-    weights = open_folder(path) if path.is_dir() else from_tensors(open_torch(path), path)
+    weights = open_folder(path) if path.is_dir() else _open_original_vae(spec, path)
     weights.check(shapes.vae(spec.vae), "autoencoder")
     return weights, ()
+
+
+def _open_original_vae(spec: ModelSpec, path: Path) -> Weights:
+    original = from_tensors(open_torch(path), path)
+    blocks = spec.vae.num_res_blocks
+    renamed = {wan_keys.original_to_diffusers(name, blocks): original[name] for name in original}
+    return Weights(renamed, original.files)
 
 
 def _open_text_encoder(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from safetensors.torch import load_file
 
+from sana_rt.export.checkpoint import Parts, open_checkpoint
 from sana_rt.export.modules.wan_keys import original_to_diffusers
+from sana_rt.export.seeded import SMALL
 
 
 def affine(*layers: str) -> Iterator[str]:
@@ -33,22 +37,28 @@ def half(name: str) -> Iterator[str]:
     yield from residual(f"{name}.middle.2")
 
 
-def original_names() -> set[str]:
-    """The tensors of Wan2.1_VAE.pth: 4 levels, 2 residual blocks a level (decoder: 3)."""
+def original_names(num_res_blocks: int = 2) -> set[str]:
+    """The tensors of Wan2.1_VAE.pth: four levels, numbered through without regard to them."""
     names = {*affine("conv1", "conv2"), *half("encoder"), *half("decoder")}
-    for block in (0, 1, 3, 4, 6, 7, 9, 10):
-        names |= set(residual(f"encoder.downsamples.{block}", projects=block in (3, 6)))
-    for block in (0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14):
-        names |= set(residual(f"decoder.upsamples.{block}", projects=block == 4))
-    for layer in ("encoder.downsamples.2", "encoder.downsamples.5", "encoder.downsamples.8"):
-        names |= set(affine(f"{layer}.resample.1"))
-    for layer in ("decoder.upsamples.3", "decoder.upsamples.7", "decoder.upsamples.11"):
-        names |= set(affine(f"{layer}.resample.1"))
-    for layer in ("encoder.downsamples.5", "encoder.downsamples.8"):
-        names |= set(affine(f"{layer}.time_conv"))
-    for layer in ("decoder.upsamples.3", "decoder.upsamples.7"):
-        names |= set(affine(f"{layer}.time_conv"))
-    return names
+    resamplings = []
+    down = up = 0
+    for level in range(4):
+        for block in range(num_res_blocks):
+            wider = block == 0 and level in (1, 2)
+            names |= set(residual(f"encoder.downsamples.{down}", projects=wider))
+            down += 1
+        for block in range(num_res_blocks + 1):
+            wider = block == 0 and level == 1
+            names |= set(residual(f"decoder.upsamples.{up}", projects=wider))
+            up += 1
+        if level < 3:
+            resamplings += [f"encoder.downsamples.{down}", f"decoder.upsamples.{up}"]
+            down, up = down + 1, up + 1
+    names |= {name for layer in resamplings for name in affine(f"{layer}.resample.1")}
+    # In time the encoder halves at its second and third level, the decoder doubles at its
+    # first and second.
+    halving, doubling = resamplings[2::2], resamplings[1:4:2]
+    return names | {name for layer in halving + doubling for name in affine(f"{layer}.time_conv")}
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +94,15 @@ def test_levels_of_another_depth() -> None:
         "decoder.up_blocks.0.upsamplers.0.x",
         "decoder.up_blocks.1.resnets.0.x",
     ]
+
+
+def test_an_original_file_is_opened(small_checkpoint: Path, tmp_path: Path) -> None:
+    blocks = SMALL.vae.num_res_blocks
+    tensors = load_file(small_checkpoint / "vae/diffusion_pytorch_model.safetensors")
+    names = {original_to_diffusers(name, blocks): name for name in original_names(blocks)}
+    path = tmp_path / "Wan2.1_VAE.pth"
+    torch.save({names[name]: tensor for name, tensor in tensors.items()}, path)
+    vae = open_checkpoint(small_checkpoint, preset=SMALL, parts=Parts(vae=path)).vae
+    assert vae is not None
+    assert set(vae) == set(tensors)
+    assert all(torch.equal(vae.load(name), tensors[name]) for name in tensors)
