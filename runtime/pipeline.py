@@ -222,6 +222,7 @@ class Pipeline:
         ``embeds`` are by prompt. A chunk of which frames are still to be decoded comes again
         when a stream continues.
         """
+        self._begin("taking up the state")
         if self._job.resume is None:
             self._state.reset()
         else:
@@ -278,7 +279,6 @@ class Pipeline:
 
     def _restore(self, snapshot: Snapshot) -> None:
         """Go to where a stream was."""
-        self._begin("restoring the state")
         position, tensors = snapshot.header.position, snapshot.tensors
         self._state.upload(tensors)
         self._decoder.restore(position.decoded, tensors)
