@@ -45,6 +45,13 @@ class QuantizedLayer:
         return E4M3.decode(self.weight.codes) * self.weight.scale
 
 
+def fits(layer: Layer, fmt: QuantizedFormat) -> bool:
+    """Whether a layer's shape allows a format; its values may still not."""
+    return fmt == "fp8" or (
+        layer.shape[0] % nvfp4.BLOCK == 0 and layer.input_rank in (None, *NVFP4_INPUT_RANKS)
+    )
+
+
 def quantize(
     layer: Layer, weight: FloatArray, fmt: QuantizedFormat, amax: float | None = None
 ) -> QuantizedLayer:

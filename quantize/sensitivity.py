@@ -93,11 +93,17 @@ def measure(
 ) -> Sensitivity:
     """Quantize every layer of every block by itself, on recorded passes.
 
-    Two uses of one weight are quantized together. The time grows with the square of the number
+    Two uses of one weight are quantized together; layers whose shape does not allow the format
+    are left out. The time grows with the square of the number
     of blocks: behind every quantized layer, the rest of the transformer runs.
     """
     chain = _Chain.open(bundle, variant, passes)
-    layers = [layer for block in chain.blocks for layer in block.layers if not layer.is_second_use]
+    layers = [
+        layer
+        for block in chain.blocks
+        for layer in block.layers
+        if not layer.is_second_use and quantized_layer.fits(layer, fmt)
+    ]
     flops = sum(layer.shape[0] * layer.shape[1] for layer in layers)
     entries: list[Entry] = []
     for index, block in enumerate(chain.blocks):

@@ -58,6 +58,16 @@ def test_what_the_device_cannot_quantize_is_refused() -> None:
     quantized_layer.quantize(layer(rank=5), WEIGHT, "fp8")
 
 
+def test_which_shapes_fit() -> None:
+    odd = Layer("block_00", "ff.conv_point", "x", "w", "y", (252, 8), 3)
+    assert quantized_layer.fits(layer(), "nvfp4")
+    assert not quantized_layer.fits(odd, "nvfp4")
+    assert not quantized_layer.fits(layer(rank=5), "nvfp4")
+    assert quantized_layer.fits(odd, "fp8")
+    with pytest.raises(QuantizationError, match="multiple of 16"):
+        quantized_layer.quantize(odd, np.ones((252, 8), np.float32), "nvfp4")
+
+
 @pytest.mark.parametrize("fmt", ["nvfp4", "fp8"])
 @pytest.mark.parametrize("amax", [float("nan"), float("inf"), -1.0])
 def test_an_input_must_have_a_finite_magnitude(
