@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,14 @@ def test_code_that_the_numerics_page_names_is_there() -> None:
         if not re.search(rf"(?:def|class) {name}\b|\b{name}:? ", source)
     ] == []
     assert [row[0] for row in rows if not TEST.search(row[2])] == []
+
+
+def test_every_dependency_is_in_the_notice() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    named = {re.split(r"[<>=~!\[; ]", requirement)[0] for group in groups for requirement in group}
+    listed = set(re.findall(r"^    ([\w-]+) ", (ROOT / "NOTICE").read_text(), flags=re.MULTILINE))
+    assert named == listed
 
 
 def _has_test(path: Path, name: str) -> bool:
