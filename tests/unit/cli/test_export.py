@@ -1,0 +1,109 @@
+"""``sana-rt export``, ``verify`` and ``fetch`` as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sana_rt.bundle import Bundle
+from sana_rt.cli import cli
+from sana_rt.export import fetch as fetching
+from sana_rt.export import onnx_export
+from sana_rt.export.checkpoint import Checkpoint
+from sana_rt.export.graphs import GraphDefinition, transformer_graphs
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def _two_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def definitions(checkpoint: Checkpoint, dtype: Any) -> list[GraphDefinition]:
+        graphs = transformer_graphs(checkpoint.spec, dtype)
+        return [each for each in graphs if each.name in ("rope", "solver")]
+
+    monkeypatch.setattr(onnx_export, "definitions", definitions)
+
+
+@pytest.mark.usefixtures("_two_graphs")
+def test_export_writes_a_bundle_and_says_where(small_checkpoint: Path, tmp_path: Path) -> None:
+    root = tmp_path / "bundle"
+    result = run("export", small_checkpoint, root, "--variant", "mine", "--instruction", "none")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{root}\n"
+    manifest = Bundle.open(root).manifest
+    assert set(manifest.variant("mine").graphs) == {"rope", "solver"}
+    assert manifest.model.text.instruction == ""
+
+
+@pytest.mark.usefixtures("_two_graphs")
+def test_export_warns_of_parts_that_are_absent(small_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
+    shutil.rmtree(checkpoint / "vae")
+    result = run("export", checkpoint, tmp_path / "bundle", "--dtype", "bf16", "--no-verify")
+    assert result.exit_code == 0, result.output
+    assert "Warning: The checkpoint has no autoencoder" in result.stderr
+    assert set(Bundle.open(tmp_path / "bundle").manifest.variants) == {"bf16"}
+
+
+def test_export_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    result = run("export", tmp_path / "folder", tmp_path / "bundle")
+    assert result.exit_code == 1
+    assert "has no transformer/config.json" in result.stderr
+    assert not (tmp_path / "bundle").exists()
+    result = run("export", tmp_path / "folder", tmp_path / "bundle", "--dtype", "fp8")
+    assert result.exit_code == 2
+
+
+def test_verify_shows_a_table(small_bundle: Path) -> None:
+    result = run("verify", small_bundle)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^files +ok +\d+ files have their hashes", result.stdout, re.MULTILINE)
+    assert re.search(r"^fp32/block_00 +ok +\d\.\de-0\d +2\.0e-05", result.stdout, re.MULTILINE)
+
+
+def test_verify_compares_with_the_checkpoint(small_bundle: Path, small_checkpoint: Path) -> None:
+    result = run("verify", small_bundle, "--checkpoint", small_checkpoint, "--json")
+    assert result.exit_code == 0, result.output
+    findings = json.loads(result.stdout)
+    assert len(findings) == 15
+    assert all(each["passed"] for each in findings)
+    assert {each["message"] for each in findings[1:]} == {"compared with its module"}
+
+
+def test_verify_fails_on_a_damaged_file(small_bundle: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(small_bundle, tmp_path / "bundle")
+    path = root / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
+    result = run("verify", root, "--json")
+    assert result.exit_code == 1
+    assert not json.loads(result.stdout)[0]["passed"]
+    assert "1 of 15 checks failed: files: " in result.stderr
+    assert "tokenizer.json has SHA-256" in result.stderr.replace("\n", "")
+
+
+def test_fetch_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, str, Path]] = []
+
+    def fetch(repo_id: str, revision: str, folder: Path) -> str:
+        asked.append((repo_id, revision, folder))
+        return COMMIT
+
+    monkeypatch.setattr(fetching, "fetch", fetch)
+    result = run("fetch", "owner/model", "--output", tmp_path / "model")
+    assert result.exit_code == 0, result.output
+    assert asked == [("owner/model", "main", tmp_path / "model")]
+    assert COMMIT in result.stderr
+    assert result.stdout == f"sana-rt export {tmp_path / 'model'} {tmp_path / 'model'}-bundle\n"
+    assert run("fetch", "owner/model").exit_code == 0
+    assert asked[1][2] == Path("out/model")
