@@ -12,11 +12,11 @@ import torch
 from diffusers import SanaVideoPipeline
 from examples.shapes import model as models
 from examples.shapes import sampling
-from PIL import Image
 
 from sana_rt.benchmarks import judge, shapes
 from sana_rt.benchmarks.judge import Frames
 from sana_rt.benchmarks.shapes import Language
+from sana_rt.runtime.frames import write_png
 
 BATCH = 8
 
@@ -53,7 +53,7 @@ def main(
     readings = tuple(judge.read(clip) for clip in clips)
     verdict = judge.Verdict(tuple(subject for subject, _ in chosen), readings, clips)
     if sheet is not None:
-        Image.fromarray(judge.contact_sheet(clips)).save(sheet)
+        write_png(sheet, judge.contact_sheet(clips))
     figures = msgspec.json.encode({**verdict.scores, **verdict.steadiness})
     click.echo(msgspec.json.format(figures, indent=2).decode())
 

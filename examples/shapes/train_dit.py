@@ -10,10 +10,10 @@ import torch
 from examples.shapes import clips, encode, sampling
 from examples.shapes import model as models
 from examples.shapes.training import Average, Schedule, Training, join, logger
-from PIL import Image
 from torch import nn
 
 from sana_rt.benchmarks import judge, shapes
+from sana_rt.runtime.frames import write_png
 
 SEED = 4
 
@@ -137,7 +137,7 @@ class Watch:
         scores = judge.score(readings, [subject for subject, _ in chosen])
         accuracies = " ".join(f"{name} {score.accuracy:.2f}" for name, score in scores.items())
         logger.info("watch  %s", accuracies)
-        Image.fromarray(judge.contact_sheet(shown[:12])).save(self.work / f"dit-{step:05d}.png")
+        write_png(self.work / f"dit-{step:05d}.png", judge.contact_sheet(shown[:12]))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ import torch
 from diffusers import AutoencoderKLWan
 from examples.shapes import clips, wan
 from examples.shapes.training import Schedule, Training, join, logger
-from PIL import Image
 from torch.nn import functional
 
 from sana_rt.benchmarks.shapes import Array
+from sana_rt.runtime.frames import write_png
 
 SEED = 1
 
@@ -102,7 +102,7 @@ def _watch(vae: AutoencoderKLWan, path: Path) -> None:
     logger.info("watch  psnr %.2f dB", psnr)
     rows = torch.stack([target, shown], 1).flatten(0, 1)[:, :, ::2]  # [12, 3, 9, H, W]
     pixels = ((rows + 1) * 127.5).round().byte().permute(0, 3, 2, 4, 1).flatten(0, 1).flatten(1, 2)
-    Image.fromarray(pixels.numpy()).save(path)
+    write_png(path, pixels.numpy())
 
 
 @torch.no_grad()

@@ -52,7 +52,8 @@ def channel_vector(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 def by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """``layer``, which takes images [N, C, H, W], on each frame of x [B, T, C, H, W]."""
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    out: Tensor = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return out
 
 
 class CausalConv3d(nn.Module):
@@ -120,7 +121,8 @@ class RMSNorm(nn.Module):
         """[..., C, H, W] -> the same shape."""
         norm = torch.linalg.vector_norm(x, dim=-3, keepdim=True, dtype=torch.float32)
         scaled = x * (x.shape[-3] ** 0.5 / norm.clamp(min=1e-12))
-        return scaled.to(x.dtype) * self.gamma.reshape(-1, 1, 1)
+        out: Tensor = scaled.to(x.dtype) * self.gamma.reshape(-1, 1, 1)
+        return out
 
 
 class ResidualBlock(nn.Module):
