@@ -1,0 +1,272 @@
+"""Does a stream get larger or slower as it goes on? A long one beside a short one, measured.
+
+Run ``python -m sana_rt.benchmarks.streaming``. Each stream plays the seeded small block-causal
+model on the CPU, in a process of its own, and is written as a growing video. Memory is what the
+kernel says of that process (Linux only).
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from sana_rt.bundle import Bundle
+from sana_rt.errors import UsageError
+from sana_rt.files import write_bytes, writing
+from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
+from sana_rt.runtime.frames import live_video
+from sana_rt.runtime.request import frames_in
+from sana_rt.runtime.session import Session
+from sana_rt.runtime.state import NAMES
+
+PROMPT: Final = "a red circle moving to the right"
+_Z_95: Final = 1.959964  # two-sided 95 % of the normal distribution
+_PACKAGES: Final = ("sana-rt", "onnxruntime", "numpy", "av")
+
+
+class Run(Frozen, frozen=True):
+    """One stream. Lists have one entry a chunk; seconds are those since the chunk before."""
+
+    video_seconds: float
+    frames: int
+    chunk_latent_frames: tuple[int, ...]
+    predicted_state_bytes: int
+    state_bytes: int
+    allocations_after_first_chunk: int
+    peak_resident_bytes: int
+    resident_bytes: tuple[int, ...]
+    wall_seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
+
+
+class Slope(Frozen, frozen=True):
+    """Change of a chunk's seconds from one chunk to the next, with its 95 % interval.
+
+    Least squares. Chunks that follow each other are alike slow, because the machine is; the
+    interval is widened for the residuals' lag-1 autocorrelation r, by the square root of
+    (1 + r) / (1 - r) (the effective sample size of Santer et al. 2000, JGR 105).
+    """
+
+    mean: float
+    slope: float
+    low: float
+    high: float
+
+
+class Report(Frozen, frozen=True):
+    """What was measured, and under which conditions."""
+
+    conditions: dict[str, str | int | float]
+    runs: tuple[Run, ...]
+    peak_growth: float  # of the longest over the shortest, minus 1
+    cpu_slope: Slope  # of the longest
+    wall_slope: Slope
+
+
+def export(folder: Path) -> Path:
+    """A bundle of the seeded small model, block-causal and sampled as LongSANA is."""
+    # Imported here, so that the processes that are measured do without PyTorch, as players do.
+    from sana_rt.export.checkpoint import open_checkpoint  # noqa: PLC0415
+    from sana_rt.export.onnx_export import export_bundle  # noqa: PLC0415
+    from sana_rt.export.seeded import SMALL, write_checkpoint  # noqa: PLC0415
+
+    replace = msgspec.structs.replace
+    sampling = replace(SMALL.sampling, solver="renoise", num_inference_steps=4, guidance_scale=1.0)
+    model = replace(
+        SMALL,
+        name="sana-video-small-causal",
+        transformer=replace(SMALL.transformer, causal=True, attention_eps=1e-8),
+        sampling=sampling,
+        streaming=StreamingSpec(),
+    )
+    checkpoint = write_checkpoint(folder / "checkpoint", spec=model)
+    return export_bundle(open_checkpoint(checkpoint), folder / "bundle").root
+
+
+def measure(bundle: Path, seconds: float, threads: int) -> Run:
+    """Play one stream in this process, which should have done nothing else."""
+    session = Session.open(bundle, threads=threads)
+    num_frames = frames_in(seconds, session.model.sampling.fps, session.model)
+    request = session.request(prompt=PROMPT, num_frames=num_frames)
+    stream = session.stream(request)
+    allocations: list[int] = []
+    resident: list[int] = []
+    marks = [(time.perf_counter(), time.process_time())]
+    lengths: list[int] = []
+    made = 0
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        live_video(
+            Path(folder) / "stream.mp4",
+            height=request.height,
+            width=request.width,
+            fps=request.fps,
+        ) as write,
+    ):
+        for chunk in stream.chunks:
+            for _ in chunk:
+                frames = next(stream)
+                write(frames)
+                made += len(frames)
+            lengths.append(len(chunk))
+            marks.append((time.perf_counter(), time.process_time()))
+            resident.append(_resident("VmRSS"))
+            allocations.append(session.graphs.memory.allocations)
+    peak = _resident("VmHWM")  # before the copy of the state
+    state = stream.state()
+    wall, cpu = np.diff(np.array(marks), axis=0).T.tolist()
+    return Run(
+        video_seconds=made / request.fps,
+        frames=made,
+        chunk_latent_frames=tuple(lengths),
+        predicted_state_bytes=_predicted_state_bytes(session),
+        state_bytes=sum(state.tensors[name].nbytes for name in NAMES),
+        allocations_after_first_chunk=allocations[-1] - allocations[0],
+        peak_resident_bytes=peak,
+        resident_bytes=tuple(resident),
+        wall_seconds=tuple(wall),
+        cpu_seconds=tuple(cpu),
+    )
+
+
+def slope(seconds: Sequence[float]) -> Slope:
+    """Fit the chunks that are alike: the first is longer, and others had loading to do."""
+    y = np.array(seconds[1:])
+    if len(y) < 3:
+        raise UsageError(
+            f"The longest stream has {len(seconds)} chunks.", expected="4 at least, to fit a line."
+        )
+    x = np.arange(len(y)) - (len(y) - 1) / 2
+    gradient = float(x @ y / (x @ x))
+    residuals = y - y.mean() - gradient * x
+    error = math.sqrt(float(residuals @ residuals) / (len(y) - 2) / float(x @ x))
+    r = max(0.0, float(residuals[1:] @ residuals[:-1] / (residuals @ residuals)))
+    half = _Z_95 * error * math.sqrt((1 + r) / (1 - r))
+    return Slope(float(y.mean()), gradient, gradient - half, gradient + half)
+
+
+def report(runs: Sequence[Run], model: ModelSpec, threads: int) -> Report:
+    """Compare the longest stream with the shortest."""
+    short, long = (pick(runs, key=lambda run: run.frames) for pick in (min, max))
+    conditions: dict[str, str | int | float] = {
+        "model": model.name,
+        "size": f"{model.sampling.height} by {model.sampling.width} pixels",
+        "threads": threads,
+        "cpu": _cpu(),
+        "cpus_of_the_process": len(os.sched_getaffinity(0)),
+        "load_average_1_min": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+    }
+    growth = long.peak_resident_bytes / short.peak_resident_bytes - 1
+    cpu, wall = slope(long.cpu_seconds), slope(long.wall_seconds)
+    return Report(conditions, tuple(runs), growth, cpu, wall)
+
+
+def draw(result: Report, path: Path) -> None:
+    """Draw memory and pace over the video as SVG."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    memory, pace = figure.subplots(1, 2)
+    for run in result.runs:
+        label = f"a stream of {run.video_seconds:.0f} s"
+        memory.plot(_seconds(run), np.array(run.resident_bytes) / 2**20, ".-", label=label)
+    memory.set_ylabel("resident memory (MiB)")
+    longest = max(result.runs, key=lambda run: run.frames)
+    for name, values in (("wall", longest.wall_seconds), ("CPU", longest.cpu_seconds)):
+        pace.plot(_seconds(longest)[1:], values[1:], ".-", label=f"{name} time")
+    pace.set_ylabel("seconds a chunk")
+    for axis in (memory, pace):
+        _finish(axis)
+    with writing(path) as file:
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
+def _finish(axis: Axes) -> None:
+    axis.set_xlabel("seconds of video")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+
+
+def _seconds(run: Run) -> list[float]:
+    """Where chunks end in the video."""
+    ends = np.cumsum(run.chunk_latent_frames) / sum(run.chunk_latent_frames)
+    return [float(end) * run.video_seconds for end in ends]
+
+
+def _predicted_state_bytes(session: Session) -> int:
+    """S and the key sums of every block in float32, and a frame of z (docs/architecture.md)."""
+    spec, sampling = session.model.transformer, session.model.sampling
+    height, width = session.model.latent_size(sampling.height, sampling.width)
+    tokens = height // spec.patch_size[1] * (width // spec.patch_size[2])
+    heads, d = spec.num_heads, spec.head_dim
+    return 4 * spec.num_layers * (heads * d * d + heads * d + tokens * spec.width)
+
+
+def _resident(field: str) -> int:
+    """Bytes of a field of the process's status; its peak is that of this program alone."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) << 10
+    raise RuntimeError(f"The kernel does not tell {field}.")
+
+
+def _cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+@click.command()
+@click.option("--seconds", type=float, multiple=True, default=(20, 300), show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--bundle", type=click.Path(path_type=Path), help="Instead of one made here.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("benchmarks/results/streaming.json"),
+    show_default=True,
+    help="The plot is put beside it, as SVG.",
+)
+def command(seconds: tuple[float, ...], threads: int, bundle: Path | None, output: Path) -> None:
+    """Measure streams of different lengths; write figures and a plot."""
+    with tempfile.TemporaryDirectory() as folder:
+        if bundle is None:
+            bundle = export(Path(folder))
+        runs = []
+        for length in seconds:
+            # A process each, and none that was forked: its peak would begin at ours.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                runs.append(pool.submit(measure, bundle, length, threads).result())
+        result = report(runs, Bundle.read(bundle).manifest.model, threads)
+    write_bytes(output, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    draw(result, output.with_suffix(".svg"))
+    click.echo(
+        f"peak memory {result.peak_growth:+.2%} from {min(seconds):g} s to {max(seconds):g} s; "
+        f"CPU time a chunk {result.cpu_slope.mean:.3g} s, changing by "
+        f"{result.cpu_slope.slope:+.2g} s a chunk ({result.cpu_slope.low:+.2g} to "
+        f"{result.cpu_slope.high:+.2g}, 95 %)"
+    )
+
+
+if __name__ == "__main__":
+    command()
