@@ -49,7 +49,7 @@ _OPTIONS: Final = (
     ),
     click.option("--solver", type=click.Choice(get_args(SolverName)), help="How steps are taken."),
     click.option("--flow-shift", type=float, help="Moves the schedule towards noise."),
-    click.option("--timesteps", type=_numbers, metavar="T,T,…", help="Of the solver renoise."),
+    click.option("--timesteps", type=_numbers, metavar="T,T,...", help="Of the solver renoise."),
     click.option("--motion-score", type=int, help="How much shall move; 0 is little."),
     click.option("--no-motion-score", is_flag=True, help="Say nothing about motion in the prompt."),
     click.option("--seed", type=int, help="Of the noise; the same seed gives the same video."),
