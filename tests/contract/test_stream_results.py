@@ -1,0 +1,43 @@
+"""What the documents say of long streams is what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sana_rt.benchmarks.streaming import Report
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = " ".join((ROOT / "docs/streaming.md").read_text().split())
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return msgspec.json.decode(
+        (ROOT / "benchmarks/results/streaming.json").read_bytes(), type=Report
+    )
+
+
+def test_neither_memory_nor_pace_depends_on_the_length(report: Report) -> None:
+    short, long = report.runs
+    assert (round(short.video_seconds), round(long.video_seconds)) == (20, 300)
+    assert abs(long.peak_resident_bytes / short.peak_resident_bytes - 1) <= 0.01
+    assert report.cpu_slope.low <= 0 <= report.cpu_slope.high
+    for run in report.runs:
+        assert run.allocations_after_first_chunk == 0
+        assert run.state_bytes == run.predicted_state_bytes
+
+
+def test_the_figures_are_those_of_the_results(report: Report) -> None:
+    short, long = (run.peak_resident_bytes / 2**20 for run in report.runs)
+    slope = report.cpu_slope
+    chunk = report.runs[0].chunk_latent_frames[1]
+    for figure in (
+        f"{short:.1f} and {long:.1f} MiB ({report.peak_growth:+.2%})",
+        f"{slope.mean:.3f} s of CPU time a chunk of {chunk} latent frames",
+        f"{slope.low * 1e6:+.0f} to {slope.high * 1e6:+.0f} µs",
+        f"load average {report.conditions['load_average_1_min']}",
+    ):
+        assert figure in DOCUMENT
