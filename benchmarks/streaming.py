@@ -200,7 +200,7 @@ def draw(result: Report, path: Path) -> None:
 
 def _finish(axis: Axes) -> None:
     axis.set_xlabel("seconds of video")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
