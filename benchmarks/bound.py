@@ -49,6 +49,7 @@ RECIPES: Final[dict[str, Recipe]] = {
 
 TEXT: Final = "text_encoder"
 _BLOCKS: Final = "blocks"
+_NOTHING: Final = Totals((), 0)
 _RULE: Final = (
     "a bound, not a time: the sum over kernels of max(FLOP / peak, bytes / bandwidth); a tensor "
     "that a kernel lists several times counts once, a slice as the whole tensor"
@@ -168,9 +169,9 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
     bundle = random_bundle.write(folder / "bundle", model, lambda name: report(f"export {name}"))
     tables = dict(_tables(setup, bundle, folder, report))
     totals = {name: roofline.totals([table], device) for name, table in tables.items()}
-    rows = tuple(_rows(model, tables, totals))
+    by_graph = tuple(rows(model, tables, totals))
     parts: dict[str, float] = {}
-    for row in rows:
+    for row in by_graph:
         parts[row.part] = parts.get(row.part, 0.0) + row.seconds
     block, seconds, frames = totals[BLOCK], sum(parts.values()), schedule(model).frames
     return Report(
@@ -190,7 +191,7 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
         flops_per_block=block.flops,
         fp4_flop_share=block.flop_shares().get(FP4, 0.0),
         arena_bytes=max(table.activation_bytes for table in tables.values()),
-        rows=rows,
+        rows=by_graph,
         block_groups=block.groups,
         block_kernels=roofline.kernel_rows(tables[BLOCK], device),
         missing=() if "vae_decoder" in tables else (f"the {model.vae.kind} autoencoder",),
@@ -217,16 +218,17 @@ def _tables(
         yield name, plan_table.read(built.log)
 
 
-def _rows(
+def rows(
     model: ModelSpec, tables: Mapping[str, PlanTable], totals: Mapping[str, Totals]
 ) -> Iterator[Row]:
+    """Every graph of a model's job, from the plans of :mod:`random_bundle`'s graphs."""
     two, text_layers = random_bundle.TWO_LAYERS, model.text.num_layers
     weights = {name: table.weight_bytes for name, table in tables.items()}
     weights[TEXT] += (text_layers - 1) * (weights[two] - weights[TEXT])
     for name, runs in schedule(model).runs().items():
+        one, layers, note = totals.get(name, _NOTHING), 1, ""
         if name not in totals:
-            continue
-        one, layers, note = totals[name], 1, ""
+            note = f"no graph of the {model.vae.kind} autoencoder is exported: not counted"
         if name == TEXT:
             one = roofline.with_layers(one, totals[two], text_layers)
             note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
@@ -241,8 +243,8 @@ def _rows(
             seconds=one.seconds * runs * layers,
             bytes_each=one.bytes,
             flops_each=one.flops,
-            activation_bytes=tables[name].activation_bytes,
-            weight_bytes=weights[name] * layers,
+            activation_bytes=tables[name].activation_bytes if name in tables else 0,
+            weight_bytes=weights.get(name, 0) * layers,
             note=note,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -72,7 +71,8 @@ def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> di
 
     Raises:
         RequestError: a size that the model cannot make.
-        ProfileError: a range that is out of order, or a dimension that no workload sets.
+        ProfileError: a range that is out of order or beyond the model's positions, or a
+            dimension that no workload sets.
     """
     ranges = _ranges(model, workload)
     if name in SINGLE:
@@ -107,6 +107,7 @@ def _ranges(model: ModelSpec, workload: Workload) -> dict[str, DimRange]:
         ranges |= {axis: pixels, f"latent_{axis}": latent, unit: _scaled(latent, over=patch)}
         for scale in (2**power for power in range(1, stride.bit_length())):
             ranges[f"latent_{axis}_x{scale}"] = _scaled(latent, by=scale)
+        _check_positions(unit, ranges[unit], model)
     return ranges
 
 
@@ -133,6 +134,7 @@ def _frames(model: ModelSpec, video: DimRange) -> DimRange:
     """
     count = model.latent_frames
     latent = DimRange(count(video.min), count(video.opt), count(video.max))
+    _check_positions("latent frames", latent, model)
     chunk = (model.streaming or StreamingSpec()).chunk_frames
     if not model.transformer.causal or latent.max < 2 * chunk:
         return latent
@@ -141,6 +143,11 @@ def _frames(model: ModelSpec, video: DimRange) -> DimRange:
     return DimRange(min(chunk, latent.min), chunk, 2 * chunk - 1)
 
 
-def at_opt(ranges: Mapping[str, DimRange]) -> dict[str, DimRange]:
-    """The same profile for its tuned sizes only."""
-    return {name: DimRange.fixed(span.opt) for name, span in ranges.items()}
+def _check_positions(what: str, span: DimRange, model: ModelSpec) -> None:
+    limit = model.transformer.rope_max_positions
+    if span.max > limit:
+        raise ProfileError(
+            f"The workload asks for {what} {span}.",
+            expected=f"{what} 1..{limit}, the positions that {model.name} has.",
+            remedy="build for a shorter or smaller video.",
+        )

@@ -12,14 +12,23 @@ from click.testing import CliRunner
 from sana_rt import bundle as bundles
 from sana_rt.benchmarks import bound, presets, random_bundle
 from sana_rt.benchmarks.bound import Report, Setup
+from sana_rt.benchmarks.roofline import Totals
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
+from sana_rt.engines.plan_table import PlanTable
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.export.seeded import SMALL
 from sana_rt.model_spec import PRESETS
 
 pytest.importorskip("tensorrt_rtx")
 
+#: Plans of every graph but the autoencoder's, which do nothing.
+TABLES = {
+    name: PlanTable((), 0, 0)
+    for name in (*bound.schedule(SMALL).runs(), random_bundle.TWO_LAYERS)
+    if not name.startswith("vae_")
+}
+TOTALS = dict.fromkeys(TABLES, Totals((), 0))
 KEYS = {
     "blocks_seconds",
     "total_seconds",
@@ -67,6 +76,12 @@ def test_rows_sum_to_the_job(report: Report) -> None:
     assert report.flops_per_block == block.flops_each
     assert report.arena_bytes == max(row.activation_bytes for row in report.rows)
     assert report.missing == ()
+
+
+def test_an_autoencoder_that_is_not_here_is_said_to_be_missing() -> None:
+    rows = {row.graph: row for row in bound.rows(PRESETS["sana-video-2b-720p"], TABLES, TOTALS)}
+    assert "ltx2 autoencoder is exported: not counted" in rows["vae_decoder"].note
+    assert rows["vae_decoder"].seconds == 0
 
 
 def test_kernels_of_the_block_are_the_block(report: Report) -> None:

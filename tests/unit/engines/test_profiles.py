@@ -99,6 +99,22 @@ def test_sizes_that_the_model_cannot_make_are_refused() -> None:
             profiles.profile("patch_embed", graph, WAN, wrong)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "asked"),
+    [
+        (Workload(DimRange(81, 81, 4097), 480, 832), r"latent frames 21\.\.1025"),
+        (Workload(81, 16400, 832), "rows 1025"),
+        (Workload(81, 480, DimRange(832, 832, 16400)), r"columns 52\.\.1025"),
+    ],
+)
+def test_more_than_the_model_has_positions_for_is_refused_with_both_ranges(
+    wrong: Workload, asked: str
+) -> None:
+    for model in (WAN, LONG):
+        with pytest.raises(ProfileError, match=rf"asks for {asked}\.\n.* 1\.\.1024"):
+            profiles.profile("block_00", _signatures(model.name)["block_00"], model, wrong)
+
+
 def test_ranges_out_of_order_are_refused() -> None:
     graph = _signatures("sana-video-2b-480p")["patch_embed"]
     for name, wrong in (
