@@ -77,8 +77,9 @@ lint: setup ## ruff and the import rules
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
+# Two processes of one thread each: with two threads in one, most tests leave a core idle.
 test: setup ## All tests
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.denoise

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,12 +21,9 @@ from diffusers import (
 from numpy.typing import NDArray
 from PIL import Image
 
-from sana_rt import bundle as bundles
-from sana_rt.bundle import Bundle
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.modules.block import BlockState
 from sana_rt.export.modules.transformer import Transformer
-from sana_rt.model_spec import StreamingSpec
 from sana_rt.runtime import noise
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
 from sana_rt.runtime.request import Request, for_model
@@ -186,21 +182,9 @@ def test_image_to_video_is_diffusers(
 
 
 @pytest.fixture
-def causal_session(small_bundle: Path, tmp_path: Path) -> Session:
+def causal_session(causal_bundle: Path) -> Session:
     """The same graphs, declared block-causal, in chunks of two latent frames."""
-    replace = msgspec.structs.replace
-    root = tmp_path / "causal"
-    manifest = Bundle.open(small_bundle).manifest
-    for file in manifest.files:
-        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / file.path).hardlink_to(small_bundle / file.path)
-    model = replace(
-        manifest.model,
-        transformer=replace(manifest.model.transformer, causal=True),
-        streaming=StreamingSpec(chunk_frames=2),
-    )
-    bundles.save(root, replace(manifest, model=model))
-    return Session.open(root, threads=1)
+    return Session.open(causal_bundle, threads=1)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def latents(session: Session, request: Request, inputs: Inputs = NO_INPUTS) -> N
 
 
 def changed(small_bundle: Path, root: Path, **fields: Any) -> Path:
-    """A copy of the bundle (hard links) with other fields in its manifest."""
+    """A copy of the bundle with other fields in its manifest."""
     manifest: Manifest = Bundle.open(small_bundle).manifest
     for file in manifest.files:
         (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / file.path).hardlink_to(small_bundle / file.path)
+        shutil.copyfile(small_bundle / file.path, root / file.path)
     bundles.save(root, msgspec.structs.replace(manifest, **fields))
     return root
 
