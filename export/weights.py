@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from sana_rt.errors import CheckpointFormatError, CheckpointKeysError, UnsafeChe
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _PICKLE_MAGIC: Final = b"\x80"
-_SAFETENSORS_DTYPES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_SAFETENSORS_DTYPES: Final = ("F64", "F32", "F16", "BF16")
 _TRANSFERRED: Final = "copy or download the file again; compare its size with the original."
 
 
@@ -154,25 +153,33 @@ def _shard(index: Path, name: object) -> Path:
 def open_safetensors(path: Path) -> Weights:
     """The tensors of one safetensors file, memory-mapped."""
     try:
-        file: Any = safe_open(path, framework="pt")
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no __iter__
+        with safe_open(path, framework="pt") as opened:
+            file: Any = opened
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no __iter__
+            kinds = {name: each.get_dtype() for name, each in slices.items()}
+            shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointFormatError(
             f"{path} is no complete safetensors file: {error}.", remedy=_TRANSFERRED
         ) from error
-    tensors = {}
-    for name, view in slices.items():
-        if view.get_dtype() not in _SAFETENSORS_DTYPES:
+    for name, kind in kinds.items():
+        if kind not in _SAFETENSORS_DTYPES:
             raise CheckpointFormatError(
-                f"{path}: tensor {name!r} has dtype {view.get_dtype()}.",
+                f"{path}: tensor {name!r} has dtype {kind}.",
                 expected=f"one of {', '.join(_SAFETENSORS_DTYPES)}: weights before quantization.",
             )
-        tensors[name] = LazyTensor(tuple(view.get_shape()), _getter(file, name))
+    tensors = {name: LazyTensor(shape, _reader(path, name)) for name, shape in shapes.items()}
     return Weights(tensors, (path,))
 
 
-def _getter(file: Any, name: str) -> Callable[[], torch.Tensor]:
-    return lambda: file.get_tensor(name)
+def _reader(path: Path, name: str) -> Callable[[], torch.Tensor]:
+    def read() -> torch.Tensor:
+        # Opened anew: pages of a file that stays mapped would count as memory of this process.
+        with safe_open(path, framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    return read
 
 
 def open_torch(path: Path) -> dict[str, Any]:
@@ -247,8 +254,3 @@ def _first_bytes(path: Path, count: int) -> bytes:
         raise CheckpointFormatError(
             f"{path} cannot be read: {error.strerror}.", remedy="check the path."
         ) from error
-
-
-def elements(shape: tuple[int, ...]) -> int:
-    """Number of elements of a tensor."""
-    return math.prod(shape)
