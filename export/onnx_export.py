@@ -30,6 +30,7 @@ from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, writing
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
+from sana_rt.model_spec import ModelSpec
 
 #: Where a tensor begins in a weights file: on a page, so that it can be memory-mapped.
 ALIGNMENT: Final = 4096
@@ -107,11 +108,22 @@ def _check_place(root: Path) -> None:
 def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | None:
     if not (root / MANIFEST_NAME).is_file():
         return None
-    manifest = Bundle.open(root).manifest
-    if manifest.model != checkpoint.spec or manifest.source != source:
+    manifest = Bundle.read(root).manifest
+    if manifest.source != source:
         raise UsageError(
-            f"{root} is a bundle of {manifest.model.name} from {manifest.source.checkpoint}.",
-            expected=f"one of {checkpoint.spec.name} from these very files of {checkpoint.name}.",
+            f"{root} is a bundle of {manifest.source.checkpoint}, sha256 {manifest.source.sha256}.",
+            expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
+            remedy="export to another directory, or remove this one.",
+        )
+    if manifest.model != checkpoint.spec:
+        different = [
+            name
+            for name in ModelSpec.__struct_fields__
+            if getattr(manifest.model, name) != getattr(checkpoint.spec, name)
+        ]
+        raise UsageError(
+            f"{root} was exported with other settings of {', '.join(different)}.",
+            expected="the same --preset and --instruction for all variants of a bundle.",
             remedy="export to another directory, or remove this one.",
         )
     return manifest

@@ -66,7 +66,7 @@ SMALL: Final = ModelSpec(
     sampling=SamplingSpec(num_inference_steps=8, height=64, width=64, num_frames=17, fps=8),
 )
 
-_SHARD_BYTES: Final = 2 << 30
+_SHARD_BYTES: Final = 1 << 30
 _NORM_SPREAD: Final = 0.1
 
 #: What the tokenizer is trained on.
@@ -87,7 +87,7 @@ _SPECIAL: Final = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
 def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> Path:
     """Write a diffusers folder with seeded weights for ``spec`` to ``path``; returns ``path``.
 
-    Weights are float32, in shards of at most 2 GiB which are made one after the other, so a
+    Weights are float32, in shards of at most 1 GiB which are made one after the other, so a
     checkpoint of any size needs little memory. Without a Wan autoencoder in ``spec`` there is no
     ``vae`` folder.
     """

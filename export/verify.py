@@ -265,8 +265,9 @@ def _read(tensor: onnx.TensorProto, folder: Path) -> Array:
         offset=int(where["offset"]),
         shape=tuple(tensor.dims),
     )
-    # a bfloat16 is the upper half of a float32
-    return (stored.astype(np.uint32) << 16).view(np.float32)
+    wide = stored.astype(np.uint32)
+    wide <<= 16  # a bfloat16 is the upper half of a float32
+    return wide.view(np.float32)
 
 
 def _widen(model: onnx.ModelProto) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -57,7 +57,8 @@ def small_bundle(small_checkpoint: Path, pytestconfig: pytest.Config) -> Path:
     """The small checkpoint as a bundle with the variant ``fp32``, every graph verified.
 
     It takes a minute to make, nearly all of it tracing, so it is kept in pytest's cache for as
-    long as the code that makes it is the same. Do not write into it.
+    long as the code that makes it is the same; of several test processes one makes it and the
+    others wait. Do not write into it.
     """
     from sana_rt.export.checkpoint import open_checkpoint
     from sana_rt.export.onnx_export import export_bundle
@@ -65,13 +66,14 @@ def small_bundle(small_checkpoint: Path, pytestconfig: pytest.Config) -> Path:
     cache = pytestconfig.cache
     assert cache is not None
     root = cache.mkdir("small-bundle") / _export_key()
-    if not root.is_dir():
-        partial = root.with_name(f"{root.name}.{os.getpid()}")
-        export_bundle(open_checkpoint(small_checkpoint), partial)
-        try:
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.is_dir():
+            partial = root.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+            partial.mkdir()
+            export_bundle(open_checkpoint(small_checkpoint), partial)
             partial.rename(root)
-        except OSError:  # another run made it meanwhile
-            shutil.rmtree(partial)
     return root
 
 

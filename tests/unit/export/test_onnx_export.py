@@ -286,9 +286,27 @@ def test_the_bundle_of_another_checkpoint_is_left_alone(
     before = contents(tmp_path / "bundle")
     folder = write_checkpoint(tmp_path / "other", seed=1)
     other = replace(open_checkpoint(folder), vae=None, text_encoder=None)
-    with pytest.raises(UsageError, match="is a bundle of sana-video-small from checkpoint"):
+    with pytest.raises(UsageError, match="is a bundle of checkpoint, sha256"):
         export_bundle(other, tmp_path / "bundle")
     assert contents(tmp_path / "bundle") == before
+
+
+@pytest.mark.usefixtures("_cheap")
+def test_variants_of_a_bundle_are_of_one_model(
+    checkpoint: Checkpoint, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    export_bundle(checkpoint, tmp_path)
+    other = open_checkpoint(small_checkpoint, instruction="none").spec
+    with pytest.raises(UsageError, match="other settings of text"):
+        export_bundle(replace(checkpoint, spec=other), tmp_path)
+
+
+@pytest.mark.usefixtures("_cheap")
+def test_a_damaged_bundle_can_be_exported_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    export_bundle(checkpoint, tmp_path)
+    (tmp_path / "fp32/timestep.weights").unlink()
+    export_bundle(checkpoint, tmp_path)
+    assert_sound(tmp_path, checkpoint)
 
 
 @pytest.mark.usefixtures("_cheap")
