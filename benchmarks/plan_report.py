@@ -69,15 +69,17 @@ class PlanReport(Frozen, frozen=True):
     memory: Memory
     fits: bool
     graphs: tuple[GraphRow, ...]
+    without_plan: tuple[str, ...]  # graphs that nothing here counts
 
 
 def report(bundle: Bundle, variant: str, target: str, device: Device) -> PlanReport:
     """Read the build logs of a variant's plans for ``target``."""
-    plans = bundle.manifest.variant(variant).plans.get(target, {})
+    listed = bundle.manifest.variant(variant)
+    plans = listed.plans.get(target, {})
     if not plans:
         raise ManifestReferenceError(
             f"The variant {variant!r} has no plans for {target!r}.",
-            expected=f"plans for one of {sorted(bundle.manifest.variant(variant).plans)}.",
+            expected=f"plans for one of {sorted(listed.plans)}.",
             remedy=f"run `sana-rt build --variant {variant} --target {target}`.",
         )
     tables = {name: plan_table.read(bundle.path(plan.log)) for name, plan in plans.items()}
@@ -99,6 +101,7 @@ def report(bundle: Bundle, variant: str, target: str, device: Device) -> PlanRep
         memory=used,
         fits=used.fits,
         graphs=tuple(_row(name, plans[name], tables[name], device) for name in plans),
+        without_plan=tuple(name for name in listed.graphs if name not in plans),
     )
 
 

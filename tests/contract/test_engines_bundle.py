@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ def built(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the small bundle with the plans of its only variant for SM120."""
     root = tmp_path_factory.mktemp("plans") / "bundle"
     shutil.copytree(small_bundle, root)
-    report = _json("build", root, "--target", "sm120")
+    result = _run("build", root, "--target", "sm120", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert re.findall(r"\((\d+) of 14\)", result.stderr) == [str(n) for n in range(1, 15)]
+    report = json.loads(result.stdout)
     assert list(report["built"]) == list(Bundle.open(root).manifest.variant("fp32").graphs)
     assert report["peak_bytes"] > report["predicted_peak_bytes"] / 10
     return root
@@ -71,6 +75,7 @@ def test_why_a_plan_would_be_built_is_said(built: Path) -> None:
 def test_the_report_counts_what_a_clip_needs(built: Path) -> None:
     (report,) = _json("inspect", built, "--plans")
     assert report["fits"] is True
+    assert report["without_plan"] == []
     assert report["gemm_flop_shares"] == {"float32": pytest.approx(1)}
     assert report["block_kernels"][0]["seconds"] >= report["block_kernels"][-1]["seconds"] > 0
     assert len(report["graphs"]) == len(Bundle.open(built).manifest.variant("fp32").graphs)
@@ -104,6 +109,16 @@ def test_it_draws_what_a_block_does(built: Path, tmp_path: Path) -> None:
     refused = _run("inspect", built, "--plot", tmp_path / "a.bmp")
     assert refused.exit_code == 2
     assert ".svg, .png, .pdf" in refused.stderr
+
+
+def test_a_build_that_is_not_finished_is_said_to_be_so(built: Path) -> None:
+    bundle = Bundle.open(built)
+    variant = bundle.manifest.variant("fp32")
+    plans = {name: plan for name, plan in variant.plans["sm120"].items() if name != "solver"}
+    unfinished = msgspec.structs.replace(variant, plans={"sm120": plans})
+    manifest = msgspec.structs.replace(bundle.manifest, variants={"fp32": unfinished})
+    report = plan_report.report(Bundle(built, manifest), "fp32", "sm120", presets.device("rtx5090"))
+    assert report.without_plan == ("solver",)
 
 
 def test_reports_need_plans(small_bundle: Path) -> None:

@@ -81,12 +81,19 @@ def _show(settings: Settings, built: dict[str, Built]) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[builder.Progress], None]]:
-    """Graphs done of all that are built, and what TensorRT is at, on stderr."""
+    """Graphs done of all that are built, and what TensorRT is at, on stderr.
+
+    Where that is no terminal, a line a graph.
+    """
+    console = output.stderr()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=output.stderr(), transient=True) as bar:
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("Looking at what is there", total=None)
 
         def report(state: builder.Progress) -> None:
+            started = bar.tasks[task].completed != state.index or bar.tasks[task].total is None
+            if started and not console.is_terminal:
+                console.print(f"{state.graph} ({state.index + 1} of {state.total})")
             bar.update(
                 task,
                 description=f"{state.graph}: {state.phase}",

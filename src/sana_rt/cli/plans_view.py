@@ -74,6 +74,7 @@ def _show(report: PlanReport) -> None:
             ("inputs, outputs, state", output.size(memory.buffer_bytes)),
             ("driver and libraries", f"{output.size(memory.runtime_bytes)} (an allowance)"),
             ("together", _fit(report)),
+            ("graphs without a plan", ", ".join(report.without_plan) or "none"),
         ],
     )
     output.table(
