@@ -6,6 +6,8 @@ own, read from the checkpoint one tensor at a time. Memory is bounded by the lar
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from sana_rt import __version__
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle, describe, save
-from sana_rt.errors import UsageError
+from sana_rt.errors import ManifestValueError, UsageError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_passes import Weight
@@ -59,7 +61,9 @@ class ExportOptions:
     @property
     def name(self) -> str:
         """The variant's name; by default that of the type."""
-        return self.variant or {"float32": "fp32", "bfloat16": "bf16"}[self.dtype]
+        if self.variant is not None:
+            return self.variant
+        return {"float32": "fp32", "bfloat16": "bf16"}[self.dtype]
 
 
 def export_bundle(
@@ -78,6 +82,7 @@ def export_bundle(
     """
     options = options or ExportOptions()
     progress = progress or (lambda *_: None)
+    _check_name(options.name)
     _check_place(root)
     with lock(root):
         source = checkpoint.source()
@@ -92,6 +97,16 @@ def export_bundle(
         _remove_replaced(root, before, manifest)
         _clean(root, options.name, manifest)
     return bundle
+
+
+def _check_name(name: str) -> None:
+    try:
+        manifests.check_name(name, "variant")
+    except ManifestValueError as error:
+        raise UsageError(
+            f"{name!r} cannot be the name of a variant.",
+            expected="lower-case letters, digits, '.', '_' and '-'.",
+        ) from error
 
 
 def _check_place(root: Path) -> None:
@@ -136,19 +151,25 @@ def _folder(root: Path, name: str, manifest: Manifest | None) -> str:
     new ones need another folder: ``fp32``, then ``fp32.1``, then ``fp32`` again.
     """
     _clean(root, name, manifest)
-    return next(folder for folder in (name, f"{name}.1") if not (root / folder).exists())
+    numbered = (f"{name}.{number}" for number in itertools.count(1))
+    return next(each for each in itertools.chain([name], numbered) if not (root / each).exists())
 
 
 def _clean(root: Path, name: str, manifest: Manifest | None) -> None:
     """Remove the variant's files that the manifest does not list: what an interruption left."""
     listed = {root / file.path for file in manifest.files} if manifest else set()
-    for folder in (root / name, root / f"{name}.1"):
-        with storage_errors(folder):
+    own = re.compile(re.escape(name) + r"(\.\d+)?")
+    with storage_errors(root):
+        for folder in [path for path in root.iterdir() if own.fullmatch(path.name)]:
             for path in folder.glob("*"):
                 if path not in listed and path.name.endswith(_SUFFIXES):
                     path.unlink()
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> None:
@@ -159,8 +180,7 @@ def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> No
         if file.path not in kept:
             with storage_errors(path):
                 path.unlink(missing_ok=True)
-                if not any(path.parent.iterdir()):
-                    path.parent.rmdir()
+                _remove_if_empty(path.parent)
 
 
 def _write_graphs(
@@ -174,7 +194,7 @@ def _write_graphs(
         progress(definition.name, index, len(planned))
         if definition.topology not in topologies:
             dims = TRACE_SIZES.dims(checkpoint.spec)
-            topologies = {definition.topology: trace(definition, dims)}
+            topologies[definition.topology] = trace(definition, dims)
         topology = topologies[definition.topology]
         graph = write_graph(topology, definition, checkpoint.part(definition.source), folder)
         if options.verify:

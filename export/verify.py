@@ -45,8 +45,7 @@ TOLERANCE: Final = 2e-5
 DEEP_TOLERANCE: Final = 1e-4
 _DEEP: Final = ("text_encoder", "timestep", "vae_decoder_first", "vae_decoder", "vae_encoder")
 
-#: A bfloat16 graph holds the module's constants rounded to bfloat16, whose unit roundoff is 2^-9;
-#: twice that, because a constant may be a factor of two outputs that are multiplied.
+#: A bfloat16 graph holds the module's constants rounded to bfloat16, whose unit roundoff this is.
 BFLOAT16_TOLERANCE: Final = 2.0**-8
 
 _SEED: Final = 0

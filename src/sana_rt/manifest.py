@@ -411,13 +411,13 @@ def _check_files(files: tuple[File, ...]) -> None:
 
 
 def _check_variant(name: str, variant: Variant) -> None:
-    _check_name(name, "variant")
+    check_name(name, "variant")
     check_dtype(variant.dtype, f"variant {name!r}")
     for graph_name, graph in variant.graphs.items():
-        _check_name(graph_name, "graph")
+        check_name(graph_name, "graph")
         _check_signature(f"{name}/{graph_name}", graph)
     for target, plans in variant.plans.items():
-        _check_name(target, "target")
+        check_name(target, "target")
         for graph_name, plan in plans.items():
             if graph_name not in variant.graphs:
                 raise ManifestReferenceError(
@@ -454,7 +454,8 @@ def _check_signature(where: str, artifact: Graph | Plan) -> None:
             raise ManifestDuplicateError(f"{where} {side} list a tensor twice: {names}.")
 
 
-def _check_name(name: str, what: str) -> None:
+def check_name(name: str, what: str) -> None:
+    """Raise :class:`ManifestValueError` unless ``name`` may name a variant, graph or target."""
     if not re.fullmatch(_NAME, name):
         raise ManifestValueError(
             f"The manifest names a {what} {name!r}.",

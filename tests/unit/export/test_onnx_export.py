@@ -302,6 +302,23 @@ def test_variants_of_a_bundle_are_of_one_model(
 
 
 @pytest.mark.usefixtures("_cheap")
+def test_a_variant_may_be_called_like_the_folder_of_another(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    for name in ("mine", "mine.1", "mine", "mine.1"):
+        export_bundle(checkpoint, tmp_path, ExportOptions(variant=name))
+        assert_sound(tmp_path, checkpoint)
+    assert Bundle.open(tmp_path).manifest.variants.keys() == {"mine", "mine.1"}
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "Mine", "", "a/b"])
+def test_a_variant_needs_a_name(name: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name of a variant"):
+        export_bundle(checkpoint, tmp_path / "bundle", ExportOptions(variant=name))
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.usefixtures("_cheap")
 def test_a_damaged_bundle_can_be_exported_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_bundle(checkpoint, tmp_path)
     (tmp_path / "fp32/timestep.weights").unlink()
