@@ -34,7 +34,6 @@ _CAUSAL_CLASS: Final = "SanaVideoCausalTransformer3DModel"
 _TRANSFORMER_CLASSES: Final = ("SanaVideoTransformer3DModel", _CAUSAL_CLASS)
 _SOLVERS: Final[dict[str, SolverName]] = {
     "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "UniPCMultistepScheduler": "dpmpp_2m",
     "FlowMatchEulerDiscreteScheduler": "flow_euler",
 }
 
