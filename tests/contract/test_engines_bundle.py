@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
+import sana_rt.benchmarks
 from sana_rt.benchmarks import plan_report, presets
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
@@ -109,6 +111,15 @@ def test_it_draws_what_a_block_does(built: Path, tmp_path: Path) -> None:
     refused = _run("inspect", built, "--plot", tmp_path / "a.bmp")
     assert refused.exit_code == 2
     assert ".svg, .png, .pdf" in refused.stderr
+
+
+def test_plots_say_what_to_install(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sana_rt.benchmarks.plots", raising=False)
+    monkeypatch.delattr(sana_rt.benchmarks, "plots", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
+    refused = _run("inspect", built, "--plot", "a.svg")
+    assert refused.exit_code == 1
+    assert "sana-rt[bench]" in refused.stderr
 
 
 def test_a_build_that_is_not_finished_is_said_to_be_so(built: Path) -> None:

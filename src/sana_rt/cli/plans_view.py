@@ -10,7 +10,7 @@ from sana_rt.benchmarks.plan_report import PlanReport
 from sana_rt.benchmarks.roofline import KernelRow
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
-from sana_rt.errors import UsageError
+from sana_rt.errors import MissingDependencyError, UsageError
 
 #: The card whose limits are used for plans of a target, unless another is asked for.
 _DEVICES: Final = {"sm120": "rtx5090", "sm89": "rtx4090", "sm86": "rtx3090"}
@@ -54,7 +54,13 @@ def _draw(reports: list[PlanReport], plot: Path) -> None:
             f"A plot cannot be written as {plot.name!r}.",
             expected=f"a name that ends with {', '.join(_PLOTS)}.",
         )
-    from sana_rt.benchmarks import plots
+    try:
+        from sana_rt.benchmarks import plots
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"A plot needs the package {error.name!r}, which is not installed.",
+            remedy='pip install "sana-rt[bench]"',
+        ) from error
 
     plots.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
 
