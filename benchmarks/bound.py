@@ -1,16 +1,18 @@
 """A lower bound on the time of a whole job, from the compiled plans of full-width graphs.
 
 No weights, no card: the graphs have random weights, TensorRT compiles them for the card, and
-:mod:`sana_rt.benchmarks.roofline` counts what the plans do.
+:mod:`sana_rt.benchmarks.roofline` counts what the plans do. Blocks differ in nothing but the
+formats that the recipe gives their layers: one plan stands for all blocks with the same formats.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from sana_rt.benchmarks import random_bundle, roofline
 from sana_rt.benchmarks.presets import Device
@@ -23,30 +25,10 @@ from sana_rt.engines.trt_api import Request, Target, TensorRT
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize import variant
-
-#: From the block's bfloat16 graph, and a folder, to the graph that the recipe makes of it.
-Recipe = Callable[[Path, Path], Path]
-
+from sana_rt.quantize.recipe import LoadedRecipe, Rule
 
 FP4: Final = "float4_e2m1"
 BLOCK: Final = "block_00"
-
-
-def _unchanged(graph: Path, _folder: Path) -> Path:
-    return graph
-
-
-def _quantized(recipe: str, graph: Path, folder: Path) -> Path:
-    return variant.quantize_graph(BLOCK, graph, recipes.load(recipe), folder / recipe)
-
-
-#: Those that treat all blocks alike: one stands for all.
-RECIPES: Final[dict[str, Recipe]] = {
-    "bf16": _unchanged,
-    "paper": partial(_quantized, "paper"),
-    "max": partial(_quantized, "max"),
-}
-
 TEXT: Final = "text_encoder"
 _BLOCKS: Final = "blocks"
 _NOTHING: Final = Totals((), 0)
@@ -87,9 +69,13 @@ class Schedule:
 
 
 class Row(Frozen, frozen=True):
-    """A graph of the job: bounds on one run and on all, and what one run does."""
+    """A graph of the job: bounds on one run and on all, and what one run does.
+
+    It is compiled once for all graphs in ``stands_for``, and is called by the first of them.
+    """
 
     graph: str
+    stands_for: tuple[str, ...]
     part: str
     layers: int  # that all run, one after another
     runs: int
@@ -102,8 +88,17 @@ class Row(Frozen, frozen=True):
     note: str = ""
 
 
+class BlockKernel(KernelRow, frozen=True):
+    """A kernel of the block that is called ``graph`` in the report's rows."""
+
+    graph: str
+
+
 class Report(Frozen, frozen=True):
-    """The bound on a job; every number of seconds is a bound."""
+    """The bound on a job; every number of seconds is a bound.
+
+    What is said of a block is the mean over all blocks.
+    """
 
     model: str
     recipe: str
@@ -123,7 +118,7 @@ class Report(Frozen, frozen=True):
     arena_bytes: int
     rows: tuple[Row, ...]
     block_groups: tuple[Sums, ...]
-    block_kernels: tuple[KernelRow, ...]
+    block_kernels: tuple[BlockKernel, ...]
     missing: tuple[str, ...]
 
 
@@ -157,26 +152,31 @@ class Setup:
     """What is bounded, and what it is built with."""
 
     model: ModelSpec
-    recipe: str
+    recipe: LoadedRecipe
     device: Device
     tensorrt: TensorRT
     target: Target
 
 
 def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report:
-    """Export, compile and count the graphs of a model; ``folder`` keeps graphs and logs."""
+    """Export, compile and count the graphs of a model; ``folder`` keeps graphs and logs.
+
+    Raises :class:`sana_rt.errors.RecipeError` if the recipe is for another model.
+    """
     model, device = setup.model, setup.device
     bundle = random_bundle.write(folder / "bundle", model, lambda name: report(f"export {name}"))
-    tables = dict(_tables(setup, bundle, folder, report))
+    job = _Job.of(setup, bundle, folder)
+    tables = dict(job.tables(report))
     totals = {name: roofline.totals([table], device) for name, table in tables.items()}
-    by_graph = tuple(rows(model, tables, totals))
+    by_graph = tuple(rows(model, job.blocks, tables, totals))
     parts: dict[str, float] = {}
     for row in by_graph:
         parts[row.part] = parts.get(row.part, 0.0) + row.seconds
-    block, seconds, frames = totals[BLOCK], sum(parts.values()), schedule(model).frames
+    block = roofline.mean([(totals[alike[0]], len(alike)) for alike in job.blocks])
+    seconds, frames = sum(parts.values()), schedule(model).frames
     return Report(
         model=model.name,
-        recipe=setup.recipe,
+        recipe=setup.recipe.recipe.name,
         device=device.name,
         source=f"{device.source.document}, {device.source.url}",
         tensorrt=f"{setup.tensorrt.flavour} {setup.tensorrt.version} for {setup.target.name}",
@@ -193,60 +193,113 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
         arena_bytes=max(table.activation_bytes for table in tables.values()),
         rows=by_graph,
         block_groups=block.groups,
-        block_kernels=roofline.kernel_rows(tables[BLOCK], device),
+        block_kernels=tuple(
+            BlockKernel(**msgspec.structs.asdict(row), graph=alike[0])
+            for alike in job.blocks
+            for row in roofline.kernel_rows(tables[alike[0]], device)
+        ),
         missing=() if "vae_decoder" in tables else (f"the {model.vae.kind} autoencoder",),
     )
 
 
-def _tables(
-    setup: Setup, bundle: Bundle, folder: Path, report: Callable[[str], None]
-) -> Iterator[tuple[str, PlanTable]]:
-    """The compiled layer table of every graph; the plans themselves are not kept."""
-    for name, graph in bundle.manifest.variant(random_bundle.VARIANT).graphs.items():
-        report(f"build {name}")
-        path = bundle.path(graph.path)
-        if name == BLOCK:
-            path = RECIPES[setup.recipe](path, folder)
+@dataclass(frozen=True)
+class _Job:
+    """The graphs to compile; ``blocks`` in groups whose layers have the same formats."""
+
+    setup: Setup
+    bundle: Bundle
+    folder: Path
+    rules: Mapping[str, Rule]  # of the whole model's layers
+    blocks: tuple[tuple[str, ...], ...]
+
+    @staticmethod
+    def of(setup: Setup, bundle: Bundle, folder: Path) -> _Job:
+        """Read which layers there are, and what the recipe makes of them."""
+        blocks = [f"block_{index:02d}" for index in range(setup.model.transformer.num_layers)]
+        layers = [
+            f"{graph}/{layer.node}"
+            for name, each in variant.read_layers(bundle, random_bundle.VARIANT).items()
+            for graph in (blocks if name == BLOCK else [name])
+            for layer in each
+        ]
+        rules = recipes.resolve(setup.recipe.recipe, layers)
+        groups = recipes.alike(rules, [layer for layer in layers if layer.split("/")[0] in blocks])
+        return _Job(setup, bundle, folder, rules, groups)
+
+    def tables(self, report: Callable[[str], None]) -> Iterator[tuple[str, PlanTable]]:
+        """The compiled layer table of every graph; the plans themselves are not kept."""
+        for source in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
+            names = [alike[0] for alike in self.blocks] if source == BLOCK else [source]
+            for name in names:
+                report(f"build {name}")
+                yield name, self._table(name, source)
+
+    def _table(self, name: str, source: str) -> PlanTable:
+        setup = self.setup
+        graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[source]
+        path = quantized(setup.recipe, self.rules, name, self.bundle.path(graph.path), self.folder)
         builder.check_target(name, path, setup.target)
         # The two text encoders differ in nothing but the number of layers.
         kind = TEXT if name == random_bundle.TWO_LAYERS else name
         spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
         request = Request(path, setup.target, builder.input_shapes(graph.inputs, spans))
-        plan = folder / "plans" / f"{name}.plan"
+        plan = self.folder / "plans" / f"{name}.plan"
         built = builder.build_plan(request, plan, setup.tensorrt, lambda _phase: None)
         plan.unlink()
-        yield name, plan_table.read(built.log)
+        return plan_table.read(built.log)
+
+
+def quantized(
+    loaded: LoadedRecipe, rules: Mapping[str, Rule], name: str, graph: Path, folder: Path
+) -> Path:
+    """The graph at ``graph`` with what ``rules`` say about the layers of the graph ``name``.
+
+    ``rules`` are those of ``loaded`` for the whole model, see :func:`recipes.resolve`. Where
+    nothing is quantized it is the same file.
+    """
+    part = recipes.for_graph(loaded.recipe, rules, name)
+    if all(rule.format == "bf16" for rule in part.rules):
+        return graph
+    only = LoadedRecipe(part, loaded.sha256)
+    return variant.quantize_graph(name, graph, only, folder / loaded.recipe.name)
 
 
 def rows(
-    model: ModelSpec, tables: Mapping[str, PlanTable], totals: Mapping[str, Totals]
+    model: ModelSpec,
+    blocks: Sequence[tuple[str, ...]],
+    tables: Mapping[str, PlanTable],
+    totals: Mapping[str, Totals],
 ) -> Iterator[Row]:
-    """Every graph of a model's job, from the plans of :mod:`random_bundle`'s graphs."""
+    """Every graph of a model's job, from the plans of :mod:`random_bundle`'s graphs.
+
+    ``blocks`` are in groups, of each of which the first has a plan.
+    """
     two, text_layers = random_bundle.TWO_LAYERS, model.text.num_layers
     weights = {name: table.weight_bytes for name, table in tables.items()}
     weights[TEXT] += (text_layers - 1) * (weights[two] - weights[TEXT])
-    for name, runs in schedule(model).runs().items():
-        one, layers, note = totals.get(name, _NOTHING), 1, ""
-        if name not in totals:
-            note = f"no graph of the {model.vae.kind} autoencoder is exported: not counted"
-        if name == TEXT:
-            one = roofline.with_layers(one, totals[two], text_layers)
-            note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
-        if name == BLOCK:
-            layers = model.transformer.num_layers
-        yield Row(
-            graph=name,
-            part=_part(name),
-            layers=layers,
-            runs=runs,
-            seconds_each=one.seconds,
-            seconds=one.seconds * runs * layers,
-            bytes_each=one.bytes,
-            flops_each=one.flops,
-            activation_bytes=tables[name].activation_bytes if name in tables else 0,
-            weight_bytes=weights.get(name, 0) * layers,
-            note=note,
-        )
+    for graph, runs in schedule(model).runs().items():
+        for stands_for in blocks if graph == BLOCK else [(graph,)]:
+            name, layers = stands_for[0], len(stands_for)
+            one, note = totals.get(name, _NOTHING), ""
+            if name not in totals:
+                note = f"no graph of the {model.vae.kind} autoencoder is exported: not counted"
+            if name == TEXT:
+                one = roofline.with_layers(one, totals[two], text_layers)
+                note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
+            yield Row(
+                graph=name,
+                stands_for=stands_for,
+                part=_part(graph),
+                layers=layers,
+                runs=runs,
+                seconds_each=one.seconds,
+                seconds=one.seconds * runs * layers,
+                bytes_each=one.bytes,
+                flops_each=one.flops,
+                activation_bytes=tables[name].activation_bytes if name in tables else 0,
+                weight_bytes=weights.get(name, 0) * layers,
+                note=note,
+            )
 
 
 def _part(graph: str) -> str:

@@ -12,7 +12,7 @@ multiply-add; element-wise arithmetic counts as nothing. Kernels run one after a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -167,6 +167,21 @@ def with_layers(one: Totals, two: Totals, layers: int) -> Totals:
         tuple(combined(combined(first, second, more), first, -more) for first, second in groups),
         one.not_counted,
     )
+
+
+def mean(parts: Sequence[tuple[Totals, int]]) -> Totals:
+    """The mean over plans, each of which counts as often as said; ``not_counted`` is their sum."""
+    count = sum(times for _, times in parts)
+    groups: dict[tuple[str, str | None], Sums] = {}
+    for one, times in parts:
+        for each in one.groups:
+            key = (each.op_class, each.dtype)
+            groups[key] = combined(groups.get(key, Sums(*key, 0, 0, 0.0)), each, times)
+    means = (
+        Sums(*key, round(total.flops / count), round(total.bytes / count), total.seconds / count)
+        for key, total in groups.items()
+    )
+    return Totals(tuple(means), sum(one.not_counted for one, _ in parts))
 
 
 def combined(a: Sums, b: Sums, times: int = 1) -> Sums:

@@ -124,6 +124,40 @@ def resolve(recipe: Recipe, layers: Iterable[str]) -> dict[str, Rule]:
     return {layer: found[layer] for layer in known if layer in found}
 
 
+def for_graph(recipe: Recipe, rules: Mapping[str, Rule], graph: str) -> Recipe:
+    """The recipe for one graph by itself: what ``rules`` say about its layers, name by name.
+
+    ``rules`` are those of ``recipe`` for all layers of the model, so that a rule which depends
+    on the depth is either in it or not.
+    """
+    named: dict[Rule, list[str]] = {}
+    for layer, rule in rules.items():
+        if layer.startswith(f"{graph}/"):
+            named.setdefault(rule, []).append(layer)
+    own = (
+        msgspec.structs.replace(rule, layers=tuple(layers), depth=None)
+        for rule, layers in named.items()
+    )
+    return msgspec.structs.replace(recipe, rules=tuple(own))
+
+
+def alike(rules: Mapping[str, Rule], layers: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """The graphs that ``layers`` are of, in groups whose layers have the same names and formats.
+
+    Layers without one of the ``rules`` stay in bfloat16. Groups are in the order of the first
+    graph in each.
+    """
+    formats: dict[str, dict[str, Format]] = {}
+    for layer in layers:
+        graph, _, node = layer.partition("/")
+        rule = rules.get(layer)
+        formats.setdefault(graph, {})[node] = rule.format if rule else "bf16"
+    groups: dict[tuple[tuple[str, Format], ...], list[str]] = {}
+    for graph, each in formats.items():
+        groups.setdefault(tuple(each.items()), []).append(graph)
+    return tuple(tuple(graphs) for graphs in groups.values())
+
+
 def for_part(recipe: Recipe, layers: Iterable[str]) -> Recipe:
     """The recipe without the patterns that match none of ``layers``: for one graph by itself.
 

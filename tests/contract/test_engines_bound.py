@@ -17,8 +17,10 @@ from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
 from sana_rt.engines.plan_table import PlanTable
 from sana_rt.engines.trt_api import TensorRT
+from sana_rt.errors import RecipeError
 from sana_rt.export.seeded import SMALL
 from sana_rt.model_spec import PRESETS
+from sana_rt.quantize import recipe as recipes
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -41,8 +43,7 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def bounded(small_bundle: Path, recipe: str, folder: Path) -> Report:
     """The bound for the small model, whose graphs are those of the small bundle."""
     bundle = Bundle.open(small_bundle)
     graphs = dict(bundle.manifest.variant("fp32").graphs)
@@ -52,10 +53,22 @@ def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Repo
     variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), graphs=graphs)
     manifest = msgspec.structs.replace(bundle.manifest, variants={random_bundle.VARIANT: variant})
     rtx = TensorRT("rtx")
-    setup = Setup(SMALL, "bf16", presets.device("rtx5090"), rtx, rtx.target("sm120"))
+    loaded = recipes.load(recipe)
+    setup = Setup(SMALL, loaded, presets.device("rtx5090"), rtx, rtx.target("sm120"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random_bundle, "write", lambda *_: bundles.Bundle(bundle.root, manifest))
-        return bound.measure(setup, tmp_path_factory.mktemp("bound"), lambda _: None)
+        return bound.measure(setup, folder, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return bounded(small_bundle, "bf16", tmp_path_factory.mktemp("bound"))
+
+
+@pytest.fixture(scope="module")
+def mixed(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """With a recipe whose first rules are for the last three of the four blocks only."""
+    return bounded(small_bundle, "mixed", tmp_path_factory.mktemp("mixed"))
 
 
 def test_rows_sum_to_the_job(report: Report) -> None:
@@ -65,6 +78,7 @@ def test_rows_sum_to_the_job(report: Report) -> None:
     assert (block.layers, block.runs) == (SMALL.transformer.num_layers, steps)
     assert report.blocks_seconds == block.seconds_each * SMALL.transformer.num_layers * steps
     assert report.total_seconds == pytest.approx(sum(row.seconds for row in report.rows))
+    assert block.stands_for == ("block_00", "block_01", "block_02", "block_03")
     assert set(report.part_seconds) == {
         "blocks",
         "rest of the transformer",
@@ -78,8 +92,33 @@ def test_rows_sum_to_the_job(report: Report) -> None:
     assert report.missing == ()
 
 
+def test_blocks_that_differ_are_compiled_one_by_one_and_weighted(mixed: Report) -> None:
+    shallow, deep = (row for row in mixed.rows if row.part == "blocks")
+    assert (shallow.graph, shallow.stands_for) == ("block_00", ("block_00",))
+    assert (deep.graph, deep.stands_for) == ("block_01", ("block_01", "block_02", "block_03"))
+    assert (shallow.layers, deep.layers) == (1, 3)
+    assert shallow.runs == deep.runs == SMALL.sampling.num_inference_steps
+    each = shallow.seconds_each + 3 * deep.seconds_each
+    assert mixed.blocks_seconds == pytest.approx(shallow.runs * each)
+    assert mixed.flops_per_block == pytest.approx((shallow.flops_each + 3 * deep.flops_each) / 4)
+    # Each class of kernels is rounded to whole bytes.
+    bytes_per_block = (shallow.bytes_each + 3 * deep.bytes_each) / 4
+    assert mixed.bytes_per_block == pytest.approx(bytes_per_block, abs=len(mixed.block_groups))
+    assert shallow.bytes_each != deep.bytes_each
+
+
+def test_the_share_in_fp4_is_that_of_all_blocks(mixed: Report) -> None:
+    flops = {"block_00": 0, "block_01": 0}
+    for row in mixed.block_kernels:
+        flops[row.graph] += row.flops if row.dtype == bound.FP4 else 0
+    assert 0 < flops["block_00"] < flops["block_01"], "the feed-forward is FP8 in the first"
+    wanted = (flops["block_00"] + 3 * flops["block_01"]) / (4 * mixed.flops_per_block)
+    assert mixed.fp4_flop_share == pytest.approx(wanted, rel=1e-6)  # FLOPs are rounded, too
+
+
 def test_an_autoencoder_that_is_not_here_is_said_to_be_missing() -> None:
-    rows = {row.graph: row for row in bound.rows(PRESETS["sana-video-2b-720p"], TABLES, TOTALS)}
+    model = PRESETS["sana-video-2b-720p"]
+    rows = {row.graph: row for row in bound.rows(model, [("block_00",)], TABLES, TOTALS)}
     assert "ltx2 autoencoder is exported: not counted" in rows["vae_decoder"].note
     assert rows["vae_decoder"].seconds == 0
 
@@ -109,11 +148,29 @@ def test_the_command_prints_the_report(report: Report, monkeypatch: pytest.Monke
         assert set(json.loads(result.stdout)) >= KEYS
         assert asked[-1].model is PRESETS["sana-video-2b-720p-dcaev"]
         assert asked[-1].device.name == "GeForce RTX 5080"
+        assert asked[-1].recipe == recipes.load("bf16")
     shown = CliRunner().invoke(cli, arguments).stdout
     assert "a bound, not a time" in shown
     assert "NVIDIA RTX Blackwell GPU Architecture" in shown
     assert " at least" in shown
-    assert "block_00" in shown
+    assert "heaviest kernels of block_00" in shown
+
+
+def test_the_command_shows_every_kind_of_block(
+    mixed: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bound, "measure", lambda *_: mixed)
+    shown = CliRunner().invoke(cli, ["bound", "--model", "2b-480p", "--recipe", "mixed"]).stdout
+    assert "heaviest kernels of block_00" in shown
+    assert "heaviest kernels of block_01" in shown
+
+
+def test_a_recipe_for_another_model_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.toml"
+    rule = 'layers = ["block_*/mlp.fc1"]\nformat = "nvfp4"\nreason = ""\nsource = ""\n'
+    path.write_text(f'name = "other"\ndescription = ""\n[[rules]]\n{rule}')
+    with pytest.raises(RecipeError, match="matches no layer"):
+        bounded(small_bundle, str(path), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ from sana_rt.export.trace import trace
 from sana_rt.manifest import Graph
 from sana_rt.model_spec import PRESETS
 from sana_rt.quantize import graph_file
+from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.layers import layers_of
 
 pytest.importorskip("tensorrt_rtx")
 
 MODEL = PRESETS["sana-video-2b-720p-dcaev"]
 DEVICE = presets.device("rtx5090")
+FP8 = "float8_e4m3fn"
 #: Seconds: 20 blocks, 50 steps, both halves of guidance. The FLOPs alone take 4.6.
 BOUND = 10.0
 #: The same in bfloat16, of a block written without regard to what TensorRT fuses: q, k and v in
@@ -38,14 +40,32 @@ class Block:
     path: Path
     layers: frozenset[str]
 
-    def compile(self, recipe: str, folder: Path) -> tuple[Row, ...]:
-        """The kernels of its plan for 18,480 tokens, twice."""
-        path = bound.RECIPES[recipe](self.path, folder)
+    def compile(self, recipe: str, folder: Path, name: str = bound.BLOCK) -> tuple[Row, ...]:
+        """The kernels of the plan that the block ``name`` of 20 has for 18,480 tokens, twice."""
+        loaded = recipes.load(recipe)
+        rules = recipes.resolve(loaded.recipe, self._model())
+        path = bound.quantized(loaded, rules, name, self.path, folder)
         spans = profiles.profile(bound.BLOCK, self.graph, MODEL, bound.workload(MODEL))
         shapes = builder.input_shapes(self.graph.inputs, spans)
         request = Request(path, TARGETS["sm120"], shapes)
         built = builder.build_plan(request, folder / "plan", TensorRT("rtx"), lambda _: None)
         return roofline.rows(plan_table.read(built.log))
+
+    def _model(self) -> list[str]:
+        """The layers that recipes know of."""
+        text = [f"prompt/transformer_blocks.0.attn2.to_{name}" for name in "kv"]
+        return text + [f"block_{i:02d}/{layer}" for i in range(20) for layer in self.layers]
+
+
+def in_format(rows: tuple[Row, ...], layers: frozenset[str], dtype: str) -> set[str]:
+    """The layers that are computed by a GEMM of operands of one type."""
+    return {
+        node
+        for row in rows
+        if row.work.op_class == "gemm" and row.work.dtype == dtype
+        for node in row.kernel.nodes
+        if node in layers
+    }
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +83,7 @@ def block(tmp_path_factory: pytest.TempPathFactory) -> Block:
 
 
 def in_fp4(rows: tuple[Row, ...], layers: frozenset[str]) -> set[str]:
-    """The layers that are computed by a GEMM of FP4 operands."""
-    return {
-        node
-        for row in rows
-        if row.work.op_class == "gemm" and row.work.dtype == bound.FP4
-        for node in row.kernel.nodes
-        if node in layers
-    }
+    return in_format(rows, layers, bound.FP4)
 
 
 def test_bfloat16_is_no_worse_than_a_block_written_plainly(block: Block, tmp_path: Path) -> None:
@@ -98,3 +111,16 @@ def test_paper_leaves_the_temporal_convolution_in_bfloat16(block: Block, tmp_pat
     rows = block.compile("paper", tmp_path)
     temporal = {"ff.conv_temp", "ff.conv_temp.1"}
     assert in_fp4(rows, block.layers) == block.layers - temporal
+
+
+def test_mixed_makes_the_same_feed_forward_fp8_first_and_fp4_later(
+    block: Block, tmp_path: Path
+) -> None:
+    always = {"attn1.to_q", "attn1.to_k", "attn2.to_out.0", "ff.conv_temp", "ff.conv_temp.1"}
+    feed_forward = {"ff.conv_inverted", "ff.conv_point"}
+    shallow = block.compile("mixed", tmp_path, "block_05")
+    assert in_fp4(shallow, block.layers) == always
+    assert in_format(shallow, block.layers, FP8) == block.layers - always
+    deep = block.compile("mixed", tmp_path, "block_06")
+    assert in_fp4(deep, block.layers) == always | feed_forward
+    assert in_format(deep, block.layers, FP8) == block.layers - always - feed_forward

@@ -26,7 +26,7 @@ _KERNELS_SHOWN: Final = 15
     epilog="Example: sana-rt bound --model sana-video-2b-480p --recipe bf16 --device rtx5090"
 )
 @click.option("--model", required=True, help=f"One of {', '.join(PRESETS)}.")
-@click.option("--recipe", default="bf16", show_default=True, help="What becomes of the blocks.")
+@click.option("--recipe", default="bf16", show_default=True, help="One by name, or a .toml file.")
 @click.option("--device", default="rtx5090", show_default=True, help="The card.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep graphs and build logs here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
@@ -35,6 +35,7 @@ def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json:
 
     Exports one full-width block and the other graphs with random weights, compiles them for
     the card, and counts what their kernels have to compute and to move. A real run takes longer.
+    Where a recipe treats blocks differently, one of each kind is compiled.
     """
     from sana_rt.benchmarks import bound
 
@@ -50,12 +51,13 @@ def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json:
 def _setup(model: str, recipe: str, device: str) -> Setup:
     from sana_rt.benchmarks import bound, presets
     from sana_rt.engines.trt_api import TARGETS, TensorRT
+    from sana_rt.quantize import recipe as recipes
 
-    for what, value, known in (("model", model, _MODELS), ("recipe", recipe, bound.RECIPES)):
-        if value not in known:
-            raise UsageError(
-                f"There is no {what} {value!r} to bound.", expected=f"one of {', '.join(known)}."
-            )
+    if model not in _MODELS:
+        raise UsageError(
+            f"There is no model {model!r} to bound.", expected=f"one of {', '.join(_MODELS)}."
+        )
+    loaded = recipes.load(recipe)
     card = presets.device(device)
     targets = [
         each for each in TARGETS.values() if each.compute_capability == card.compute_capability
@@ -66,7 +68,7 @@ def _setup(model: str, recipe: str, device: str) -> Setup:
             "TensorRT-RTX builds no plans.",
             expected=f"one of {', '.join(each.compute_capability for each in TARGETS.values())}.",
         )
-    return bound.Setup(PRESETS[_MODELS[model]], recipe, card, TensorRT("rtx"), targets[0])
+    return bound.Setup(PRESETS[_MODELS[model]], loaded, card, TensorRT("rtx"), targets[0])
 
 
 def _show(report: Report) -> None:
@@ -105,5 +107,7 @@ def _show(report: Report) -> None:
             for row in report.rows
         ],
     )
-    title = f"The {_KERNELS_SHOWN} heaviest kernels of a block"
-    plans_view.kernels(title, report.block_kernels[:_KERNELS_SHOWN])
+    for graph in dict.fromkeys(row.graph for row in report.block_kernels):
+        kernels = tuple(row for row in report.block_kernels if row.graph == graph)
+        title = f"The {_KERNELS_SHOWN} heaviest kernels of {graph}"
+        plans_view.kernels(title, kernels[:_KERNELS_SHOWN])

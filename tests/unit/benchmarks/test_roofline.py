@@ -142,6 +142,20 @@ def test_layers_add_up() -> None:
     assert many.seconds == 0.5 + 25 * 0.25 + 26 * 0.125
 
 
+def test_the_mean_of_plans_weighs_them() -> None:
+    fp4 = Sums("gemm", "float4_e2m1", 300, 30, 3.0)
+    fp8 = Sums("gemm", "float8_e4m3", 700, 50, 6.0)
+    rest = Sums("other", None, 0, 8, 1.0)
+    both = roofline.mean([(Totals((fp8, rest), 1), 1), (Totals((rest, fp4), 0), 3)])
+    assert {each.name: each for each in both.groups} == {
+        "gemm float4_e2m1": Sums("gemm", "float4_e2m1", 225, 22, 2.25),  # of 22.5 bytes
+        "gemm float8_e4m3": Sums("gemm", "float8_e4m3", 175, 12, 1.5),  # of 12.5 bytes
+        "other": rest,
+    }
+    assert both.flop_shares() == {"float8_e4m3": 175 / 400, "float4_e2m1": 225 / 400}
+    assert both.not_counted == 1
+
+
 def test_the_larger_of_compute_and_traffic_bounds_a_kernel() -> None:
     assert Work("gemm", int(209.5e9), 8, "bfloat16").seconds(RTX5090) == pytest.approx(1e-3)
     assert Work("gemm", 8, int(1.792e9), "bfloat16").seconds(RTX5090) == pytest.approx(1e-3)

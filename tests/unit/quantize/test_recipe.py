@@ -140,3 +140,40 @@ def test_a_part_of_a_model_takes_the_rules_for_it() -> None:
     assert recipes.summary(rules) == {"nvfp4": 8, "bf16": 2}
     with pytest.raises(RecipeError, match="one block shall stand for all"):
         recipes.for_part(recipes.load("mixed").recipe, block)
+
+
+def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
+    blocks = [f"block_{index:02d}" for index in range(20)]
+    inner = [layer for layer in layers(20) if layer.startswith("block_")]
+    for name in ("bf16", "paper", "max"):
+        found = recipes.resolve(recipes.load(name).recipe, layers(20))
+        assert recipes.alike(found, inner) == (tuple(blocks),)
+    mixed = recipes.resolve(recipes.load("mixed").recipe, layers(20))
+    assert recipes.alike(mixed, inner) == (tuple(blocks[:6]), tuple(blocks[6:]))
+    # Named layer by layer, as a proposal names them; the groups are not neighbours.
+    rules = (
+        rule("block_0[02]/attn1.to_q", "block_02/attn1.to_k", "block_00/attn1.to_k"),
+        rule("block_01/attn1.to_q", format="fp8"),
+        rule("block_03/*", format="bf16"),
+    )
+    own = Recipe("own", "", rules)
+    names = [*inner[:50], "final_layer/proj_out"]
+    assert recipes.alike(recipes.resolve(own, layers(5)), names) == (
+        ("block_00", "block_02"),
+        ("block_01",),
+        ("block_03", "block_04"),
+        ("final_layer",),
+    )
+
+
+def test_the_recipe_of_one_graph_says_what_the_whole_does() -> None:
+    for name in recipes.names():
+        recipe = recipes.load(name).recipe
+        rules = recipes.resolve(recipe, layers(20))
+        for graph in ("block_05", "block_06", "prompt"):
+            own = {layer: rule for layer, rule in rules.items() if layer.startswith(graph)}
+            part = recipes.for_graph(recipe, rules, graph)
+            assert part.name == name
+            found = recipes.resolve(part, [each for each in layers(20) if each.startswith(graph)])
+            assert {k: v.format for k, v in found.items()} == {k: v.format for k, v in own.items()}
+            assert all(each.depth is None for each in part.rules)
