@@ -1,13 +1,14 @@
-"""Calibration: the largest magnitude that each layer's input has while prompts are played.
+"""Calibration: how large the inputs of layers are while prompts are played, and AWQ's scales.
 
-Blocks are calibrated one after another on recorded passes, the output of one being the input
-of the next, so that memory holds one block and the recorded tokens.
+ONNX Runtime plays the graphs that will be quantized; what is made of the values that it shows is
+ModelOpt's. Blocks are calibrated one after another on recorded passes, the output of one being
+the input of the next, so that memory holds one block, one pass of it, and the recorded tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -15,6 +16,8 @@ from typing import Any, Final, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
+from onnx import ModelProto
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
@@ -23,7 +26,10 @@ from sana_rt.manifest import Manifest
 from sana_rt.model_spec import Count, Frozen, NonNegative
 from sana_rt.quantize import graph_file
 from sana_rt.quantize.layers import Layer, layers_of
+from sana_rt.quantize.minifloat import Float32Array
+from sana_rt.quantize.quantized_layer import QuantizedFormat
 
+Algorithm = Literal["max", "awq-lite"]
 FORMAT: Final = "sana-rt-calibration"
 _REMEDY: Final = "calibrate again (sana-rt quantize --prompts)."
 
@@ -31,37 +37,82 @@ Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 
+#: About as many rows of a layer's input are what AWQ compares its few candidates on.
+SAMPLES: Final = 512
+
+
 class CalibrationTable(Frozen, frozen=True):
-    """The largest magnitudes by layer, and what they were measured on."""
+    """What calibration found by layer, and what it was measured on.
+
+    ``amax`` is the largest magnitude of a layer's input, after its channels [K] are multiplied
+    by ``channel_scales``, which AWQ gives some layers; see :class:`QuantizedLayer`.
+    """
 
     format: Literal["sana-rt-calibration"]
     format_version: Literal[1]
     checkpoint: str  # SHA-256, as in the manifest
     prompts: str  # SHA-256 of the prompts file
     passes: Count
+    algorithm: Algorithm
     amax: dict[str, NonNegative]
+    channel_scales: dict[str, tuple[NonNegative, ...]]
 
     @property
     def sha256(self) -> str:
         """The hash of the table as it is stored."""
         return hashlib.sha256(encode(self)).hexdigest()
 
-    def check(self, manifest: Manifest, layers: Sequence[str]) -> None:
-        """Raise :class:`CalibrationError` if it is of another checkpoint or lacks a layer."""
+    def of_layer(self, layer: str) -> tuple[float, tuple[float, ...] | None]:
+        """The largest magnitude of a layer's input, and its channel scales if it has some."""
+        return self.amax[layer], self.channel_scales.get(layer)
+
+    def check(self, manifest: Manifest, formats: Mapping[str, QuantizedFormat]) -> None:
+        """Raise :class:`CalibrationError` if it does not fit a bundle and the formats of layers."""
         if self.checkpoint != manifest.source.sha256:
             raise CalibrationError(
                 f"The calibration is of the checkpoint with SHA-256 {self.checkpoint}.",
                 expected=f"{manifest.source.sha256}, that of {manifest.source.checkpoint}.",
                 remedy=_REMEDY,
             )
-        missing = [layer for layer in layers if layer not in self.amax]
+        missing = [layer for layer in formats if layer not in self.amax]
         if missing:
             raise CalibrationError(
-                f"The calibration knows nothing of {', '.join(missing[:5])}"
-                + (f" and {len(missing) - 5} more." if len(missing) > 5 else "."),
+                f"The calibration knows nothing of {_some(missing)}.",
                 expected="all layers that the recipe quantizes; calibrated are those of blocks.",
                 remedy="let the recipe leave them alone, or quantize without calibration.",
             )
+        scaled = awq_layers(self.algorithm, formats)
+        unfit = [layer for layer in formats if (layer in self.channel_scales) != (layer in scaled)]
+        if unfit:
+            raise CalibrationError(
+                f"The calibration ({self.algorithm}) was made for other formats of {_some(unfit)}.",
+                expected="the formats of this recipe: AWQ scales the inputs of NVFP4 layers only.",
+                remedy=_REMEDY,
+            )
+
+    def check_algorithm(self, algorithm: Algorithm) -> None:
+        """Raise :class:`CalibrationError` if it was made by another algorithm."""
+        if self.algorithm != algorithm:
+            raise CalibrationError(
+                f"The calibration was made by the algorithm {self.algorithm!r}.",
+                expected=f"{algorithm!r}.",
+                remedy=_REMEDY,
+            )
+
+
+def _some(layers: Sequence[str]) -> str:
+    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+    return ", ".join(layers[:5]) + more
+
+
+def awq_layers(algorithm: Algorithm, formats: Mapping[str, QuantizedFormat]) -> frozenset[str]:
+    """The layers whose inputs are scaled: those in NVFP4, if it is AWQ.
+
+    The relative error of an E4M3 weight does not depend on its scale.
+    """
+    if algorithm == "max":
+        return frozenset()
+    return frozenset(layer for layer, fmt in formats.items() if fmt == "nvfp4")
 
 
 @dataclass(frozen=True)
@@ -84,56 +135,138 @@ class Pass:
 
 
 def calibrate(
-    bundle: Bundle, variant: str, passes: Sequence[Pass], prompts: str, progress: Progress
+    bundle: Bundle,
+    variant: str,
+    passes: Sequence[Pass],
+    prompts: str,
+    progress: Progress,
+    *,
+    algorithm: Algorithm = "max",
+    formats: Mapping[str, QuantizedFormat] | None = None,
 ) -> CalibrationTable:
     """Run the blocks of a float32 ``variant`` on recorded passes, each of which has no history.
 
-    ``prompts`` is the SHA-256 of what was played. Raises :class:`CalibrationError` if an input
-    of a layer is NaN or infinite; it names the layer.
+    ``prompts`` is the SHA-256 of what was played; ``formats`` are those that a recipe gives to
+    layers, for AWQ. Raises :class:`CalibrationError` if an input of a layer is NaN or infinite;
+    it names the layer.
     """
+    awq = awq_layers(algorithm, formats or {})
     amax: dict[str, float] = {}
+    scales: dict[str, tuple[float, ...]] = {}
     count = len(passes[0].text)
     for index in range(count):
         name = f"block_{index:02d}"
         progress(name, index, count)
         path = bundle.path(bundle.manifest.variant(variant).graphs[name].path)
-        found, passes = _calibrate_block(name, index, path, passes)
-        amax |= found
-    return CalibrationTable(FORMAT, 1, bundle.manifest.source.sha256, prompts, len(passes), amax)
+        block = _Block.open(name, path, awq)
+        found, passes = block.calibrate(passes)
+        for group, (largest, channels) in found.items():
+            amax |= dict.fromkeys(group.names, largest)
+            if channels is not None:
+                scales |= dict.fromkeys(group.names, tuple(channels.tolist()))
+    checkpoint = bundle.manifest.source.sha256
+    return CalibrationTable(FORMAT, 1, checkpoint, prompts, len(passes), algorithm, amax, scales)
 
 
-def _calibrate_block(
-    name: str, index: int, path: Path, passes: Sequence[Pass]
-) -> tuple[dict[str, float], list[Pass]]:
-    """The magnitudes of a block's layers, and the passes as the next block sees them."""
-    model = graph_file.read(path)
-    layers = layers_of(name, model)
-    watched = list(dict.fromkeys(layer.input for layer in layers))
-    session = graph_file.session(model, path.parent, watched)
-    amax = dict.fromkeys(watched, 0.0)
-    after = []
-    for each in passes:
-        tokens, *values = session.run(["tokens_out", *watched], each.of_block(index))
-        for data, value in zip(watched, values, strict=True):
-            amax[data] = float(np.maximum(amax[data], np.abs(value).max()))  # keeps a NaN
-        after.append(replace(each, inputs={**each.inputs, "tokens": tokens}))
-    for layer in layers:
-        _check_finite(layer, amax[layer.input])
-    return _shared({layer.name: amax[layer.input] for layer in layers}), after
-
-
-def _shared(amax: Mapping[str, float]) -> dict[str, float]:
-    """A layer's second use has the first's magnitude, too.
+@dataclass(frozen=True)
+class _Group:
+    """Layers that read one tensor and share its quantization.
 
     ``ff.conv_temp.1`` is the temporal convolution on the frame in front of a chunk, which a
-    pass without a history does not have.
+    pass without a history does not have: it goes by the input of ``ff.conv_temp``.
     """
-    first = {name: name.removesuffix(".1") for name in amax}
-    return {name: max(value, amax.get(first[name], 0.0)) for name, value in amax.items()}
+
+    input: str
+    scaled: bool  # by AWQ
+    layers: tuple[Layer, ...]
+
+    @staticmethod
+    def of(layers: Sequence[Layer], awq: Collection[str]) -> tuple[_Group, ...]:
+        """The groups of a graph."""
+        inputs = {layer.name: layer.input for layer in layers}
+        found: dict[tuple[str, bool], list[Layer]] = {}
+        for layer in layers:
+            first = layer.name.removesuffix(".1") if layer.is_second_use else layer.name
+            key = (inputs.get(first, layer.input), layer.name in awq)
+            found.setdefault(key, []).append(layer)
+        return tuple(_Group(*key, tuple(group)) for key, group in found.items())
+
+    @property
+    def name(self) -> str:
+        return self.layers[0].name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(layer.name for layer in self.layers)
+
+    def weight(self, model: ModelProto, folder: Path) -> Float32Array:
+        """The weights of the layers below each other, [sum of N, K]."""
+        values = [graph_file.value(model, layer.weight, folder).T for layer in self.layers]
+        return np.concatenate(values).astype(np.float32, copy=False)
 
 
-def _check_finite(layer: Layer, amax: float) -> None:
-    if not np.isfinite(amax):
+_Found = dict[_Group, tuple[float, Float32Array | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A block that is played, and whose layers' inputs are watched."""
+
+    index: int
+    model: ModelProto
+    folder: Path
+    groups: tuple[_Group, ...]
+    session: ort.InferenceSession
+
+    @staticmethod
+    def open(name: str, path: Path, awq: Collection[str]) -> _Block:
+        model = graph_file.read(path)
+        groups = _Group.of(layers_of(name, model), awq)
+        watched = list(dict.fromkeys(group.input for group in groups))
+        session = graph_file.session(model, path.parent, watched)
+        return _Block(int(name.removeprefix("block_")), model, path.parent, groups, session)
+
+    def calibrate(self, passes: Sequence[Pass]) -> tuple[_Found, list[Pass]]:
+        """What is found of the groups, and the passes as the next block sees them."""
+        from sana_rt.quantize import modelopt_cpu  # noqa: PLC0415 (an optional dependency)
+
+        scales: dict[str, Float32Array | None] = {group.name: None for group in self.groups}
+        samples = self._samples(passes)
+        for group in self.groups:
+            if group.scaled:
+                weight = group.weight(self.model, self.folder)
+                scales[group.name] = modelopt_cpu.awq_lite(weight, samples.pop(group.name))
+        after: list[Pass] = []
+        amax = modelopt_cpu.largest_magnitudes(self._play(passes, after), scales)
+        found = {group: (amax[group.name], scales[group.name]) for group in self.groups}
+        return found, after
+
+    def _samples(self, passes: Sequence[Pass]) -> dict[str, Float32Array]:
+        """Rows [K] of each input that AWQ scales, as many of every pass."""
+        share = -(-SAMPLES // len(passes))
+        rows: dict[str, list[Array]] = {group.name: [] for group in self.groups if group.scaled}
+        random = np.random.default_rng(0)
+        for values in self._play(passes, []) if rows else ():
+            for name, found in rows.items():
+                flat = values[name].reshape(-1, values[name].shape[-1])
+                found.append(flat[random.permutation(len(flat))[:share]])
+        return {name: np.concatenate(found) for name, found in rows.items()}
+
+    def _play(self, passes: Sequence[Pass], after: list[Pass]) -> Iterator[dict[str, Array]]:
+        """The input of each group in each pass; passes behind the block go to ``after``."""
+        watched = list(dict.fromkeys(group.input for group in self.groups))
+        for each in passes:
+            outputs = ["tokens_out", *watched]
+            tokens, *values = self.session.run(outputs, each.of_block(self.index))
+            by_name = dict(zip(watched, values, strict=True))
+            for group in self.groups:
+                _check_finite(group.layers[0], by_name[group.input])
+            after.append(replace(each, inputs={**each.inputs, "tokens": tokens}))
+            yield {group.name: by_name[group.input] for group in self.groups}
+
+
+def _check_finite(layer: Layer, values: Array) -> None:
+    if not np.isfinite(values).all():
         raise CalibrationError(
             f"The input of {layer.name} has values that are NaN or infinite.",
             expected="finite activations.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from sana_rt.quantize.layers import Layer
-from sana_rt.quantize.minifloat import E2M1
+from sana_rt.quantize.minifloat import E2M1, Float32Array
 from sana_rt.quantize.nvfp4 import BLOCK, NVFP4Tensor
 from sana_rt.quantize.quantized_layer import FP8Tensor, QuantizedLayer
 
@@ -87,17 +88,29 @@ class _Form(ABC):
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph
         self._dtype = {each.name: each.data_type for each in graph.initializer}
+        self._scaled: dict[tuple[str, bytes], str] = {}
         self._inputs: dict[tuple[str, str, float], str] = {}
 
     def quantize(self, node: NodeProto, layer: Layer, quantized: QuantizedLayer) -> None:
         """Let ``node`` multiply the quantized input by the quantized weight."""
         dtype = self._dtype[layer.weight]
+        if quantized.channel_scales is not None:
+            layer = replace(layer, input=self._scale(layer, quantized.channel_scales, dtype))
         key = (layer.input, quantized.format, float(quantized.input_scale))
         if key not in self._inputs:
             write = self._input_fp4 if quantized.format == "nvfp4" else self._input_fp8
             self._inputs[key] = write(layer, quantized.input_scale, dtype)
         node.input[0] = self._inputs[key]
         node.input[1] = self._weight(layer, quantized, dtype)
+
+    def _scale(self, layer: Layer, scales: Float32Array, dtype: int) -> str:
+        """Multiply the channels of the layer's input; the name of the result."""
+        key = (layer.input, scales.tobytes())
+        if key not in self._scaled:
+            name = f"{layer.node}/scaled_input"
+            factors = self._constant(f"{layer.node}/channel_scales", scales, dtype)
+            self._scaled[key] = self._node("Mul", [layer.input, factors], name)
+        return self._scaled[key]
 
     def _input_fp8(self, layer: Layer, scale: np.float32, dtype: int) -> str:
         name = f"{layer.node}/input"

@@ -58,7 +58,7 @@ class _Job:
     folder: Path
     forms: tuple[_Form, ...]
     formats: Mapping[str, QuantizedFormat]  # of the layers that are quantized
-    amax: Mapping[str, float] | None
+    table: CalibrationTable | None
 
     def write(self, progress: Progress) -> dict[str, dict[str, Graph]]:
         """Write the graphs with quantized layers; by variant, then by name."""
@@ -81,9 +81,9 @@ class _Job:
         for layer in layers_of(name, model):
             if layer.name in self.formats:
                 weight = graph_file.value(model, layer.weight, path.parent).astype(np.float32)
-                amax = None if self.amax is None else self.amax[layer.name]
                 fmt = self.formats[layer.name]
-                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, amax)
+                found = () if self.table is None else self.table.of_layer(layer.name)
+                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, *found)
         return quantized
 
     def _write_graph(
@@ -133,21 +133,21 @@ def quantize_bundle(
     Raises:
         RecipeError: the recipe is for another model.
         UsageError: nothing to quantize.
-        CalibrationError: the table is of another checkpoint, or does not know every layer.
+        CalibrationError: the table is of another checkpoint or other formats, or does not know
+            every layer.
         QuantizationError: a layer cannot have its format; the bundle is as it was before.
         LockedError: another process is writing the bundle.
     """
     with lock(root):
         bundle = Bundle.open(root)
         forms = _forms(bundle.manifest, variant_name(loaded))
-        formats = _formats(bundle, forms, loaded)
+        formats = layer_formats(bundle, loaded)
         if table is not None:
-            table.check(bundle.manifest, tuple(formats))
+            table.check(bundle.manifest, formats)
         _clean(root, variant_name(loaded), bundle.manifest)
         folder = _free_folder(root, variant_name(loaded))
         try:
-            amax = None if table is None else table.amax
-            graphs = _Job(bundle, folder, forms, formats, amax).write(progress)
+            graphs = _Job(bundle, folder, forms, formats, table).write(progress)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -161,9 +161,30 @@ def quantize_bundle(
         return saved
 
 
-def check_recipe(bundle: Bundle, loaded: LoadedRecipe) -> None:
-    """Raise what :func:`quantize_bundle` would if the recipe does not fit; reads no weights."""
-    _formats(bundle, _forms(bundle.manifest, variant_name(loaded)), loaded)
+def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFormat]:
+    """The formats that a recipe gives to layers, without those that stay as they are.
+
+    Raises what :func:`quantize_bundle` would if the recipe does not fit; reads no weights.
+    """
+    layers = _layers(bundle, source_variant(bundle.manifest))
+    for form in _forms(bundle.manifest, variant_name(loaded)):
+        if set(_layers(bundle, form.base)) != set(layers):
+            raise UsageError(
+                f"The variants of the bundle differ in their layers ({form.base!r} is another).",
+                expected="variants of one export.",
+                remedy="export both again.",
+            )
+    found = recipes.resolve(loaded.recipe, list(layers))
+    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
+    if not formats:
+        raise UsageError(
+            f"The recipe {loaded.recipe.name!r} quantizes nothing.",
+            expected="a recipe with nvfp4 or fp8 rules.",
+            remedy="play the variant that is there already.",
+        )
+    for name, fmt in formats.items():
+        quantized_layer.check(layers[name], fmt)
+    return formats
 
 
 def quantize_graph(name: str, source: Path, loaded: LoadedRecipe, folder: Path) -> Path:
@@ -222,31 +243,8 @@ def _forms(manifest: Manifest, name: str) -> tuple[_Form, ...]:
     return tuple(forms)
 
 
-def _formats(
-    bundle: Bundle, forms: tuple[_Form, ...], loaded: LoadedRecipe
-) -> dict[str, QuantizedFormat]:
-    """The formats of the layers that will be quantized."""
-    of_source = _names(bundle, source_variant(bundle.manifest))
-    for form in forms:
-        if set(_names(bundle, form.base)) != set(of_source):
-            raise UsageError(
-                f"The variants of the bundle differ in their layers ({form.base!r} is another).",
-                expected="variants of one export.",
-                remedy="export both again.",
-            )
-    found = recipes.resolve(loaded.recipe, of_source)
-    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
-    if not formats:
-        raise UsageError(
-            f"The recipe {loaded.recipe.name!r} quantizes nothing.",
-            expected="a recipe with nvfp4 or fp8 rules.",
-            remedy="play the variant that is there already.",
-        )
-    return formats
-
-
-def _names(bundle: Bundle, variant: str) -> list[str]:
-    return [layer.name for each in read_layers(bundle, variant).values() for layer in each]
+def _layers(bundle: Bundle, variant: str) -> dict[str, Layer]:
+    return {layer.name: layer for each in read_layers(bundle, variant).values() for layer in each}
 
 
 def _free_folder(root: Path, name: str) -> Path:

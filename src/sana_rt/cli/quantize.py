@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
-    from sana_rt.quantize.calibrate import CalibrationTable
+    from sana_rt.quantize.calibrate import Algorithm, CalibrationTable
+    from sana_rt.quantize.quantized_layer import QuantizedFormat
 
 Report = Callable[[str, int, int], None]
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -32,6 +33,12 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
     help=f"One of {', '.join(recipes.names())}, or the path of a .toml file.",
 )
 @click.option("--prompts", type=_FILE, help="Calibrate on these prompts, one a line.")
+@click.option(
+    "--algorithm",
+    type=click.Choice(["max", "awq-lite"]),
+    help="What calibration looks for: the inputs' largest magnitudes, or also scales for the "
+    "channels of NVFP4 layers' inputs.  [default: max]",
+)
 @click.option("--calibration", type=_FILE, help="Use a calibration that was saved before.")
 @click.option("--save-calibration", type=_FILE, help="Keep the calibration in this .json file.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
@@ -41,6 +48,7 @@ def command(
     *,
     recipe: str,
     prompts: Path | None,
+    algorithm: Algorithm | None,
     calibration: Path | None,
     save_calibration: Path | None,
     threads: int | None,
@@ -54,10 +62,21 @@ def command(
     """
     from sana_rt.quantize import variant as variants
 
+    _check_options(prompts, calibration, algorithm)
     loaded = recipes.load(recipe)
-    variants.check_recipe(Bundle.open(bundle), loaded)
+    opened = Bundle.open(bundle)
+    formats = variants.layer_formats(opened, loaded)
+    table = _read(calibration, algorithm)
     with _progress() as report:
-        table = _table(bundle, prompts, calibration, threads, report)
+        if prompts is not None:
+            table = _calibrate(
+                opened,
+                prompts,
+                algorithm=algorithm or "max",
+                formats=formats,
+                threads=threads,
+                report=report,
+            )
         if save_calibration is not None:
             _save(table, save_calibration)
         made = variants.quantize_bundle(bundle, loaded, table, report)
@@ -75,36 +94,47 @@ def command(
         click.echo(f"\nOn a CPU: sana-rt generate {bundle} PROMPT -o video.mp4 --variant {name}")
 
 
-def _table(
-    bundle: Path,
-    prompts: Path | None,
-    calibration: Path | None,
-    threads: int | None,
-    report: Report,
-) -> CalibrationTable | None:
+def _check_options(
+    prompts: Path | None, calibration: Path | None, algorithm: Algorithm | None
+) -> None:
     if prompts is not None and calibration is not None:
         raise UsageError(
             "Both --prompts and --calibration were given.", expected="one of them, or neither."
         )
+    if algorithm is not None and prompts is None and calibration is None:
+        raise UsageError("There is nothing to calibrate on.", expected="--prompts with it.")
+
+
+def _read(path: Path | None, algorithm: Algorithm | None) -> CalibrationTable | None:
+    if path is None:
+        return None
     from sana_rt.quantize import calibrate
 
-    if calibration is not None:
-        return calibrate.read(calibration)
-    return None if prompts is None else _calibrate(bundle, prompts, threads, report)
+    table = calibrate.read(path)
+    if algorithm is not None:
+        table.check_algorithm(algorithm)
+    return table
 
 
 def _calibrate(
-    bundle: Path, prompts: Path, threads: int | None, report: Report
+    bundle: Bundle,
+    prompts: Path,
+    *,
+    algorithm: Algorithm,
+    formats: Mapping[str, QuantizedFormat],
+    threads: int | None,
+    report: Report,
 ) -> CalibrationTable:
     from sana_rt.benchmarks import prompts_file, record
     from sana_rt.quantize import calibrate
     from sana_rt.quantize import variant as variants
 
     lines, sha256 = prompts_file.read(prompts)
-    opened = Bundle.open(bundle)
-    name = variants.source_variant(opened.manifest)
-    passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))
-    return calibrate.calibrate(opened, name, passes, sha256, report)
+    name = variants.source_variant(bundle.manifest)
+    passes = record.record(bundle, name, lines, threads, partial(report, "playing prompts"))
+    return calibrate.calibrate(
+        bundle, name, passes, sha256, report, algorithm=algorithm, formats=formats
+    )
 
 
 def _save(table: CalibrationTable | None, path: Path) -> None:
