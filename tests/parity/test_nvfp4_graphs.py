@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -20,22 +17,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 from torch import nn
 
 from sana_rt.bundle import Bundle
 from sana_rt.export.modules.block import Block
 from sana_rt.export.seeded import seeded_tensor
-from sana_rt.quantize import graph_file, nvfp4, quantized_layer, rewrite
+from sana_rt.quantize import graph_file, modelopt_cpu, nvfp4, quantized_layer, rewrite
 from sana_rt.quantize.layers import Layer, layers_of
-from sana_rt.quantize.nvfp4 import BLOCK
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.tensors import resolve
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # ModelOpt looks for CUDA and optional packages on import
-    import modelopt.torch.quantization as mtq
-    from modelopt.torch.quantization.qtensor import NVFP4QTensor
 
 Array = npt.NDArray[Any]
 
@@ -45,26 +35,6 @@ MIXED: dict[str, QuantizedFormat] = {
     "attn1.to_out.0": "fp8",
     "attn2.to_q": "fp8",
 }
-
-
-class TRT_FP4DynamicQuantize(OpRun):  # noqa: N801 - the operator's name
-    """TensorRT's operator as its documentation defines it, with the types of ml_dtypes."""
-
-    op_domain = "trt"
-
-    def _run(  # type: ignore[override]
-        self, x: Array, scale: Array, axis: int, block_size: int, scale_type: int
-    ) -> tuple[Array, Array]:
-        assert axis == -1
-        assert scale_type == onnx.TensorProto.FLOAT8E4M3FN
-        blocks = x.reshape(*x.shape[:-1], -1, block_size).astype(np.float32)
-        wanted = np.abs(blocks).max(-1, keepdims=True) / (np.float32(6) * scale)
-        scales = np.minimum(wanted, 448).astype(ml_dtypes.float8_e4m3fn)
-        steps = scales.astype(np.float32) * scale
-        with np.errstate(divide="ignore", invalid="ignore"):
-            scaled = np.where(steps == 0, 0, blocks / steps)
-        codes = np.clip(scaled, -6, 6).astype(ml_dtypes.float4_e2m1fn)
-        return codes.reshape(x.shape), scales[..., 0]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +57,11 @@ def feeds(block_bundle: Path) -> dict[str, Array]:
 
 
 def quantized(
-    model: onnx.ModelProto, formats: dict[str, QuantizedFormat]
+    model: onnx.ModelProto,
+    formats: dict[str, QuantizedFormat],
+    scales: dict[str, list[float]] | None = None,
 ) -> tuple[tuple[Layer, ...], dict[str, QuantizedLayer]]:
+    """All layers; ``scales`` are those of the channels of inputs."""
     layers = layers_of("block_00", model)
     return layers, {
         layer.name: quantized_layer.quantize(
@@ -96,8 +69,21 @@ def quantized(
             graph_file.value(model, layer.weight, Path()),
             formats.get(layer.node, "nvfp4"),
             amax=4.0,
+            channel_scales=(scales or {}).get(layer.input),
         )
         for layer in layers
+    }
+
+
+def random_scales(model: onnx.ModelProto) -> dict[str, list[float]]:
+    """Scales from 1/4 to 4 for the channels of every layer's input, as AWQ gives them."""
+    random = np.random.default_rng(0)
+    return {
+        layer.input: (2 ** random.uniform(-2, 2, layer.shape[0]))
+        .astype(ml_dtypes.bfloat16)
+        .astype(float)
+        .tolist()
+        for layer in layers_of("block_00", model)
     }
 
 
@@ -105,18 +91,22 @@ def test_a_block_has_ten_layers(block: onnx.ModelProto) -> None:
     assert len(layers_of("block_00", block)) == 10
 
 
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("formats", [{}, MIXED], ids=["max", "mixed"])
 def test_device_and_emulation_are_the_same_function(
-    block: onnx.ModelProto, feeds: dict[str, Array], formats: dict[str, QuantizedFormat]
+    block: onnx.ModelProto,
+    feeds: dict[str, Array],
+    formats: dict[str, QuantizedFormat],
+    scaled: bool,
 ) -> None:
     """Both in float32 and by one evaluator, so that the only difference is how they are written.
 
     They are equal bit by bit, not only to rounding: codes and scales are the same, and so are
     the products that they stand for.
     """
-    layers, by_name = quantized(block, formats)
+    layers, by_name = quantized(block, formats, random_scales(block) if scaled else None)
     device = ReferenceEvaluator(
-        rewrite.device(block, layers, by_name), new_ops=[TRT_FP4DynamicQuantize]
+        rewrite.device(block, layers, by_name), new_ops=[fp4_dynamic_quantize]
     )
     emulation = ReferenceEvaluator(rewrite.emulation(block, layers, by_name))
     plain = ReferenceEvaluator(block).run(None, feeds)
@@ -125,6 +115,53 @@ def test_device_and_emulation_are_the_same_function(
     ):
         assert np.array_equal(one, other)
         assert not np.array_equal(one, exact), "nothing was quantized"
+
+
+def test_layers_that_share_an_input_share_its_scales(block: onnx.ModelProto) -> None:
+    """One multiplication and one quantization for q, k and v; another scale is another one."""
+    scales = random_scales(block)
+    layers, by_name = quantized(block, {}, scales)
+    for form in (rewrite.device, rewrite.emulation):
+        nodes = form(block, layers, by_name).graph.node
+        scaled = [node for node in nodes if node.name.endswith("/scaled_input")]
+        assert {node.op_type for node in scaled} == {"Mul"}
+        assert len(scaled) == len(scales) == 8
+    other = quantized_layer.quantize(
+        layers[0],
+        graph_file.value(block, layers[0].weight, Path()),
+        "nvfp4",
+        amax=4.0,
+        channel_scales=[1.0] * layers[0].shape[0],
+    )
+    nodes = rewrite.device(block, layers, by_name | {layers[0].name: other}).graph.node
+    assert sum(node.op_type == "TRT_FP4DynamicQuantize" for node in nodes) == 9
+
+
+def test_scales_without_rounding_change_nothing(
+    block: onnx.ModelProto, feeds: dict[str, Array]
+) -> None:
+    """In exact arithmetic input times scale by weight over scale is input by weight.
+
+    Powers of two commute with rounding to E4M3 and E2M1 but for the ends of their ranges.
+    """
+    layers, plain = quantized(block, {})
+    doubled = {layer.input: [2.0] * layer.shape[0] for layer in layers}
+    by_name = {
+        layer.name: quantized_layer.quantize(
+            layer,
+            graph_file.value(block, layer.weight, Path()),
+            "nvfp4",
+            amax=8.0,
+            channel_scales=doubled[layer.input],
+        )
+        for layer in layers
+    }
+    outputs = [
+        ReferenceEvaluator(rewrite.emulation(block, layers, made)).run(None, feeds)
+        for made in (plain, by_name)
+    ]
+    for one, other in zip(*outputs, strict=True):
+        assert np.array_equal(one, other)
 
 
 #: ONNX Runtime sums in another order than numpy: u·sqrt(K) is 2e-6 with K = 336, and a value
@@ -192,26 +229,6 @@ PAPER = ("attn1.*", "attn2.*", "ff.conv_inverted", "ff.conv_point")
 MODELOPT_TOLERANCE = 1e-3
 
 
-@pytest.fixture
-def modelopt_on_a_cpu() -> Iterator[None]:
-    """A CPU kernel for the operator that ModelOpt has for GPUs only, made of its own tensors."""
-
-    def fake_quantize(x: Any, block: int, amax: Any, *formats: int) -> Any:
-        assert formats == (4, 2, 8, 4), "E2M1 with E4M3 scales"
-        scale = amax.float().max() / (6 * 448)
-        packed, scales, _ = NVFP4QTensor.quantize(x.detach().clone(), block, None, scale)
-        return packed.dequantize(
-            torch.float32, scale=scales, double_scale=scale, block_sizes={-1: block}
-        )
-
-    library = torch.library.Library("tensorrt", "IMPL")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that it takes the place of another one
-        library.impl("dynamic_block_quantize_op", fake_quantize, "CPU", allow_override=True)
-    yield
-    library._destroy()
-
-
 def fake_quantized(module: Block, inputs: list[torch.Tensor]) -> nn.Module:
     """The block with ModelOpt's quantizers, calibrated on ``inputs``."""
     for name in ("conv_inverted", "conv_point"):  # the 1x1 convolutions as what they compute
@@ -221,15 +238,11 @@ def fake_quantized(module: Block, inputs: list[torch.Tensor]) -> nn.Module:
         if conv.bias is not None:
             linear.bias.data = conv.bias.data
         module.ff.register_module(name, linear)
-    nvfp4_config = {
-        "num_bits": (2, 1),
-        "block_sizes": {-1: BLOCK, "type": "dynamic", "scale_bits": (4, 3)},
-    }
     config = {
         "quant_cfg": [
             {"quantizer_name": "*", "enable": False},
             *(
-                {"quantizer_name": f"{pattern}*{kind}_quantizer", "cfg": nvfp4_config}
+                {"quantizer_name": f"{pattern}*{kind}_quantizer", "cfg": modelopt_cpu.NVFP4}
                 for pattern in PAPER
                 for kind in ("weight", "input")
             ),
@@ -237,12 +250,11 @@ def fake_quantized(module: Block, inputs: list[torch.Tensor]) -> nn.Module:
         "algorithm": "max",
     }
     with torch.no_grad():
-        return mtq.quantize(module, config, lambda model: model(*inputs))
+        return modelopt_cpu.mtq.quantize(module, config, lambda model: model(*inputs))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning:modelopt")
-@pytest.mark.usefixtures("modelopt_on_a_cpu")
 def test_the_emulation_is_modelopts_fake_quantization(
     block_bundle: Path, block: onnx.ModelProto, feeds: dict[str, Array]
 ) -> None:
