@@ -103,11 +103,12 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a diffusers folder, an original ``.pth`` or a LongSANA ``.pt``.
 
-    ``preset`` (a name or a specification) says what a file without configuration is; it is
-    needed only where the tensors' shapes fit no preset. ``instruction`` goes before prompts: see
-    :func:`sana_rt.export.instructions.instruction`; by default it is the checkpoint's own or the
-    one that SANA-Video was trained with. Raises :class:`CheckpointFormatError`,
-    :class:`UnsafeCheckpointError` or, listing every fault, :class:`CheckpointKeysError`.
+    ``preset`` (a name, the path of a ``.json`` file, or a specification) says what a file
+    without configuration is; it is needed only where the tensors' shapes fit no preset.
+    ``instruction`` goes before prompts: see :func:`sana_rt.export.instructions.instruction`; by
+    default it is the checkpoint's own or the one that SANA-Video was trained with. Raises
+    :class:`CheckpointFormatError`, :class:`UnsafeCheckpointError` or, listing every fault,
+    :class:`CheckpointKeysError`.
     """
     known = _preset(preset)
     layout, transformer = _open_transformer(path)
@@ -133,9 +134,12 @@ def open_checkpoint(
 def _preset(preset: str | ModelSpec | None) -> ModelSpec | None:
     if not isinstance(preset, str):
         return preset
+    if preset.endswith(".json"):
+        return configs.read_spec(Path(preset))
     if preset not in PRESETS:
         raise UsageError(
-            f"There is no preset {preset!r}.", expected=f"one of {', '.join(PRESETS)}."
+            f"There is no preset {preset!r}.",
+            expected=f"one of {', '.join(PRESETS)}, or the path of a .json file.",
         )
     return PRESETS[preset]
 

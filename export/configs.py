@@ -13,6 +13,7 @@ from sana_rt.errors import CheckpointFormatError
 from sana_rt.export.instructions import ORIGINAL
 from sana_rt.export.key_map import DIFFUSERS_MARK
 from sana_rt.export.weights import Weights, read_json
+from sana_rt.files import storage_errors
 from sana_rt.model_spec import (
     DCAE_VAE,
     LTX2_VAE,
@@ -46,6 +47,14 @@ class Extras(Frozen, frozen=True):
     streaming: StreamingSpec | None
     max_tokens: int
     instruction: str
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """A model's whole specification, in the words of a manifest's ``model``."""
+    with storage_errors(path):
+        data = path.read_bytes()
+    with _config_errors(path):
+        return msgspec.json.decode(data, type=ModelSpec)
 
 
 def transformer_spec(folder: Path) -> TransformerSpec:

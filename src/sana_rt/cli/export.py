@@ -28,7 +28,11 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     help="Of weights and activations: fp32 for CPUs, bf16 for RTX cards.",
 )
 @click.option("--variant", help="Its name in the bundle.  [default: the dtype]")
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="What a bare .pth is.")
+@click.option(
+    "--preset",
+    metavar="NAME|FILE",
+    help=f"What a bare .pth is: {', '.join(PRESETS)}, or a .json file like a manifest's model.",
+)
 @click.option("--vae", type=_PATH, help="An autoencoder's folder, or Wan2.1_VAE.pth.")
 @click.option("--text-encoder", type=_PATH, help="A Gemma-2 folder.")
 @click.option("--tokenizer", type=_PATH, help="tokenizer.json, or its folder.")

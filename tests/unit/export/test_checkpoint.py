@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from sana_rt.errors import (
     CheckpointFormatError,
     CheckpointKeysError,
+    StorageError,
     UnsafeCheckpointError,
     UsageError,
 )
@@ -328,6 +329,18 @@ def test_unknown_shapes_ask_for_a_preset(tensors: Tensors, tmp_path: Path) -> No
         open_checkpoint(path)
     with pytest.raises(UsageError, match="no preset 'sana'"):
         open_checkpoint(path, preset="sana")
+
+
+def test_a_file_says_what_a_bare_checkpoint_is(tensors: Tensors, tmp_path: Path) -> None:
+    path, file = tmp_path / "model.pth", tmp_path / "model.json"
+    torch.save({"state_dict": original(tensors)}, path)
+    file.write_bytes(msgspec.json.encode(SMALL))
+    assert open_checkpoint(path, preset=str(file)).spec.transformer == SMALL.transformer
+    file.write_text('{"name": "small"}')
+    with pytest.raises(CheckpointFormatError, match=r"model\.json is invalid.*transformer"):
+        open_checkpoint(path, preset=str(file))
+    with pytest.raises(StorageError, match=r"missing\.json"):
+        open_checkpoint(path, preset=str(tmp_path / "missing.json"))
 
 
 @pytest.mark.parametrize("name", PRESETS)
