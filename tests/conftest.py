@@ -162,3 +162,39 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         variants=variants,
     )
     return bundles.save(root, manifest).root
+
+
+@pytest.fixture(scope="session")
+def fp4_dynamic_quantize() -> type:
+    """``TRT_FP4DynamicQuantize`` for onnx.reference.
+
+    TensorRT's operator as its documentation defines it, with the types of ml_dtypes, for inputs
+    in float32 and in bfloat16.
+    """
+    import ml_dtypes
+    import numpy as np
+    from onnx import TensorProto
+    from onnx.reference.op_run import OpRun
+
+    def run(
+        self: OpRun,
+        x: np.ndarray,
+        scale: np.ndarray,
+        *,
+        axis: int,
+        block_size: int,
+        scale_type: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        assert axis == -1
+        assert scale_type == TensorProto.FLOAT8E4M3FN
+        blocks = x.reshape(*x.shape[:-1], -1, block_size).astype(np.float32)
+        wanted = np.abs(blocks).max(-1, keepdims=True) / (np.float32(6) * scale)
+        scales = np.minimum(wanted, 448).astype(ml_dtypes.float8_e4m3fn)
+        steps = scales.astype(np.float32) * scale
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scaled = np.where(steps == 0, 0, blocks / steps)
+        codes = np.clip(scaled, -6, 6).astype(ml_dtypes.float4_e2m1fn)
+        return codes.reshape(x.shape), scales[..., 0]
+
+    # onnx.reference finds operators by the names of their classes.
+    return type("TRT_FP4DynamicQuantize", (OpRun,), {"op_domain": "trt", "_run": run})

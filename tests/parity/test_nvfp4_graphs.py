@@ -6,6 +6,7 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -98,6 +99,7 @@ def test_device_and_emulation_are_the_same_function(
     feeds: dict[str, Array],
     formats: dict[str, QuantizedFormat],
     scaled: bool,
+    fp4_dynamic_quantize: type,
 ) -> None:
     """Both in float32 and by one evaluator, so that the only difference is how they are written.
 
