@@ -106,7 +106,7 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
         _write_json(path / part / "config.json", configs[part])
         _write_weights(path / part, tensors, _STEMS[part], seed)
     _write_json(path / "scheduler" / "scheduler_config.json", _scheduler_config(spec.sampling))
-    _write_tokenizer(path / "tokenizer", spec.text)
+    write_tokenizer(path / "tokenizer", spec.text)
     extras = Extras(
         name=spec.name,
         sampling=spec.sampling,
@@ -257,8 +257,11 @@ def _model_index(vae: bool) -> dict[str, Any]:
     return index | ({"vae": ["diffusers", "AutoencoderKLWan"]} if vae else {})
 
 
-def _write_tokenizer(folder: Path, spec: TextSpec) -> None:
-    """A byte-pair tokenizer like Gemma's: byte fallback, BOS in front, a word has its space."""
+def write_tokenizer(folder: Path, spec: TextSpec) -> None:
+    """Write a byte-pair tokenizer like Gemma's of ``spec.vocab_size`` tokens to ``folder``.
+
+    As in Gemma's there is byte fallback, BOS in front, and a word carries the space before it.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # noqa: S106
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

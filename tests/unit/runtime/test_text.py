@@ -94,7 +94,7 @@ def test_a_long_prompt_loses_its_end_and_says_so(tokenizer, instruction):
 
 
 def test_a_prompt_that_just_fits_is_whole(tokenizer):
-    fitting, longer = " cat" * 18 + "x", " cat" * 19 + "x"
+    fitting, longer = " blue" * 18 + "x", " blue" * 19 + "x"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert tokenizer.encode(fitting, instruction=False).length == SPEC.max_tokens
