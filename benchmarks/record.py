@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sana_rt.bundle import Bundle
-from sana_rt.quantize.calibrate import Pass
+from sana_rt.quantize.calibrate import Array, Pass
 from sana_rt.runtime import backends
 from sana_rt.runtime import request as requests
 from sana_rt.runtime.backends.base import Backend, Binding, Buffer
 from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.prompts import PROJECTION
 from sana_rt.runtime.session import Session
 
 #: Steps of a played prompt; at each of them the blocks see tokens of another noise level.
@@ -62,6 +63,7 @@ class RecordingGraphs(Graphs):
         self.passes: list[Pass] = []
         self._blocks: dict[str, Mapping[str, Buffer]] = {}
         self._others: dict[str, Buffer] = {}
+        self._text: tuple[tuple[Array, Array], ...] | None = None
 
     def bind(
         self, name: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
@@ -77,18 +79,21 @@ class RecordingGraphs(Graphs):
         """Run a graph; in front of the first block, keep a pass."""
         if binding.graph == _FIRST:
             self.passes.append(self._read())
+        elif binding.graph == PROJECTION:
+            self._text = None
         super().run(binding)
 
     def _read(self) -> Pass:
         read = self.memory.download
-        text = [
-            (read(inputs["text_k"]), read(inputs["text_v"]))
-            for _, inputs in sorted(self._blocks.items())
-        ]
+        if self._text is None:  # passes of one prompt share it: it is most of what is kept
+            self._text = tuple(
+                (read(inputs["text_k"]), read(inputs["text_v"]))
+                for _, inputs in sorted(self._blocks.items())
+            )
         first = self._blocks[_FIRST].items()
         return Pass(
             timestep=float(read(self._others["timestep"]).max()),
             inputs={name: read(data) for name, data in first if name not in _TEXT},
-            text=tuple(text),
+            text=self._text,
             embedding=read(self._others["embedding"]),
         )
