@@ -16,8 +16,9 @@ import msgspec
 from sana_rt import __version__
 from sana_rt.cli import output
 
-#: Number formats that TensorRT-RTX runs in hardware, by compute capability.
-#: Source: the support matrix of TensorRT-RTX 1.7.
+#: Number formats that a card's tensor cores multiply in, by compute capability: those with a
+#: published peak in ``benchmarks/devices``, where the source is named. What TensorRT-RTX makes
+#: of them was seen in compiled plans for 12.0; none was run.
 FORMATS: Final[dict[tuple[int, int], tuple[str, ...]]] = {
     (8, 6): ("BF16",),
     (8, 9): ("BF16", "FP8"),
@@ -107,7 +108,7 @@ def examine() -> Report:
 def formats(capability: tuple[int, int]) -> tuple[str, ...]:
     """The number formats of a compute capability.
 
-    Where TensorRT-RTX lists none, ONNX Runtime's CUDA provider runs BF16, from 8.0 on.
+    Of a capability that is not listed, ONNX Runtime's CUDA provider runs BF16, from 8.0 on.
     """
     if capability in FORMATS:
         return FORMATS[capability]
