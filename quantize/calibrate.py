@@ -7,13 +7,11 @@ the input of the next, so that memory holds one block, one pass of it, and the r
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -21,17 +19,16 @@ from onnx import ModelProto
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
-from sana_rt.files import storage_errors
-from sana_rt.manifest import Manifest
-from sana_rt.model_spec import Count, Frozen, NonNegative
 from sana_rt.quantize import graph_file
+from sana_rt.quantize.calibration_table import (
+    FORMAT,
+    Algorithm,
+    CalibrationTable,
+    awq_layers,
+)
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.minifloat import Float32Array
 from sana_rt.quantize.quantized_layer import QuantizedFormat
-
-Algorithm = Literal["max", "awq-lite"]
-FORMAT: Final = "sana-rt-calibration"
-_REMEDY: Final = "calibrate again (sana-rt quantize --prompts)."
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
@@ -39,80 +36,6 @@ Progress = Callable[[str, int, int], None]
 
 #: About as many rows of a layer's input are what AWQ compares its few candidates on.
 SAMPLES: Final = 512
-
-
-class CalibrationTable(Frozen, frozen=True):
-    """What calibration found by layer, and what it was measured on.
-
-    ``amax`` is the largest magnitude of a layer's input, after its channels [K] are multiplied
-    by ``channel_scales``, which AWQ gives some layers; see :class:`QuantizedLayer`.
-    """
-
-    format: Literal["sana-rt-calibration"]
-    format_version: Literal[1]
-    checkpoint: str  # SHA-256, as in the manifest
-    prompts: str  # SHA-256 of the prompts file
-    passes: Count
-    algorithm: Algorithm
-    amax: dict[str, NonNegative]
-    channel_scales: dict[str, tuple[NonNegative, ...]]
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the table as it is stored."""
-        return hashlib.sha256(encode(self)).hexdigest()
-
-    def of_layer(self, layer: str) -> tuple[float, tuple[float, ...] | None]:
-        """The largest magnitude of a layer's input, and its channel scales if it has some."""
-        return self.amax[layer], self.channel_scales.get(layer)
-
-    def check(self, manifest: Manifest, formats: Mapping[str, QuantizedFormat]) -> None:
-        """Raise :class:`CalibrationError` if it does not fit a bundle and the formats of layers."""
-        if self.checkpoint != manifest.source.sha256:
-            raise CalibrationError(
-                f"The calibration is of the checkpoint with SHA-256 {self.checkpoint}.",
-                expected=f"{manifest.source.sha256}, that of {manifest.source.checkpoint}.",
-                remedy=_REMEDY,
-            )
-        missing = [layer for layer in formats if layer not in self.amax]
-        if missing:
-            raise CalibrationError(
-                f"The calibration knows nothing of {_some(missing)}.",
-                expected="all layers that the recipe quantizes; calibrated are those of blocks.",
-                remedy="let the recipe leave them alone, or quantize without calibration.",
-            )
-        scaled = awq_layers(self.algorithm, formats)
-        unfit = [layer for layer in formats if (layer in self.channel_scales) != (layer in scaled)]
-        if unfit:
-            raise CalibrationError(
-                f"The calibration ({self.algorithm}) was made for other formats of {_some(unfit)}.",
-                expected="the formats of this recipe: AWQ scales the inputs of NVFP4 layers only.",
-                remedy=_REMEDY,
-            )
-
-    def check_algorithm(self, algorithm: Algorithm) -> None:
-        """Raise :class:`CalibrationError` if it was made by another algorithm."""
-        if self.algorithm != algorithm:
-            raise CalibrationError(
-                f"The calibration was made by the algorithm {self.algorithm!r}.",
-                expected=f"{algorithm!r}.",
-                remedy=_REMEDY,
-            )
-
-
-def _some(layers: Sequence[str]) -> str:
-    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-    return ", ".join(layers[:5]) + more
-
-
-def awq_layers(algorithm: Algorithm, formats: Mapping[str, QuantizedFormat]) -> frozenset[str]:
-    """The layers whose inputs are scaled: those in NVFP4, if it is AWQ.
-
-    The relative error of an E4M3 weight does not depend on its scale.
-    """
-    if algorithm == "max":
-        return frozenset()
-    return frozenset(layer for layer, fmt in formats.items() if fmt == "nvfp4")
 
 
 @dataclass(frozen=True)
@@ -272,22 +195,3 @@ def _check_finite(layer: Layer, values: Array) -> None:
             expected="finite activations.",
             remedy="`sana-rt generate --check-finite` names the first graph that writes them.",
         )
-
-
-def encode(table: CalibrationTable) -> bytes:
-    """A table as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(table), indent=2) + b"\n"
-
-
-def read(path: Path) -> CalibrationTable:
-    """Read a table; raises :class:`CalibrationError` if it is none."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        return msgspec.json.decode(data, type=CalibrationTable)
-    except msgspec.DecodeError as error:
-        raise CalibrationError(
-            f"{path} is no calibration table: {error}.",
-            expected=f"JSON of the format {FORMAT!r}, version 1.",
-            remedy=_REMEDY,
-        ) from error

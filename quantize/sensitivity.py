@@ -20,7 +20,8 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import Frozen
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
-from sana_rt.quantize.calibrate import CalibrationTable, Pass
+from sana_rt.quantize.calibrate import Pass
+from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 from sana_rt.quantize.recipe import Recipe, Rule

@@ -21,7 +21,7 @@ from sana_rt.files import lock, storage_errors
 from sana_rt.manifest import Graph, Manifest, Variant
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
-from sana_rt.quantize.calibrate import CalibrationTable
+from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe

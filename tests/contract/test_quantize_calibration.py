@@ -24,8 +24,16 @@ from sana_rt.cli import cli
 from sana_rt.errors import CalibrationError, QuantizationError, StorageError, UsageError
 from sana_rt.export.modules.block import Block
 from sana_rt.export.seeded import seeded_tensor
-from sana_rt.quantize import calibrate, graph_file, modelopt_cpu, nvfp4, variant
-from sana_rt.quantize.calibrate import CalibrationTable, Pass
+from sana_rt.quantize import (
+    calibrate,
+    calibration_table,
+    graph_file,
+    modelopt_cpu,
+    nvfp4,
+    variant,
+)
+from sana_rt.quantize.calibrate import Pass
+from sana_rt.quantize.calibration_table import Algorithm, CalibrationTable
 from sana_rt.quantize.quantized_layer import QuantizedFormat, fp8_scale
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
 from sana_rt.runtime.session import Session
@@ -271,8 +279,8 @@ def test_a_table_is_read_back(
 ) -> None:
     path = tmp_path / "table.json"
     for each in (table, awq):
-        path.write_bytes(calibrate.encode(each))
-        assert calibrate.read(path) == each
+        path.write_bytes(calibration_table.encode(each))
+        assert calibration_table.read(path) == each
         assert each.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -291,13 +299,13 @@ def test_what_is_no_table_is_refused(
     table: CalibrationTable, tmp_path: Path, before: str, after: str
 ) -> None:
     path = tmp_path / "table.json"
-    text = calibrate.encode(table).decode()
+    text = calibration_table.encode(table).decode()
     assert before in text
     path.write_text(text.replace(before, after, 1))
     with pytest.raises(CalibrationError, match="is no calibration table"):
-        calibrate.read(path)
+        calibration_table.read(path)
     with pytest.raises(StorageError):
-        calibrate.read(tmp_path / "missing.json")
+        calibration_table.read(tmp_path / "missing.json")
 
 
 def test_prompts_are_lines(tmp_path: Path) -> None:
@@ -313,9 +321,7 @@ def test_prompts_are_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["max", "awq-lite"])
-def test_from_prompts_to_a_clip(
-    small_bundle: Path, tmp_path: Path, algorithm: calibrate.Algorithm
-) -> None:
+def test_from_prompts_to_a_clip(small_bundle: Path, tmp_path: Path, algorithm: Algorithm) -> None:
     """The command line, the real sampler, and the emulation played beside the original."""
     root = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
     prompts = tmp_path / "prompts.txt"
@@ -326,7 +332,7 @@ def test_from_prompts_to_a_clip(
     result = CliRunner().invoke(cli, [*run, *choice, "--save-calibration", str(saved)])
     assert result.exit_code == 0, result.output
     assert "nvfp4-mixed-emulation" in result.output
-    table = calibrate.read(saved)
+    table = calibration_table.read(saved)
     assert (table.passes, table.algorithm) == (record.STEPS, algorithm)
     assert bool(table.channel_scales) == (algorithm == "awq-lite")
 
@@ -411,7 +417,7 @@ def test_a_table_of_another_algorithm_is_refused(
 ) -> None:
     before = files(root)
     path, own = tmp_path / "table.json", tmp_path / "own.toml"
-    path.write_bytes(calibrate.encode(awq))
+    path.write_bytes(calibration_table.encode(awq))
     own.write_text(
         'name = "own"\ndescription = "q"\n[[rules]]\nlayers = ["block_*/attn1.to_q"]\n'
         'format = "nvfp4"\nreason = "r"\nsource = "s"\n'

@@ -18,7 +18,7 @@ from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
-    from sana_rt.quantize.calibrate import Algorithm, CalibrationTable
+    from sana_rt.quantize.calibration_table import Algorithm, CalibrationTable
     from sana_rt.quantize.quantized_layer import QuantizedFormat
 
 Report = Callable[[str, int, int], None]
@@ -108,9 +108,9 @@ def _check_options(
 def _read(path: Path | None, algorithm: Algorithm | None) -> CalibrationTable | None:
     if path is None:
         return None
-    from sana_rt.quantize import calibrate
+    from sana_rt.quantize import calibration_table
 
-    table = calibrate.read(path)
+    table = calibration_table.read(path)
     if algorithm is not None:
         table.check_algorithm(algorithm)
     return table
@@ -140,9 +140,9 @@ def _calibrate(
 def _save(table: CalibrationTable | None, path: Path) -> None:
     if table is None:
         raise UsageError("There is no calibration to save.", expected="--prompts with it.")
-    from sana_rt.quantize import calibrate
+    from sana_rt.quantize import calibration_table
 
-    write_bytes(path, calibrate.encode(table))
+    write_bytes(path, calibration_table.encode(table))
 
 
 class Facts(NamedTuple):

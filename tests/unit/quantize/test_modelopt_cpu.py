@@ -16,8 +16,6 @@ from sana_rt.quantize.nvfp4 import BLOCK
 
 Array = npt.NDArray[np.float32]
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inside ModelOpt
-
 weights = hnp.arrays(
     np.float32,
     st.tuples(st.integers(1, 3), st.integers(1, 3).map(lambda blocks: blocks * BLOCK)),
