@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from sana_rt.benchmarks import heatmap, record
+from sana_rt.benchmarks import heatmap, prompts_file, record
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
 from sana_rt.errors import UsageError
 from sana_rt.quantize import calibrate, recipe, sensitivity, variant
-from sana_rt.quantize.calibrate import CalibrationTable, Pass
+from sana_rt.quantize.calibrate import Pass
+from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
 from sana_rt.quantize.sensitivity import Sensitivity
 
@@ -26,10 +29,24 @@ TOLERANCE = 1e-2
 
 
 @pytest.fixture(scope="module")
-def passes(small_bundle: Path) -> list[Pass]:
-    """Two noise levels of one prompt."""
-    prompts = ("a red circle moving to the right",)
-    return record.record(Bundle.open(small_bundle), "fp32", prompts, 1, lambda *_: None)[:2]
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("a red circle moving to the right\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def two_steps() -> Iterator[None]:
+    """Play prompts in two steps: two noise levels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(record, "STEPS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def passes(small_bundle: Path, prompts: Path, two_steps: None) -> list[Pass]:
+    lines, _ = prompts_file.read(prompts)
+    return record.record(Bundle.open(small_bundle), "fp32", lines, 1, lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +55,33 @@ def table(small_bundle: Path, passes: list[Pass]) -> CalibrationTable:
     return calibrate.calibrate(bundle, "fp32", passes, "0" * 64, lambda *_: None)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What the command printed, and the files that it wrote."""
+
+    stdout: str
+    entries: Path
+    picture: Path
+    recipe: Path
+
+
 @pytest.fixture(scope="module")
-def found(small_bundle: Path, passes: list[Pass], table: CalibrationTable) -> Sensitivity:
-    return sensitivity.measure(Bundle.open(small_bundle), "fp32", passes, table)
+def run(
+    small_bundle: Path, prompts: Path, two_steps: None, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """The command, once for all tests: it is what takes the time here."""
+    folder = tmp_path_factory.mktemp("run")
+    paths = [folder / name for name in ("out.json", "out.svg", "own.toml")]
+    arguments = ["sensitivity", str(small_bundle), "--prompts", str(prompts)]
+    arguments += ["-o", str(paths[0]), "--heat-map", str(paths[1]), "--propose", str(paths[2])]
+    result = CliRunner().invoke(cli, [*arguments, "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    return Run(result.stdout, *paths)
+
+
+@pytest.fixture(scope="module")
+def found(run: Run) -> Sensitivity:
+    return msgspec.json.decode(run.entries.read_bytes(), type=Sensitivity)
 
 
 def velocity(bundle: Bundle, name: str, each: Pass) -> np.ndarray:
@@ -132,20 +173,12 @@ def test_the_picture_names_layers_and_blocks(found: Sensitivity) -> None:
         assert f"<!-- {text} -->" in svg
 
 
-def test_the_command_writes_all_three(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(record, "STEPS", 1)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a red circle\n")
-    paths = [tmp_path / name for name in ("out.json", "out.svg", "own.toml")]
-    run = ["sensitivity", str(small_bundle), "--prompts", str(prompts), "-o", str(paths[0])]
-    run += ["--heat-map", str(paths[1]), "--propose", str(paths[2]), "--threads", "1"]
-    result = CliRunner().invoke(cli, run)
-    assert result.exit_code == 0, result.output
-    assert "ff.conv_temp" in result.stdout
-    assert len(json.loads(paths[0].read_text())["entries"]) == 4 * 9
-    assert recipe.load(str(paths[2])).recipe.name == "own"
+def test_the_command_writes_all_three(run: Run, found: Sensitivity) -> None:
+    assert "ff.conv_temp" in run.stdout
+    assert found.passes == 2
+    assert run.picture.read_bytes() == heatmap.draw(found)
+    written = recipe.load(str(run.recipe)).recipe
+    assert written == sensitivity.propose(found, 0.67, "own")
 
 
 @pytest.mark.parametrize(
