@@ -30,9 +30,10 @@ from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.minifloat import Float32Array
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 
+_REMEDY: Final = "`sana-rt generate --check-finite` names the first graph that writes them."
+
 Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
-
 
 #: About as many rows of a layer's input are what AWQ compares its few candidates on.
 SAMPLES: Final = 512
@@ -73,22 +74,39 @@ def calibrate(
     layers, for AWQ. Raises :class:`CalibrationError` if an input of a layer is NaN or infinite;
     it names the layer.
     """
+    usable = _usable(passes)
     awq = awq_layers(algorithm, formats or {})
     amax: dict[str, float] = {}
     scales: dict[str, tuple[float, ...]] = {}
     count = len(passes[0].text)
+    at: Sequence[Pass] = usable
     for index in range(count):
         name = f"block_{index:02d}"
         progress(name, index, count)
         path = bundle.path(bundle.manifest.variant(variant).graphs[name].path)
         block = _Block.open(name, path, awq)
-        found, passes = block.calibrate(passes)
+        found, at = block.calibrate(at)
         for group, (largest, channels) in found.items():
             amax |= dict.fromkeys(group.names, largest)
             if channels is not None:
                 scales |= dict.fromkeys(group.names, tuple(channels.tolist()))
+    if len(usable) < len(passes):
+        raise CalibrationError(
+            f"The tokens in front of the blocks are NaN or infinite in pass {len(usable) + 1}.",
+            expected="finite activations; all layers of blocks had them in the passes before.",
+            remedy=_REMEDY,
+        )
     checkpoint = bundle.manifest.source.sha256
     return CalibrationTable(FORMAT, 1, checkpoint, prompts, len(passes), algorithm, amax, scales)
+
+
+def _usable(passes: Sequence[Pass]) -> Sequence[Pass]:
+    """The passes up to the first one with bad tokens, but at least one.
+
+    Bad tokens come from the pass before: its layers tell where they begin.
+    """
+    finite = [bool(np.isfinite(each.inputs["tokens"]).all()) for each in passes]
+    return passes if all(finite) else passes[: max(finite.index(False), 1)]
 
 
 @dataclass(frozen=True)
@@ -193,5 +211,5 @@ def _check_finite(layer: Layer, values: Array) -> None:
         raise CalibrationError(
             f"The input of {layer.name} has values that are NaN or infinite.",
             expected="finite activations.",
-            remedy="`sana-rt generate --check-finite` names the first graph that writes them.",
+            remedy=_REMEDY,
         )

@@ -202,6 +202,22 @@ def test_values_that_are_not_finite_name_the_layer(
         )
 
 
+def test_bad_tokens_are_blamed_on_the_pass_before(block_bundle: Path, passes: list[Pass]) -> None:
+    """What the sampler carries from one pass to the next is not the first block's doing."""
+    tokens = np.full_like(passes[1].inputs["tokens"], np.nan)
+    bad = replace(passes[1], inputs={**passes[1].inputs, "tokens": tokens})
+    text_k, text_v = passes[0].text[1]
+    cause = replace(passes[0], text=(passes[0].text[0], (text_k, np.full_like(text_v, np.nan))))
+    bundle = Bundle.open(block_bundle)
+    for given, message in (
+        ([cause, bad], r"block_01/attn2\.to_out\.0 has"),
+        ([bad, cause], r"block_00/attn1\.to_k has"),
+        ([passes[0], bad], "in front of the blocks .* in pass 2"),
+    ):
+        with pytest.raises(CalibrationError, match=message):
+            calibrate.calibrate(bundle, "fp32", given, "0" * 64, silent)
+
+
 def recipe(*layers: str, fmt: QuantizedFormat = "fp8") -> LoadedRecipe:
     return LoadedRecipe(Recipe("own", "", (Rule(layers, fmt, "", ""),)), "1" * 64)
 
