@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sana_rt.benchmarks import bound, presets, random_bundle, roofline
@@ -16,7 +17,7 @@ from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
 from sana_rt.export.trace import trace
 from sana_rt.manifest import Graph
 from sana_rt.model_spec import PRESETS
-from sana_rt.quantize import graph_file
+from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.layers import layers_of
 
@@ -27,6 +28,8 @@ DEVICE = presets.device("rtx5090")
 FP8 = "float8_e4m3fn"
 #: Seconds: 20 blocks, 50 steps, both halves of guidance. The FLOPs alone take 4.6.
 BOUND = 10.0
+#: The same with the channels of all inputs scaled.
+SCALED_BOUND = 10.3
 #: The same in bfloat16, of a block written without regard to what TensorRT fuses: q, k and v in
 #: one product, a depthwise convolution between transposes, the temporal one on a concatenation.
 PLAIN_BOUND = 40.4
@@ -44,7 +47,10 @@ class Block:
         """The kernels of the plan that the block ``name`` of 20 has for 18,480 tokens, twice."""
         loaded = recipes.load(recipe)
         rules = recipes.resolve(loaded.recipe, self._model())
-        path = bound.quantized(loaded, rules, name, self.path, folder)
+        return self.plan(bound.quantized(loaded, rules, name, self.path, folder), folder)
+
+    def plan(self, path: Path, folder: Path) -> tuple[Row, ...]:
+        """The kernels of the plan of a graph that was made of the block."""
         spans = profiles.profile(bound.BLOCK, self.graph, MODEL, bound.workload(MODEL))
         shapes = builder.input_shapes(self.graph.inputs, spans)
         request = Request(path, TARGETS["sm120"], shapes)
@@ -105,6 +111,28 @@ def test_max_compiles_to_fp4_and_is_bounded_by_ten_seconds(block: Block, tmp_pat
     assert flops["fp4"] / flops["all"] > 0.97
     seconds = sum(row.work.seconds(DEVICE) for row in rows)
     assert seconds * 20 * 50 <= BOUND
+
+
+def test_scaled_inputs_stay_fp4_and_cost_a_few_per_cent(block: Block, tmp_path: Path) -> None:
+    """What AWQ adds: one multiplication in front of every input's quantization."""
+    model = graph_file.read(block.path)
+    layers = layers_of(bound.BLOCK, model)
+    random = np.random.default_rng(0)
+    scales = {
+        layer.input: random.choice([0.5, 0.75, 1.5], layer.shape[0]).tolist() for layer in layers
+    }
+    made = {}
+    for layer in layers:
+        weight = graph_file.value(model, layer.weight, block.path.parent).astype(np.float32)
+        made[layer.name] = quantized_layer.quantize(
+            layer, weight, "nvfp4", amax=8.0, channel_scales=scales[layer.input]
+        )
+    path = tmp_path / "scaled" / block.path.name
+    graph_file.write(rewrite.device(model, layers, made), block.path.parent, path)
+    rows = block.plan(path, tmp_path)
+    assert in_fp4(rows, block.layers) == block.layers
+    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    assert seconds * 20 * 50 <= SCALED_BOUND
 
 
 def test_paper_leaves_the_temporal_convolution_in_bfloat16(block: Block, tmp_path: Path) -> None:
