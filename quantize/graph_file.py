@@ -39,6 +39,8 @@ def session(model: ModelProto, folder: Path, watched: Sequence[str] = ()) -> ort
     model.graph.output.extend(extra)
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Pools that wait in a loop take the cores from each other, one for each block.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Weights stay where they are mapped: many blocks may be open at once.
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry(
