@@ -33,6 +33,7 @@ NVFP4: Final = {
     "num_bits": (2, 1),
     "block_sizes": {-1: BLOCK, "type": "dynamic", "scale_bits": (4, 3)},
 }
+_OPERATOR: Final = "tensorrt::dynamic_block_quantize_op"  # PyTorch's, of ModelOpt
 _FORMATS: Final = (4, 2, 8, 4)  # bits and exponent bits of E2M1 and of E4M3
 _CHUNK: Final = 1 << 18  # values that are rounded at once; their temporaries stay in a cache
 
@@ -87,8 +88,8 @@ def awq_lite(weight: Float32Array, samples: Float32Array) -> Float32Array:
 def round_to_nvfp4(x: Tensor, block: int, amax: Tensor, *formats: int) -> Tensor:
     """``x`` [..., K] in NVFP4 and back, by the rules for weights.
 
-    The global scale is that of ``amax``. Stands for ``tensorrt::dynamic_block_quantize_op``;
-    raises NotImplementedError for other formats than NVFP4.
+    The global scale is that of ``amax``. Raises NotImplementedError for formats other than
+    NVFP4, which ModelOpt's operator has, too.
     """
     if (block, formats) != (BLOCK, _FORMATS):
         raise NotImplementedError(f"blocks of {block}, formats {formats}: NVFP4 is all there is")
@@ -113,7 +114,8 @@ def _round_blocks(blocks: Tensor, scale: float) -> Tensor:
     return ((magnitudes + shift) - shift).copysign(blocks) * steps
 
 
-_LIBRARY: Final = torch.library.Library("tensorrt", "IMPL")  # the kernel goes when this goes
+_SPACE, _, _NAME = _OPERATOR.partition("::")
+_LIBRARY: Final = torch.library.Library(_SPACE, "IMPL")  # the kernel goes when this goes
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # that it takes the place of another one
-    _LIBRARY.impl("dynamic_block_quantize_op", round_to_nvfp4, "CPU", allow_override=True)
+    _LIBRARY.impl(_NAME, round_to_nvfp4, "CPU", allow_override=True)
