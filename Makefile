@@ -13,7 +13,7 @@ OUT ?= out
 EXTRAS := build,cpu,rtx,bench,dev
 
 # What demo, engines and generate work on. Exported, so that a prompt may hold any character.
-export CHECKPOINT ?= $(OUT)/checkpoint
+export CHECKPOINT ?= examples/shapes/checkpoints
 export BUNDLE ?= $(OUT)/bundle
 export PROMPT ?= a red circle moving to the right
 # What engines builds: a recipe of `sana-rt quantize` (bf16 leaves everything as it is), a
@@ -22,13 +22,6 @@ export RECIPE ?= bf16
 export WORKLOAD ?=
 export TARGET ?= sm120
 VARIANT := $(if $(filter-out bf16,$(RECIPE)),nvfp4-$(basename $(notdir $(RECIPE))),bf16)
-
-# What demo works on; where it is missing, random weights take its place.
-TRAINED := $(wildcard examples/shapes/checkpoints)
-
-# What engines works on if no checkpoint is named: a small one with random weights.
-SEEDED := 'import pathlib, sys; from sana_rt.export import seeded; \
-  seeded.write_checkpoint(pathlib.Path(sys.argv[1]))'
 
 .PHONY: help setup demo engines generate check test lint types bench clean
 
@@ -50,13 +43,9 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
-	$(BIN)/sana-rt demo --output $(OUT)/demo $(TRAINED:%=--checkpoint %) "$$PROMPT"
+	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" "$$PROMPT"
 
 engines: setup ## CHECKPOINT=dir RECIPE=bf16 WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
-ifeq ($(origin CHECKPOINT),file)
-	@[ -e "$$CHECKPOINT" ] || { echo "$$CHECKPOINT: small, with seeded random weights" >&2; \
-	  $(BIN)/python -c $(SEEDED) "$$CHECKPOINT"; }
-endif
 	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
 	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
 ifneq ($(VARIANT),bf16)

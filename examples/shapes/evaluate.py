@@ -1,4 +1,7 @@
-"""Judge a checkpoint without the runtime: by the loops in `sampling.py`, or by diffusers."""
+"""Judge a checkpoint without the runtime: by the loops in `sampling.py`, or by diffusers.
+
+Every clip starts from the noise that `sana-rt judge` gives it, so that clips can be compared.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ def _torch(checkpoint: Path, texts: list[str], seed: int) -> Iterator[Frames]:
 
 
 def _diffusers(checkpoint: Path, texts: list[str], seed: int) -> Iterator[Frames]:
-    pipeline = SanaVideoPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
+    pipeline = SanaVideoPipeline.from_pretrained(checkpoint, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     for first in range(0, len(texts), BATCH):
         batch = texts[first : first + BATCH]
@@ -80,7 +83,9 @@ def _diffusers(checkpoint: Path, texts: list[str], seed: int) -> Iterator[Frames
             frames=shapes.NUM_FRAMES,
             num_inference_steps=models.SAMPLING.num_inference_steps,
             guidance_scale=models.SAMPLING.guidance_scale,
-            generator=torch.Generator().manual_seed(seed + first),
+            latents=sampling.noise(
+                range(seed + first, seed + first + len(batch)), range(models.LATENT_FRAMES)
+            ),
             use_resolution_binning=False,
             max_sequence_length=models.TEXT.max_tokens,
             complex_human_instruction=[],
@@ -90,7 +95,7 @@ def _diffusers(checkpoint: Path, texts: list[str], seed: int) -> Iterator[Frames
 
 
 def _stream(checkpoint: Path, texts: list[str], seed: int, latent_frames: int) -> Iterator[Frames]:
-    model = models.load(checkpoint, models.CAUSAL)
+    model = models.load_causal(checkpoint)
     tokenizer = models.load_tokenizer(checkpoint / "tokenizer")
     vae = models.load_vae(checkpoint / "vae")
     for first in range(0, len(texts), BATCH):

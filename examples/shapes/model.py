@@ -13,17 +13,19 @@ from diffusers import (
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
-from examples.shapes import wan
+from examples.shapes import to_original, wan
 from examples.shapes.tokenizer import MAX_TOKENS, VOCABULARY
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
 from sana_rt.benchmarks import shapes
+from sana_rt.export import configs
+from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.configs import EXTRAS_NAME, Extras
 from sana_rt.export.modules.gemma2 import Gemma2Encoder
 from sana_rt.export.modules.transformer import Transformer
-from sana_rt.model_spec import SamplingSpec, StreamingSpec, TextSpec, TransformerSpec
+from sana_rt.model_spec import ModelSpec, SamplingSpec, StreamingSpec, TextSpec, TransformerSpec
 
 TEXT = TextSpec(
     vocab_size=VOCABULARY,
@@ -46,7 +48,7 @@ TRANSFORMER = TransformerSpec(
     num_cross_heads=4,
     cross_head_dim=28,
     caption_channels=TEXT.hidden_size,
-    ffn_dim=252,
+    ffn_dim=256,
 )
 SAMPLING = SamplingSpec(
     num_inference_steps=20,
@@ -59,13 +61,16 @@ SAMPLING = SamplingSpec(
     motion_score=None,
 )
 CAUSAL = msgspec.structs.replace(TRANSFORMER, causal=True, attention_eps=1e-8)
-STREAMING = StreamingSpec(chunk_frames=4)
+#: The bidirectional model's shift, and timesteps of four equal steps under it.
+STREAMING = StreamingSpec(
+    chunk_frames=4, timesteps=(1000.0, 900.0, 750.0, 500.0), flow_shift=SAMPLING.flow_shift
+)
 CAUSAL_SAMPLING = msgspec.structs.replace(
     SAMPLING, solver="renoise", num_inference_steps=len(STREAMING.timesteps), guidance_scale=1.0
 )
 CHUNK = STREAMING.chunk_frames
 LATENT_FRAMES = CHUNK + 1  # of a clip, and of the first chunk of a long one
-CAUSAL_CLASS = "SanaVideoCausalTransformer3DModel"
+CAUSAL_FOLDER = "causal"
 
 
 class Model(nn.Module):
@@ -89,7 +94,7 @@ def load(folder: Path, spec: TransformerSpec = TRANSFORMER) -> Model:
 
 def load_vae(folder: Path) -> AutoencoderKLWan:
     """The trained autoencoder in float32, ready for whole clips."""
-    vae = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
+    vae = AutoencoderKLWan.from_pretrained(folder, dtype=torch.float32)
     return wan.whole_clip(vae.eval().requires_grad_(False))
 
 
@@ -110,38 +115,46 @@ def save(folder: Path, model: Model, vae: Path, tokenizer: Path) -> None:
     SanaVideoPipeline(
         tokenizer=load_tokenizer(tokenizer),
         text_encoder=text_encoder.half(),
-        vae=AutoencoderKLWan.from_pretrained(vae, torch_dtype=torch.float16),
+        vae=AutoencoderKLWan.from_pretrained(vae, dtype=torch.float16),
         transformer=transformer.half(),
         scheduler=scheduler,
     ).save_pretrained(folder)
-    save_extras(folder, "shapes", SAMPLING, None)
+    _forget_origin(folder / "vae" / "config.json")
+    extras = Extras("shapes", SAMPLING, None, TEXT.max_tokens, TEXT.instruction)
+    text = msgspec.json.format(msgspec.json.encode(extras), indent=2)
+    (folder / EXTRAS_NAME).write_bytes(text + b"\n")
+
+
+def _forget_origin(path: Path) -> None:
+    """Remove the folder that diffusers remembers to have read a configuration from."""
+    config = msgspec.json.decode(path.read_bytes())
+    config.pop("_name_or_path", None)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+
+
+def load_causal(folder: Path) -> Model:
+    """The causal model of a checkpoint in float32, with the text encoder that it shares."""
+    causal = folder / CAUSAL_FOLDER
+    opened = open_checkpoint(causal / "longsana.pt", preset=str(causal / "model.json"))
+    model = Model(CAUSAL)
+    weights = {name: opened.transformer.load(name).float() for name in opened.transformer}
+    model.transformer.load_state_dict(weights)
+    model.text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
+    return model
 
 
 def save_causal(folder: Path, transformer: Transformer) -> None:
-    """Write the causal transformer; the other parts are links to those beside it.
+    """Write the causal transformer in LongSANA's layout, in float16, and what it is.
 
-    diffusers has no class for it yet: the name in ``config.json`` is the one its pull request
-    of LongSANA uses.
+    diffusers has no class for it yet. The other parts are those of ``folder``.
     """
-    module = SanaVideoTransformer3DModel(**_transformer_config())
-    module.load_state_dict(transformer.state_dict())
-    module.half().save_pretrained(folder / "transformer")
-    path = folder / "transformer" / "config.json"
-    config = msgspec.json.decode(path.read_bytes()) | {"_class_name": CAUSAL_CLASS}
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
-    save_extras(folder, "shapes-causal", CAUSAL_SAMPLING, STREAMING)
-    for part in ("vae", "text_encoder", "tokenizer"):
-        (folder / part).unlink(missing_ok=True)
-        (folder / part).symlink_to(Path("..") / part)
-
-
-def save_extras(
-    folder: Path, name: str, sampling: SamplingSpec, streaming: StreamingSpec | None
-) -> None:
-    """Write the defaults that diffusers' layout has no place for."""
-    extras = Extras(name, sampling, streaming, TEXT.max_tokens, TEXT.instruction)
-    text = msgspec.json.format(msgspec.json.encode(extras), indent=2)
-    (folder / EXTRAS_NAME).write_bytes(text + b"\n")
+    causal = folder / CAUSAL_FOLDER
+    causal.mkdir(parents=True, exist_ok=True)
+    to_original.save(transformer.half().state_dict(), causal / "longsana.pt", "longsana")
+    vae = configs.vae_spec(folder / "vae")
+    spec = ModelSpec("shapes-causal", CAUSAL, vae, TEXT, CAUSAL_SAMPLING, STREAMING)
+    text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
+    (causal / "model.json").write_bytes(text + b"\n")
 
 
 def _transformer_config() -> dict[str, object]:

@@ -24,6 +24,7 @@ from sana_rt.benchmarks.judge import Frames
 from sana_rt.export.modules.block import BlockState
 from sana_rt.model_spec import SamplingSpec
 from sana_rt.runtime import solver
+from sana_rt.runtime.noise import gaussian as addressed
 
 LATENT_SIZE = shapes.SIZE // 8
 
@@ -44,13 +45,14 @@ def sample(
     seed: int = 0,
     sampling: SamplingSpec = SAMPLING,
 ) -> torch.Tensor:
-    """Normalised latents [B, C, T, h, w] of prompts, by DPM-Solver++ with guidance."""
+    """Normalised latents [B, C, T, h, w] of prompts, by DPM-Solver++ with guidance.
+
+    Prompt number i has the noise of ``seed`` + i, as the runtime draws it.
+    """
     count = len(prompts)
     ids, mask = tokenize(tokenizer, [""] * count + list(prompts))
     text = model.text_encoder(ids, mask)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (count, TRANSFORMER.in_channels, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE)
-    latents = torch.randn(shape, generator=generator)
+    latents = noise(range(seed, seed + count), range(LATENT_FRAMES))
     previous = torch.zeros_like(latents)
     for step in solver.dpmpp_2m(sampling.num_inference_steps, sampling.flow_shift):
         timestep = torch.full((2 * count, LATENT_FRAMES), float(step.timestep))
@@ -61,6 +63,13 @@ def sample(
         latents = step.a * latents + step.b * estimate + step.c * (estimate - previous)
         previous = estimate
     return latents
+
+
+def noise(seeds: Sequence[int], frames: range, step: int = 0) -> torch.Tensor:
+    """The runtime's noise of clips, [len(seeds), C, len(frames), h, w]."""
+    shape = (TRANSFORMER.in_channels, LATENT_SIZE, LATENT_SIZE)
+    clips = [addressed(seed, frames=frames, frame_shape=shape, step=step) for seed in seeds]
+    return torch.from_numpy(np.concatenate(clips))
 
 
 def stream_steps() -> tuple[solver.Step, ...]:
@@ -79,21 +88,21 @@ def stream(
     """Normalised latents [B, C, latent_frames, h, w], chunk by chunk, as LongSANA samples.
 
     The state is read-only while a chunk is denoised, and moves on with a pass at timestep 0.
+    Prompt number i has the noise of ``seed`` + i, as the runtime draws it.
     """
-    generator = torch.Generator().manual_seed(seed)
+    seeds = range(seed, seed + len(text))
     chunks: list[torch.Tensor] = []
     state: list[BlockState] | None = None
     begin, end = 0, min(latent_frames, CHUNK + latent_frames % CHUNK)
     while begin < latent_frames:
-        shape = (len(text), TRANSFORMER.in_channels, end - begin, LATENT_SIZE, LATENT_SIZE)
-        latents = torch.randn(shape, generator=generator)
-        for step in stream_steps():
-            timestep = torch.full(shape[:3:2], float(step.timestep))
-            velocity, _ = transformer(latents, timestep, text, mask, state, begin)
+        latents = noise(seeds, range(begin, end))
+        clean = torch.zeros(latents.shape[:3:2])
+        for number, step in enumerate(stream_steps(), 1):
+            velocity, _ = transformer(latents, clean + step.timestep, text, mask, state, begin)
             estimate = latents - step.sigma * velocity
-            noise = torch.randn(shape, generator=generator)
-            latents = step.a * latents + step.b * estimate + step.n * noise
-        _, state = transformer(latents, torch.zeros(shape[:3:2]), text, mask, state, begin)
+            fresh = noise(seeds, range(begin, end), number)
+            latents = step.a * latents + step.b * estimate + step.n * fresh
+        _, state = transformer(latents, clean, text, mask, state, begin)
         chunks.append(latents)
         begin, end = end, end + CHUNK
     return torch.cat(chunks, dim=2)

@@ -1,4 +1,4 @@
-"""Write a transformer in the original layout: `.pth`, or LongSANA's with ``generator`` on top.
+"""A transformer in the original layout: `.pth`, or LongSANA's with ``generator`` on top.
 
 The names are those that SANA-Video's training code gives its parameters; a fused tensor holds
 the rows of its parts one below the other.
@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import click
 import torch
 from safetensors.torch import load_file
+
+Layout = Literal["original", "longsana"]
 
 _NAMES = {
     "patch_embedding": "x_embedder.proj",
@@ -51,14 +54,22 @@ _BLOCK = re.compile(r"transformer_blocks\.(\d+)\.(.+)")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--layout", type=click.Choice(["original", "longsana"]), default="original")
-def main(checkpoint: Path, output: Path, layout: str) -> None:
+def main(checkpoint: Path, output: Path, layout: Layout) -> None:
     """Rename the tensors of CHECKPOINT/transformer and save them as OUTPUT."""
-    tensors = load_file(checkpoint / "transformer" / "diffusion_pytorch_model.safetensors")
+    save(
+        load_file(checkpoint / "transformer" / "diffusion_pytorch_model.safetensors"),
+        output,
+        layout,
+    )
+
+
+def save(tensors: Mapping[str, torch.Tensor], path: Path, layout: Layout) -> None:
+    """Save diffusers' tensors under the original names."""
     renamed = to_original(tensors)
     if layout == "original":
-        torch.save({"state_dict": renamed}, output)
+        torch.save({"state_dict": renamed}, path)
     else:
-        torch.save({"generator": {f"model.{name}": renamed[name] for name in renamed}}, output)
+        torch.save({"generator": {f"model.{name}": renamed[name] for name in renamed}}, path)
 
 
 def to_original(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

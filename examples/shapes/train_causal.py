@@ -2,8 +2,10 @@
 
 Two kinds of batches take turns:
 
-* The first chunk of a clip is learned from the bidirectional model: its guided velocity is
-  the target, so that guidance is not needed any more.
+* First chunks are learned from clips that the bidirectional model sampled, with guidance, in
+  twenty steps. The sampler is played as far as one of its four steps with the weights of the
+  moment; from there the clip that the teacher made of the same noise is the target. So the
+  student learns one clip for each noise, instead of the mean of all that the prompt allows.
 * Later chunks are learned from minute-long clips. A batch of them is walked through chunk by
   chunk with the state the model itself left behind: what it commits is in part its own
   estimate of the last chunk, and noisy, so that small errors do not grow.
@@ -16,12 +18,14 @@ from pathlib import Path
 
 import click
 import torch
-from examples.shapes import clips, encode, sampling
+from examples.shapes import clips, encode, pairs, sampling
 from examples.shapes import model as models
-from examples.shapes.training import Schedule, Training, join
+from examples.shapes.training import Muon, Schedule, Training, join
 from torch import nn
 
 from sana_rt.export.modules.block import BlockState
+from sana_rt.export.modules.transformer import Transformer
+from sana_rt.runtime.solver import Step
 
 SEED = 5
 
@@ -33,87 +37,95 @@ class Config:
     steps: int = 3000
     first_batch: int = 24  # clips a process
     stream_batch: int = 24
-    first_share: float = 0.3  # of the steps
-    learning_rate: float = 5e-4
+    first_share: float = 0.5  # of the steps
+    learning_rate: float = 8e-4
     warmup: int = 100
-    weight_decay: float = 0.01
     average: float = 0.998
-    guidance_scale: float = models.SAMPLING.guidance_scale
     own_context: float = 0.5  # how often a committed chunk is the model's own estimate
     context_sigma: float = 0.1  # largest share of noise in a committed chunk
     level_share: float = 0.7  # how often sigma is one of the sampler's four
 
 
 @click.command(help=__doc__)
-@click.option("--latents", type=click.Path(path_type=Path), required=True)
+@click.option("--pairs", "sampled", type=click.Path(path_type=Path), required=True)
 @click.option("--long-latents", type=click.Path(path_type=Path), required=True)
 @click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("out/shapes"))
-@click.option("--output", type=click.Path(path_type=Path), required=True)
-def main(latents: Path, long_latents: Path, checkpoint: Path, work: Path, output: Path) -> None:
-    """Start from the bidirectional checkpoint; write the causal transformer beside it."""
+def main(sampled: Path, long_latents: Path, checkpoint: Path, work: Path) -> None:
+    """Start from the bidirectional checkpoint; write the causal transformer into it."""
     rank, _ = join()
     torch.manual_seed(SEED)
     config = Config()
-    teacher = models.load(checkpoint).requires_grad_(False)
-    student = models.load(checkpoint, models.CAUSAL).transformer
-    tokenizer = models.load_tokenizer(checkpoint / "tokenizer")
-    schedule = Schedule(config.learning_rate, config.steps, config.warmup)
-    training = Training(
-        student, schedule, work / "causal.pt", config.average, weight_decay=config.weight_decay
+    model = models.load(checkpoint, models.CAUSAL)
+    prompts = Prompts(
+        model.text_encoder.requires_grad_(False), models.load_tokenizer(checkpoint / "tokenizer")
     )
+    schedule = Schedule(config.learning_rate, config.steps, config.warmup)
+    training = Training(model.transformer, schedule, work / "causal.pt", config.average, Muon)
     torch.manual_seed(SEED + 1000 * (training.step + 1) + rank)
-    first = FirstChunk(student, teacher, tokenizer, encode.load(latents), config)
-    later = LaterChunks(student, teacher, tokenizer, encode.load(long_latents), config)
+    first = FirstChunk(model.transformer, prompts, pairs.load(sampled), config)
+    later = LaterChunks(model.transformer, prompts, encode.load(long_latents), config)
     training.run(
         lambda _: first() if torch.rand(()) < config.first_share else later(),
         lambda _: None,
     )
     if rank == 0:
-        models.save_causal(output, training.average.module)
+        models.save_causal(checkpoint, training.average.module)
+
+
+@dataclass
+class Prompts:
+    """The frozen text encoder."""
+
+    encoder: nn.Module
+    tokenizer: sampling.PreTrainedTokenizerFast
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states and mask of prompts."""
+        ids, mask = sampling.tokenize(self.tokenizer, texts)
+        return self.encoder(ids, mask), mask
 
 
 @dataclass
 class FirstChunk:
     """The loss on the first chunk of a clip, where there is no state yet."""
 
-    student: models.Transformer
-    teacher: models.Model
-    tokenizer: sampling.PreTrainedTokenizerFast
-    latents: torch.Tensor
+    student: Transformer
+    prompts: Prompts
+    pairs: pairs.Pairs
     config: Config
 
     def __call__(self) -> dict[str, torch.Tensor]:
-        """The distance from the guided velocity of the bidirectional model."""
-        chosen = torch.randint(len(self.latents), (self.config.first_batch,))
-        texts = [clips.caption(encode.SEED, int(index), _draw()).text for index in chosen]
-        clean = self.latents[chosen].float()
-        sigma = _sigmas(len(chosen), self.config)
-        noisy, timestep = _noisy(clean, torch.randn_like(clean), sigma)
+        """The distance from the velocity that ends at the teacher's clip."""
+        chosen = torch.randint(len(self.pairs), (self.config.first_batch,))
+        clean, latents = self.pairs.latents[chosen].float(), self.pairs.noise[chosen].float()
+        steps = sampling.stream_steps()
+        last = int(torch.randint(len(steps), ()))
         with torch.autocast("cpu", torch.bfloat16):
-            text, mask = _encode(self.teacher, self.tokenizer, [""] * len(texts) + texts)
-            target = self._guided(noisy, timestep, text, mask)
-            positive = slice(len(texts), None)
-            velocity, _ = self.student(noisy, timestep, text[positive], mask[positive])
-        loss = nn.functional.mse_loss(velocity, target)
+            text, mask = self.prompts(self.pairs.texts(chosen.tolist()))
+            with torch.no_grad():
+                for step in steps[:last]:
+                    estimate = latents - step.sigma * self._velocity(latents, step, text, mask)
+                    latents = step.b * estimate + step.n * torch.randn_like(latents)
+            velocity = self._velocity(latents, steps[last], text, mask)
+        loss = nn.functional.mse_loss(velocity, (latents - clean) / steps[last].sigma)
         return {"loss": loss, "first": loss.detach() / self.config.first_share}
 
-    @torch.no_grad()
-    def _guided(
-        self, noisy: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, mask: torch.Tensor
+    def _velocity(
+        self, latents: torch.Tensor, step: Step, text: torch.Tensor, mask: torch.Tensor
     ) -> torch.Tensor:
-        both = torch.cat([noisy, noisy]), torch.cat([timestep, timestep])
-        negative, positive = self.teacher.transformer(*both, text, mask)[0].chunk(2)
-        return negative + self.config.guidance_scale * (positive - negative)
+        timestep = torch.full(latents.shape[:3:2], float(step.timestep))
+        velocity: torch.Tensor = self.student(latents, timestep, text, mask)[0]
+        return velocity
 
 
 @dataclass
 class LaterChunks:
     """The loss on the next chunk of a batch of long clips; every call goes one chunk on."""
 
-    student: models.Transformer
-    teacher: models.Model
-    tokenizer: sampling.PreTrainedTokenizerFast
+    student: Transformer
+    prompts: Prompts
     latents: torch.Tensor
     config: Config
     frame: int = field(default=0, init=False)  # where the chunk to commit begins
@@ -138,9 +150,13 @@ class LaterChunks:
     def _begin(self) -> None:
         chosen = torch.randint(len(self.latents), (self.config.stream_batch,))
         self.clips = self.latents[chosen].float()
-        texts = [clips.caption(encode.SEED, int(index), _draw()).text for index in chosen]
-        with torch.no_grad():
-            self.text = _encode(self.teacher, self.tokenizer, texts)
+        draws = torch.randint(1 << 20, (len(chosen),))
+        self.text = self.prompts(
+            [
+                clips.caption(encode.SEED, int(index), int(draw)).text
+                for index, draw in zip(chosen, draws, strict=True)
+            ]
+        )
         self.context = self.clips[:, :, : models.LATENT_FRAMES]
         self.state = None
 
@@ -159,17 +175,6 @@ class LaterChunks:
         self.context = torch.where(own, estimate, clean)
         self.state = [BlockState(*(part.detach() for part in block)) for block in state]
         self.frame = begin if begin + 2 * models.CHUNK <= self.clips.shape[2] else 0
-
-
-def _draw() -> int:
-    return int(torch.randint(1 << 20, ()))
-
-
-def _encode(
-    model: models.Model, tokenizer: sampling.PreTrainedTokenizerFast, texts: list[str]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    ids, mask = sampling.tokenize(tokenizer, texts)
-    return model.text_encoder(ids, mask), mask
 
 
 def _sigmas(count: int, config: Config) -> torch.Tensor:

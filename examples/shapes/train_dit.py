@@ -9,7 +9,7 @@ import click
 import torch
 from examples.shapes import clips, encode, sampling
 from examples.shapes import model as models
-from examples.shapes.training import Average, Schedule, Training, join, logger
+from examples.shapes.training import Average, Muon, Schedule, Training, join, logger
 from torch import nn
 
 from sana_rt.benchmarks import judge, shapes
@@ -22,11 +22,10 @@ SEED = 4
 class Config:
     """Every number of the run."""
 
-    steps: int = 8000
+    steps: int = 6000
     batch: int = 32  # clips a process
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: int = 200
-    weight_decay: float = 0.01
     average: float = 0.998
     caption_dropout: float = 0.1  # for guidance: the empty prompt, encoded like any other
     flow_shift: float = models.SAMPLING.flow_shift
@@ -53,9 +52,7 @@ def main(
     config = Config()
     model = models.load(start) if start else models.Model()
     schedule = Schedule(config.learning_rate, config.steps, config.warmup)
-    training = Training(
-        model, schedule, work / "dit.pt", config.average, weight_decay=config.weight_decay
-    )
+    training = Training(model, schedule, work / "dit.pt", config.average, Muon)
     torch.manual_seed(SEED + 1000 * (training.step + 1) + rank)
     batches = Batches(encode.load(latents), models.load_tokenizer(tokenizer), config)
     watch = Watch(models.load_vae(vae), batches.tokenizer, config, work, training.average)

@@ -77,6 +77,66 @@ class Average:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
+class AdamW(torch.optim.AdamW):
+    """AdamW for all weights of a module; the learning rate is set at each step."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
+
+
+class Muon:
+    """Muon (Jordan 2024) for a module's matrices and AdamW for what is left.
+
+    Weights of convolutions [out, in, ...] are matrices [out, in · ...]; embeddings, the first
+    and the last layer and depthwise convolutions are left to AdamW. docs/log.md compares the two.
+    """
+
+    _LEFT_OUT = ("embed_tokens", "patch_embed", "proj_out", "scale_shift_table", "conv_depth")
+
+    def __init__(self, module: nn.Module, weight_decay: float = 0.01) -> None:
+        matrices = {
+            name: weight
+            for name, weight in module.named_parameters()
+            if weight.ndim >= 2 and not any(part in name for part in self._LEFT_OUT)
+        }
+        rest = [weight for name, weight in module.named_parameters() if name not in matrices]
+        # torch's Muon takes matrices only: these share their storage with the weights.
+        views = [nn.Parameter(weight.data.flatten(1)) for weight in matrices.values()]
+        self._views = list(zip(matrices.values(), views, strict=True))
+        self._muon = torch.optim.Muon(
+            views, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=weight_decay)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of both."""
+        return [*self._muon.param_groups, *self._adamw.param_groups]
+
+    def zero_grad(self, *, set_to_none: bool = True) -> None:
+        """Forget the gradients of all weights."""
+        self._adamw.zero_grad(set_to_none)
+        for weight, _ in self._views:
+            weight.grad = None
+
+    def step(self) -> None:
+        """Update all weights."""
+        for weight, view in self._views:
+            assert weight.grad is not None
+            view.grad = weight.grad.flatten(1)
+        self._muon.step()
+        self._adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])
+
+
 @dataclass
 class Training:
     """A module, its optimizer and its average, saved together so that a run can go on."""
@@ -85,18 +145,16 @@ class Training:
     schedule: Schedule
     path: Path
     decay: float = 0.999
-    weight_decay: float = 0.0
+    make_optimizer: Callable[[nn.Module], AdamW | Muon] = AdamW
     step: int = 0
     seconds: float = 0.0
     average: Average = field(init=False)
-    optimizer: torch.optim.Optimizer = field(init=False)
+    optimizer: AdamW | Muon = field(init=False)
 
     def __post_init__(self) -> None:
         """Set up the optimizer, and continue from ``path`` if it is there."""
         self.average = Average(self.module, self.decay)
-        self.optimizer = torch.optim.AdamW(
-            self.module.parameters(), betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
+        self.optimizer = self.make_optimizer(self.module)
         if self.path.exists():
             self._restore(torch.load(self.path, weights_only=True))
 

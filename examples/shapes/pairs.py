@@ -1,0 +1,74 @@
+"""Sample clips from the bidirectional model once: the causal one learns their first chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from examples.shapes import clips, sampling
+from examples.shapes import model as models
+from examples.shapes.training import join, logger
+
+SEED = 6
+SHARD = 128
+_SEEDS = SEED << 32  # the noise of pair number i has the seed _SEEDS + i
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Noise and what the sampler makes of it, float16 [N, C, T, h, w] each."""
+
+    noise: torch.Tensor
+    latents: torch.Tensor
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        return len(self.latents)
+
+    def texts(self, chosen: Sequence[int]) -> list[str]:
+        """The prompts of some clips."""
+        return [_prompt(index) for index in chosen]
+
+
+@click.command(help=__doc__)
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True)
+@click.option("--num-clips", default=4096)
+def main(checkpoint: Path, output: Path, num_clips: int) -> None:
+    """Write shards of latents, float16 [SHARD, C, T, h, w]; skip finished ones."""
+    rank, world = join()
+    model = models.load(checkpoint).eval()
+    tokenizer = models.load_tokenizer(checkpoint / "tokenizer")
+    output.mkdir(parents=True, exist_ok=True)
+    for first in range(rank * SHARD, num_clips, world * SHARD):
+        path = output / f"{first:06d}.npy"
+        if path.exists():
+            continue
+        prompts = [_prompt(index) for index in range(first, first + SHARD)]
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = sampling.sample(model, tokenizer, prompts, _SEEDS + first)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.save(file, latents.half().numpy())
+        partial.replace(path)
+        logger.info("%s", path)
+
+
+def load(folder: Path) -> Pairs:
+    """All pairs; the noise is drawn anew from its seeds."""
+    latents = [torch.from_numpy(np.load(path)) for path in sorted(folder.glob("*.npy"))]
+    seeds = range(_SEEDS, _SEEDS + SHARD * len(latents))
+    noise = sampling.noise(seeds, range(models.LATENT_FRAMES))
+    return Pairs(noise.half(), torch.cat(latents))
+
+
+def _prompt(index: int) -> str:
+    return clips.caption(SEED, index).text
+
+
+if __name__ == "__main__":
+    main()
