@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,23 +13,7 @@ from examples.shapes.training import join, logger
 
 SEED = 6
 SHARD = 128
-_SEEDS = SEED << 32  # the noise of pair number i has the seed _SEEDS + i
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Noise and what the sampler makes of it, float16 [N, C, T, h, w] each."""
-
-    noise: torch.Tensor
-    latents: torch.Tensor
-
-    def __len__(self) -> int:
-        """The number of clips."""
-        return len(self.latents)
-
-    def texts(self, chosen: Sequence[int]) -> list[str]:
-        """The prompts of some clips."""
-        return [_prompt(index) for index in chosen]
+_SEEDS = SEED << 32  # the noise of sample number i has the seed _SEEDS + i
 
 
 @click.command(help=__doc__)
@@ -48,7 +30,7 @@ def main(checkpoint: Path, output: Path, num_clips: int) -> None:
         path = output / f"{first:06d}.npy"
         if path.exists():
             continue
-        prompts = [_prompt(index) for index in range(first, first + SHARD)]
+        prompts = [prompt(index) for index in range(first, first + SHARD)]
         with torch.autocast("cpu", torch.bfloat16):
             latents = sampling.sample(model, tokenizer, prompts, _SEEDS + first)
         partial = path.with_suffix(".partial")
@@ -58,15 +40,8 @@ def main(checkpoint: Path, output: Path, num_clips: int) -> None:
         logger.info("%s", path)
 
 
-def load(folder: Path) -> Pairs:
-    """All pairs; the noise is drawn anew from its seeds."""
-    latents = [torch.from_numpy(np.load(path)) for path in sorted(folder.glob("*.npy"))]
-    seeds = range(_SEEDS, _SEEDS + SHARD * len(latents))
-    noise = sampling.noise(seeds, range(models.LATENT_FRAMES))
-    return Pairs(noise.half(), torch.cat(latents))
-
-
-def _prompt(index: int) -> str:
+def prompt(index: int) -> str:
+    """What sample number ``index`` was asked for."""
     return clips.caption(SEED, index).text
 
 
