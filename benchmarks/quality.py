@@ -11,10 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from skimage.metrics import structural_similarity
 
+from sana_rt.benchmarks import judge
+from sana_rt.benchmarks.judge import Accuracy
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.model_spec import Frozen
@@ -68,6 +71,8 @@ class Report(Frozen, frozen=True):
     guidance_scale: float
     seeds: tuple[int, ...]
     variants: tuple[VariantQuality, ...]
+    #: By variant, the baseline first: how often clips of `shapes` show what prompts say.
+    following: dict[str, dict[str, Accuracy]]
 
 
 def _silent(name: str, done: int, total: int) -> None:
@@ -155,15 +160,16 @@ def compare(
     variants: Sequence[str],
     requests: Sequence[Request],
     *,
+    judged: int = 0,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] = _silent,
 ) -> Comparison:
-    """Play ``requests`` on the baseline and on each variant.
+    """Play ``requests`` on the baseline and on each variant, and ``judged`` held-out prompts.
 
     Raises:
         UsageError: nothing to compare.
         VerificationError: the baseline, played twice, is not equal to itself.
-        RequestError: the bundle cannot decode.
+        RequestError: the bundle cannot decode, or shall be judged and is not of `shapes`.
     """
     if not variants or not requests:
         raise UsageError("There is nothing to compare.", expected="variants and prompts.")
@@ -184,7 +190,29 @@ def compare(
         for picture, clip in zip(pictures, clips, strict=True):
             picture[name] = clip.frames
     report = _report(bundle, baseline, backend, requests, tuple(found))
+    if judged:
+        names = dict.fromkeys((baseline, *variants))
+        following = {name: _following(bundle, name, judged, threads, progress) for name in names}
+        report = msgspec.structs.replace(report, following=following)
     return Comparison(report, tuple(pictures))
+
+
+def _following(
+    bundle: Bundle,
+    variant: str,
+    count: int,
+    threads: int | None,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Accuracy]:
+    session = Session.open(
+        bundle.root,
+        variant=variant,
+        backend="onnxruntime",
+        threads=threads,
+        keep_text_encoder=True,
+    )
+    trial = judge.Trial(prompts=count)
+    return judge.run(session, trial, lambda done, total: progress(variant, done, total)).scores
 
 
 def psnr(frames: Frames, baseline: Frames) -> float:
@@ -285,4 +313,5 @@ def _report(
         guidance_scale=first.guidance_scale,
         seeds=tuple(request.seed for request in requests),
         variants=found,
+        following={},
     )

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from skimage.metrics import peak_signal_noise_ratio
 
-from sana_rt.benchmarks import quality, quality_page
+from sana_rt.benchmarks import judge, quality, quality_page
 from sana_rt.benchmarks.quality import Clip, Comparison, Player
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
@@ -117,6 +117,25 @@ def test_the_command_writes_page_and_json(root: Path, tmp_path: Path) -> None:
     report = json.loads(page.with_suffix(".json").read_text())
     assert [each["variant"] for each in report["variants"]] == [EMULATION]
     assert report["num_inference_steps"] == 3
+
+
+def test_recipes_can_be_named_and_prompts_judged(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the seeded model all clips are wrong; the judge's own tests say that it can tell."""
+    monkeypatch.setattr(judge, "_options", lambda *_: SIZES | {"height": 64, "width": 64})
+    prompts, page = tmp_path / "prompts.txt", tmp_path / "quality.html"
+    prompts.write_text("a red circle\n")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
+    run = ["quality", str(root), "--prompts", str(prompts), "-o", str(page), "--threads", "1"]
+    result = CliRunner().invoke(cli, [*run, *options, "--variants", "bf16,max", "--judge", "2"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(page.with_suffix(".json").read_text())
+    assert [each["variant"] for each in report["variants"]] == ["fp32", EMULATION]
+    assert list(report["following"]) == ["fp32", EMULATION]
+    assert report["following"]["fp32"]["direction"]["n"] == 2
+    assert "Prompts followed" in page.read_text()
+    assert "Of 2 held-out prompts" in result.stdout
 
 
 def test_a_bundle_without_emulation_is_refused(small_bundle: Path, tmp_path: Path) -> None:

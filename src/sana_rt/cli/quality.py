@@ -26,8 +26,17 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompts", type=_FILE, required=True, help="Prompts to play, one a line.")
 @click.option("-o", "--output", type=_FILE, required=True, help="The .html page; a .json beside.")
-@click.option("--variants", help="Those to compare, with commas.  [default: all emulations]")
+@click.option(
+    "--variants", help="Variants or recipes to compare, with commas.  [default: all emulations]"
+)
 @click.option("--baseline", help="What to compare with.  [default: float32]")
+@click.option(
+    "--judge",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Of a bundle of examples/shapes: how many of N held-out prompts are followed, too.",
+)
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--width", type=int, help="Pixels.")
 @click.option("--num-frames", type=int, help="Frames of each clip.")
@@ -41,6 +50,7 @@ def command(
     output: Path,
     variants: str | None,
     baseline: str | None,
+    judge: int,
     seed: int,
     threads: int | None,
     **sizes: int | None,
@@ -63,13 +73,15 @@ def command(
         for_model(manifest.model, {**given, "prompt": line, "seed": seed + index})
         for index, line in enumerate(lines)
     ]
-    names = variants.split(",") if variants else _emulations(manifest)
+    baseline = baseline or _baseline(manifest)
+    names = _variants(manifest, variants.split(","), baseline) if variants else None
     with _progress() as report:
         comparison = quality.compare(
             opened,
-            baseline or _baseline(manifest),
-            names,
+            baseline,
+            names or _emulations(manifest),
             requests,
+            judged=judge,
             threads=threads,
             progress=report,
         )
@@ -78,6 +90,16 @@ def command(
     write_bytes(output.with_suffix(".json"), data)
     _show(comparison.report)
     click.echo(f"\n{output}")
+
+
+def _variants(manifest: Manifest, names: list[str], baseline: str) -> list[str]:
+    """The variants called so, or what a CPU plays for the recipes called so."""
+    recipes = {"bf16": baseline}  # the one that quantizes nothing
+    for name in names:
+        emulation = f"nvfp4-{name}-emulation"
+        if emulation in manifest.variants:
+            recipes[name] = emulation
+    return [recipes.get(name, name) for name in names]
 
 
 def _emulations(manifest: Manifest) -> list[str]:
@@ -122,6 +144,17 @@ def _show(report: Any) -> None:
             for each in report.variants
         ],
     )
+
+    if report.following:
+        first = next(iter(report.following.values()))
+        rows = [
+            (variant, *(f"{score.accuracy:.1%}" for score in scores.values()))
+            for variant, scores in report.following.items()
+        ]
+        count = next(iter(first.values())).n
+        show.table(
+            f"Of {count} held-out prompts, followed", ("variant", *map("{}>".format, first)), rows
+        )
 
 
 @contextmanager
