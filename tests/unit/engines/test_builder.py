@@ -224,6 +224,9 @@ def test_a_killed_build_goes_on(linear_bundle: Bundle, settings: Settings, rtx: 
     assert list(_plans(root)) == ["timestep"], "the bundle opens and lists what is whole"
     assert list(builder.build_variant(root, settings, rtx, _silent)) == ["block_00", "final_layer"]
     assert not list(root.rglob(f"*{files.PARTIAL_SUFFIX}"))
+    whole = Bundle.open(root)
+    for file in whole.manifest.files:
+        whole.check_hash(file)
 
 
 def test_does_not_build_from_a_graph_that_is_not_the_listed_one(
