@@ -141,7 +141,7 @@ def _preset(preset: str | ModelSpec | None) -> ModelSpec | None:
             f"There is no preset {preset!r}.",
             expected=f"one of {', '.join(PRESETS)}, or the path of a .json file.",
         )
-    return PRESETS[preset]
+    return configs.with_instruction(PRESETS[preset], instructions.ORIGINAL)
 
 
 def _source_name(path: Path) -> str:
@@ -219,7 +219,9 @@ def _spec(
 ) -> ModelSpec:
     transformer = _transformer_spec(path, layout, weights, preset)
     vae = configs.vae_spec(parts.vae) if parts.vae is not None and parts.vae.is_dir() else None
-    base = preset or configs.base_for(transformer, vae)
+    base = preset or configs.with_instruction(
+        configs.base_for(transformer, vae), instructions.ORIGINAL
+    )
     spec = msgspec.structs.replace(base, transformer=transformer, vae=vae or base.vae)
     if parts.text_encoder is not None:
         text = configs.text_spec(parts.text_encoder, spec.text)

@@ -10,7 +10,6 @@ from typing import Any, Final
 import msgspec
 
 from sana_rt.errors import CheckpointFormatError
-from sana_rt.export.instructions import ORIGINAL
 from sana_rt.export.key_map import DIFFUSERS_MARK
 from sana_rt.export.weights import Weights, read_json
 from sana_rt.files import storage_errors
@@ -168,17 +167,13 @@ def _gemma2(config: Mapping[str, Any], preset: TextSpec) -> TextSpec:
 
 
 def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """``spec`` with the scheduler's solver and shift, and with what ``sana_rt.json`` says.
-
-    A checkpoint without ``sana_rt.json`` gets the instruction SANA-Video was trained with,
-    unless ``spec`` has one.
-    """
+    """``spec`` with the scheduler's solver and shift, and with what ``sana_rt.json`` says."""
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
         spec = msgspec.structs.replace(spec, sampling=_sampling(scheduler, spec.sampling))
     path = folder / EXTRAS_NAME
     if not path.is_file():
-        return with_instruction(spec, spec.text.instruction or ORIGINAL)
+        return spec
     with _config_errors(path):
         extras = msgspec.json.decode(path.read_bytes(), type=Extras)
     text = msgspec.structs.replace(

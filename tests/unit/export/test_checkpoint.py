@@ -24,7 +24,7 @@ from sana_rt.errors import (
 )
 from sana_rt.export import shapes
 from sana_rt.export.checkpoint import FETCHED_NAME, Checkpoint, Parts, open_checkpoint
-from sana_rt.export.configs import EXTRAS_NAME, infer
+from sana_rt.export.configs import EXTRAS_NAME, infer, with_instruction
 from sana_rt.export.instructions import DIFFUSERS, ORIGINAL
 from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.export.weights import LazyTensor, Weights
@@ -334,8 +334,10 @@ def test_unknown_shapes_ask_for_a_preset(tensors: Tensors, tmp_path: Path) -> No
 def test_a_file_says_what_a_bare_checkpoint_is(tensors: Tensors, tmp_path: Path) -> None:
     path, file = tmp_path / "model.pth", tmp_path / "model.json"
     torch.save({"state_dict": original(tensors)}, path)
-    file.write_bytes(msgspec.json.encode(SMALL))
-    assert open_checkpoint(path, preset=str(file)).spec.transformer == SMALL.transformer
+    file.write_bytes(msgspec.json.encode(with_instruction(SMALL, "")))
+    spec = open_checkpoint(path, preset=str(file)).spec
+    assert spec.transformer == SMALL.transformer
+    assert spec.text.instruction == "", "the file says that nothing is put before prompts"
     file.write_text('{"name": "small"}')
     with pytest.raises(CheckpointFormatError, match=r"model\.json is invalid.*transformer"):
         open_checkpoint(path, preset=str(file))
