@@ -17,10 +17,13 @@ import sana_rt
 from sana_rt import cli
 from sana_rt.errors import BackendError, UsageError
 
+# What runs in the background of a script ignores SIGINT; what a terminal shows does not.
 WAITS = """
-import sys, time, types
+import signal, sys, time, types
 import click
 from sana_rt import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @click.command()
 def command() -> None:
