@@ -15,7 +15,7 @@ EXTRAS := build,cpu,rtx,bench,dev
 # What demo, engines and generate work on. Exported, so that a prompt may hold any character.
 export CHECKPOINT ?= examples/shapes/checkpoints
 export BUNDLE ?= $(OUT)/bundle
-export PROMPT ?= a red circle moving to the right
+export PROMPT ?= a red circle moving slowly to the right on a grey background
 # What engines builds: a recipe of `sana-rt quantize` (bf16 leaves everything as it is), a
 # workload's name or .toml file (the model's defaults if empty), and the card.
 export RECIPE ?= bf16

@@ -10,7 +10,7 @@ import click
 
 from sana_rt.cli import LazyCommand, output
 
-PROMPT: Final = "a red circle moving to the right"
+PROMPT: Final = "a red circle moving slowly to the right on a grey background"
 _SHEET_COLUMNS: Final = 3
 _SHEET_PICTURES: Final = 9
 
