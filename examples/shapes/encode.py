@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -26,16 +27,24 @@ def main(vae: Path, output: Path, num_clips: int, num_frames: int, batch: int) -
     """Write shards of normalised latents, float16 [SHARD, C, T, h, w]; skip finished ones."""
     rank, world = join()
     autoencoder = model.load_vae(vae)
-    output.mkdir(parents=True, exist_ok=True)
-    for first in range(rank * SHARD, num_clips, world * SHARD):
-        path = output / f"{first:06d}.npy"
+
+    def shard(first: int) -> torch.Tensor:
+        starts = range(first, min(first + SHARD, num_clips), batch)
+        return torch.cat([_latents(autoencoder, start, batch, num_frames) for start in starts])
+
+    write(output, range(rank * SHARD, num_clips, world * SHARD), shard)
+
+
+def write(folder: Path, firsts: Iterable[int], shard: Callable[[int], torch.Tensor]) -> None:
+    """Write the shard that begins at each of ``firsts``, in float16; skip finished ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in firsts:
+        path = folder / f"{first:06d}.npy"
         if path.exists():
             continue
-        starts = range(first, min(first + SHARD, num_clips), batch)
-        shard = [_latents(autoencoder, start, batch, num_frames) for start in starts]
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            np.save(file, np.concatenate(shard))
+            np.save(file, shard(first).half().numpy())
         partial.replace(path)
         logger.info("%s", path)
 
@@ -48,11 +57,13 @@ def load(folder: Path) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _latents(autoencoder: wan.AutoencoderKLWan, first: int, count: int, num_frames: int) -> object:
+def _latents(
+    autoencoder: wan.AutoencoderKLWan, first: int, count: int, num_frames: int
+) -> torch.Tensor:
     frames = clips.batch(SEED, first, count, Window(num_frames))
     with torch.autocast("cpu", torch.bfloat16):
         mean, _ = wan.encode(autoencoder, torch.from_numpy(frames))
-    return wan.normalised(autoencoder, mean).half().numpy()
+    return wan.normalised(autoencoder, mean).half()
 
 
 if __name__ == "__main__":

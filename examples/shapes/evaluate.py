@@ -75,22 +75,7 @@ def _diffusers(checkpoint: Path, texts: list[str], seed: int) -> Iterator[Frames
     pipeline.set_progress_bar_config(disable=True)
     for first in range(0, len(texts), BATCH):
         batch = texts[first : first + BATCH]
-        videos = pipeline(
-            prompt=batch,
-            negative_prompt="",
-            height=shapes.SIZE,
-            width=shapes.SIZE,
-            frames=shapes.NUM_FRAMES,
-            num_inference_steps=models.SAMPLING.num_inference_steps,
-            guidance_scale=models.SAMPLING.guidance_scale,
-            latents=sampling.noise(
-                range(seed + first, seed + first + len(batch)), range(models.LATENT_FRAMES)
-            ),
-            use_resolution_binning=False,
-            max_sequence_length=models.TEXT.max_tokens,
-            complex_human_instruction=[],
-            output_type="np",
-        ).frames
+        videos = sampling.diffusers(pipeline, batch, seed + first, output_type="np")
         yield from (np.asarray(videos) * 255).round().astype(np.uint8)
 
 

@@ -85,9 +85,14 @@ class Model(nn.Module):
 
 def load(folder: Path, spec: TransformerSpec = TRANSFORMER) -> Model:
     """The trained model in float32, from a folder in diffusers' layout."""
-    model = Model(spec)
     weights = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
-    model.transformer.load_state_dict(weights)
+    return _model(folder, spec, weights)
+
+
+def _model(folder: Path, spec: TransformerSpec, transformer: dict[str, torch.Tensor]) -> Model:
+    """The transformer with these weights, and the text encoder of ``folder``."""
+    model = Model(spec)
+    model.transformer.load_state_dict(transformer)
     model.text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
     return model
 
@@ -136,11 +141,8 @@ def load_causal(folder: Path) -> Model:
     """The causal model of a checkpoint in float32, with the text encoder that it shares."""
     causal = folder / CAUSAL_FOLDER
     opened = open_checkpoint(causal / "longsana.pt", preset=str(causal / "model.json"))
-    model = Model(CAUSAL)
     weights = {name: opened.transformer.load(name).float() for name in opened.transformer}
-    model.transformer.load_state_dict(weights)
-    model.text_encoder.load_state_dict(load_file(folder / "text_encoder" / "model.safetensors"))
-    return model
+    return _model(folder, CAUSAL, weights)
 
 
 def save_causal(folder: Path, transformer: Transformer) -> None:

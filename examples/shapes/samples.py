@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-from examples.shapes import clips, sampling
+from examples.shapes import clips, encode, sampling
 from examples.shapes import model as models
-from examples.shapes.training import join, logger
+from examples.shapes.training import join
 
 SEED = 6
 SHARD = 128
@@ -25,19 +24,13 @@ def main(checkpoint: Path, output: Path, num_clips: int) -> None:
     rank, world = join()
     model = models.load(checkpoint).eval()
     tokenizer = models.load_tokenizer(checkpoint / "tokenizer")
-    output.mkdir(parents=True, exist_ok=True)
-    for first in range(rank * SHARD, num_clips, world * SHARD):
-        path = output / f"{first:06d}.npy"
-        if path.exists():
-            continue
+
+    def shard(first: int) -> torch.Tensor:
         prompts = [prompt(index) for index in range(first, first + SHARD)]
         with torch.autocast("cpu", torch.bfloat16):
-            latents = sampling.sample(model, tokenizer, prompts, _SEEDS + first)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, latents.half().numpy())
-        partial.replace(path)
-        logger.info("%s", path)
+            return sampling.sample(model, tokenizer, prompts, _SEEDS + first)
+
+    encode.write(output, range(rank * SHARD, num_clips, world * SHARD), shard)
 
 
 def prompt(index: int) -> str:

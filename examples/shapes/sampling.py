@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, SanaVideoPipeline
 from examples.shapes import wan
 from examples.shapes.model import (
     CHUNK,
     LATENT_FRAMES,
     SAMPLING,
     STREAMING,
+    TEXT,
     TRANSFORMER,
     Model,
     Transformer,
@@ -63,6 +65,26 @@ def sample(
         latents = step.a * latents + step.b * estimate + step.c * (estimate - previous)
         previous = estimate
     return latents
+
+
+def diffusers(
+    pipeline: SanaVideoPipeline, prompts: Sequence[str], seed: int = 0, *, output_type: str
+) -> Any:
+    """What diffusers' pipeline makes of the same prompts and noise as :func:`sample`."""
+    return pipeline(
+        prompt=list(prompts),
+        negative_prompt="",
+        height=shapes.SIZE,
+        width=shapes.SIZE,
+        frames=shapes.NUM_FRAMES,
+        num_inference_steps=SAMPLING.num_inference_steps,
+        guidance_scale=SAMPLING.guidance_scale,
+        latents=noise(range(seed, seed + len(prompts)), range(LATENT_FRAMES)),
+        use_resolution_binning=False,
+        max_sequence_length=TEXT.max_tokens,
+        complex_human_instruction=[],
+        output_type=output_type,
+    ).frames
 
 
 def noise(seeds: Sequence[int], frames: range, step: int = 0) -> torch.Tensor:

@@ -18,7 +18,6 @@ from examples.shapes.model import (
     CAUSAL,
     CAUSAL_FOLDER,
     CHUNK,
-    LATENT_FRAMES,
     SAMPLING,
     STREAMING,
     TEXT,
@@ -244,20 +243,7 @@ def test_diffusers_samples_the_same_clip() -> None:
     pipeline = SanaVideoPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     model = load(CHECKPOINT)
-    theirs = pipeline(
-        prompt=texts,
-        negative_prompt="",
-        height=shapes.SIZE,
-        width=shapes.SIZE,
-        frames=shapes.NUM_FRAMES,
-        num_inference_steps=SAMPLING.num_inference_steps,
-        guidance_scale=SAMPLING.guidance_scale,
-        latents=sampling.noise(range(2), range(LATENT_FRAMES)),
-        use_resolution_binning=False,
-        max_sequence_length=TEXT.max_tokens,
-        complex_human_instruction=[],
-        output_type="latent",
-    ).frames
+    theirs = sampling.diffusers(pipeline, texts, output_type="latent")
     ours = sampling.sample(model, pipeline.tokenizer, texts)
     torch.testing.assert_close(ours, theirs, atol=SAMPLED_TOLERANCE, rtol=0)
 
