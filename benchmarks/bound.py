@@ -237,7 +237,8 @@ class _Job:
     def _table(self, name: str, source: str) -> PlanTable:
         setup = self.setup
         graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[source]
-        path = quantized(setup.recipe, self.rules, name, self.bundle.path(graph.path), self.folder)
+        plain = self.bundle.path(graph.path)
+        path = quantized(self.rules, name, plain, self.folder / "quantized")
         builder.check_target(name, path, setup.target)
         # The two text encoders differ in nothing but the number of layers.
         kind = TEXT if name == random_bundle.TWO_LAYERS else name
@@ -249,19 +250,15 @@ class _Job:
         return plan_table.read(built.log)
 
 
-def quantized(
-    loaded: LoadedRecipe, rules: Mapping[str, Rule], name: str, graph: Path, folder: Path
-) -> Path:
+def quantized(rules: Mapping[str, Rule], name: str, graph: Path, folder: Path) -> Path:
     """The graph at ``graph`` with what ``rules`` say about the layers of the graph ``name``.
 
-    ``rules`` are those of ``loaded`` for the whole model, see :func:`recipes.resolve`. Where
-    nothing is quantized it is the same file.
+    ``rules`` are those of the whole model, see :func:`recipes.resolve`. Where nothing is
+    quantized it is the same file.
     """
-    part = recipes.for_graph(loaded.recipe, rules, name)
-    if all(rule.format == "bf16" for rule in part.rules):
-        return graph
-    only = LoadedRecipe(part, loaded.sha256)
-    return variant.quantize_graph(name, graph, only, folder / loaded.recipe.name)
+    own = {layer: rule.format for layer, rule in rules.items() if layer.startswith(f"{name}/")}
+    formats = {layer: fmt for layer, fmt in own.items() if fmt != "bf16"}
+    return variant.quantize_graph(name, graph, formats, folder) if formats else graph
 
 
 def rows(

@@ -124,23 +124,6 @@ def resolve(recipe: Recipe, layers: Iterable[str]) -> dict[str, Rule]:
     return {layer: found[layer] for layer in known if layer in found}
 
 
-def for_graph(recipe: Recipe, rules: Mapping[str, Rule], graph: str) -> Recipe:
-    """The recipe for one graph by itself: what ``rules`` say about its layers, name by name.
-
-    ``rules`` are those of ``recipe`` for all layers of the model, so that a rule which depends
-    on the depth is either in it or not.
-    """
-    named: dict[Rule, list[str]] = {}
-    for layer, rule in rules.items():
-        if layer.startswith(f"{graph}/"):
-            named.setdefault(rule, []).append(layer)
-    own = (
-        msgspec.structs.replace(rule, layers=tuple(layers), depth=None)
-        for rule, layers in named.items()
-    )
-    return msgspec.structs.replace(recipe, rules=tuple(own))
-
-
 def alike(rules: Mapping[str, Rule], layers: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """The graphs that ``layers`` are of, in groups whose layers have the same names and formats.
 
@@ -156,25 +139,6 @@ def alike(rules: Mapping[str, Rule], layers: Iterable[str]) -> tuple[tuple[str, 
     for graph, each in formats.items():
         groups.setdefault(tuple(each.items()), []).append(graph)
     return tuple(tuple(graphs) for graphs in groups.values())
-
-
-def for_part(recipe: Recipe, layers: Iterable[str]) -> Recipe:
-    """The recipe without the patterns that match none of ``layers``: for one graph by itself.
-
-    Raises :class:`RecipeError` if a rule depends on the depth, which one graph does not have.
-    """
-    known = tuple(layers)
-    rules = []
-    for rule in recipe.rules:
-        patterns = tuple(each for each in rule.layers if fnmatch.filter(known, each))
-        if patterns and rule.depth is not None:
-            raise RecipeError(
-                f"A rule of the recipe {recipe.name!r} is for the depths {rule.depth} only.",
-                expected="rules for all blocks: one block shall stand for all.",
-            )
-        if patterns:
-            rules.append(msgspec.structs.replace(rule, layers=patterns))
-    return msgspec.structs.replace(recipe, rules=tuple(rules))
 
 
 def _matches(recipe: Recipe, rule: Rule, layers: tuple[str, ...]) -> set[str]:

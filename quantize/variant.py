@@ -187,21 +187,21 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
     return formats
 
 
-def quantize_graph(name: str, source: Path, loaded: LoadedRecipe, folder: Path) -> Path:
+def quantize_graph(
+    name: str, source: Path, formats: Mapping[str, QuantizedFormat], folder: Path
+) -> Path:
     """Write the device graph of the graph at ``source``, called ``name``, to ``folder``.
 
-    For looking at one graph without a bundle; inputs have the scale 1.
+    For looking at one graph without a bundle. ``formats`` are those of the layers that are
+    quantized, which may be another graph's, too; inputs have the scale 1.
     """
     model = graph_file.read(source)
     layers = layers_of(name, model)
-    part = recipes.for_part(loaded.recipe, [layer.name for layer in layers])
-    rules = recipes.resolve(part, [layer.name for layer in layers])
     quantized = {}
     for layer in layers:
-        fmt = rules[layer.name].format if layer.name in rules else "bf16"
-        if fmt != "bf16":
+        if layer.name in formats:
             weight = graph_file.value(model, layer.weight, source.parent).astype(np.float32)
-            quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt)
+            quantized[layer.name] = quantized_layer.quantize(layer, weight, formats[layer.name])
     path = folder / f"{name}.onnx"
     graph_file.write(rewrite.device(model, layers, quantized), source.parent, path)
     return path

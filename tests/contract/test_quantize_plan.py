@@ -45,9 +45,8 @@ class Block:
 
     def compile(self, recipe: str, folder: Path, name: str = bound.BLOCK) -> tuple[Row, ...]:
         """The kernels of the plan that the block ``name`` of 20 has for 18,480 tokens, twice."""
-        loaded = recipes.load(recipe)
-        rules = recipes.resolve(loaded.recipe, self._model())
-        return self.plan(bound.quantized(loaded, rules, name, self.path, folder), folder)
+        rules = recipes.resolve(recipes.load(recipe).recipe, self._model())
+        return self.plan(bound.quantized(rules, name, self.path, folder), folder)
 
     def plan(self, path: Path, folder: Path) -> tuple[Row, ...]:
         """The kernels of the plan of a graph that was made of the block."""

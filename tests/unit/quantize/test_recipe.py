@@ -131,17 +131,6 @@ def test_names_and_paths(tmp_path: Path) -> None:
         recipes.load(str(tmp_path / "missing.toml"))
 
 
-def test_a_part_of_a_model_takes_the_rules_for_it() -> None:
-    block = [layer for layer in layers(1) if layer.startswith("block_00/")]
-    paper = recipes.load("paper").recipe
-    with pytest.raises(RecipeError):
-        recipes.resolve(paper, block)  # no prompt graph
-    rules = recipes.resolve(recipes.for_part(paper, block), block)
-    assert recipes.summary(rules) == {"nvfp4": 8, "bf16": 2}
-    with pytest.raises(RecipeError, match="one block shall stand for all"):
-        recipes.for_part(recipes.load("mixed").recipe, block)
-
-
 def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
     blocks = [f"block_{index:02d}" for index in range(20)]
     inner = [layer for layer in layers(20) if layer.startswith("block_")]
@@ -164,16 +153,3 @@ def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
         ("block_03", "block_04"),
         ("final_layer",),
     )
-
-
-def test_the_recipe_of_one_graph_says_what_the_whole_does() -> None:
-    for name in recipes.names():
-        recipe = recipes.load(name).recipe
-        rules = recipes.resolve(recipe, layers(20))
-        for graph in ("block_05", "block_06", "prompt"):
-            own = {layer: rule for layer, rule in rules.items() if layer.startswith(graph)}
-            part = recipes.for_graph(recipe, rules, graph)
-            assert part.name == name
-            found = recipes.resolve(part, [each for each in layers(20) if each.startswith(graph)])
-            assert {k: v.format for k, v in found.items()} == {k: v.format for k, v in own.items()}
-            assert all(each.depth is None for each in part.rules)
