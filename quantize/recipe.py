@@ -87,6 +87,16 @@ def parse(data: bytes, where: str) -> Recipe:
         ) from error
 
 
+def device_variant(recipe: str) -> str:
+    """What the variant for TensorRT of the recipe called ``recipe`` is called."""
+    return f"nvfp4-{recipe}"
+
+
+def emulation_variant(recipe: str) -> str:
+    """What the variant that any CPU plays of the recipe called ``recipe`` is called."""
+    return f"{device_variant(recipe)}-emulation"
+
+
 def check_name(name: str) -> None:
     """Raise :class:`UsageError` unless a recipe can be called ``name``."""
     if not re.fullmatch(_NAME, name):

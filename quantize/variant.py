@@ -26,7 +26,6 @@ from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe
 
-EMULATION_SUFFIX: Final = "-emulation"
 #: The graphs that have layers for a recipe; the text encoder and autoencoder are left alone.
 _TRANSFORMER: Final = ("prompt", "timestep", "patch_embed", "final_layer")
 _BLOCK: Final = "block_"
@@ -104,15 +103,10 @@ class _Job:
         )
 
 
-def variant_name(loaded: LoadedRecipe) -> str:
-    """What the device variant of a recipe is called; the other has ``-emulation`` behind it."""
-    return f"nvfp4-{loaded.recipe.name}"
-
-
-def variant_names(manifest: Manifest, loaded: LoadedRecipe) -> list[str]:
-    """The variants of a recipe that a bundle has."""
-    name = variant_name(loaded)
-    return [each for each in (name, f"{name}{EMULATION_SUFFIX}") if each in manifest.variants]
+def variant_names(manifest: Manifest, recipe: str) -> list[str]:
+    """The variants of the recipe called ``recipe`` that a bundle has."""
+    names = recipes.device_variant(recipe), recipes.emulation_variant(recipe)
+    return [name for name in names if name in manifest.variants]
 
 
 def quantize_bundle(
@@ -138,14 +132,15 @@ def quantize_bundle(
         QuantizationError: a layer cannot have its format; the bundle is as it was before.
         LockedError: another process is writing the bundle.
     """
+    name = recipes.device_variant(loaded.recipe.name)
     with lock(root):
         bundle = Bundle.open(root)
-        forms = _forms(bundle.manifest, variant_name(loaded))
+        forms = _forms(bundle.manifest, loaded.recipe.name)
         formats = layer_formats(bundle, loaded)
         if table is not None:
             table.check(bundle.manifest, formats)
-        _clean(root, variant_name(loaded), bundle.manifest)
-        folder = _free_folder(root, variant_name(loaded))
+        _clean(root, name, bundle.manifest)
+        folder = _free_folder(root, name)
         try:
             graphs = _Job(bundle, folder, forms, formats, table).write(progress)
         except BaseException:
@@ -157,7 +152,7 @@ def quantize_bundle(
             for form in forms
         }
         saved = bundles.save(root, _with(bundle, variants))
-        _clean(root, variant_name(loaded), saved.manifest)
+        _clean(root, name, saved.manifest)
         return saved
 
 
@@ -167,7 +162,7 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
     Raises what :func:`quantize_bundle` would if the recipe does not fit; reads no weights.
     """
     layers = _layers(bundle, source_variant(bundle.manifest))
-    for form in _forms(bundle.manifest, variant_name(loaded)):
+    for form in _forms(bundle.manifest, loaded.recipe.name):
         if set(_layers(bundle, form.base)) != set(layers):
             raise UsageError(
                 f"The variants of the bundle differ in their layers ({form.base!r} is another).",
@@ -230,15 +225,15 @@ def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
     }
 
 
-def _forms(manifest: Manifest, name: str) -> tuple[_Form, ...]:
+def _forms(manifest: Manifest, recipe: str) -> tuple[_Form, ...]:
     source_variant(manifest)  # there is at least one
     plain = {v.dtype: key for key, v in reversed(manifest.variants.items()) if v.recipe is None}
     forms = []
     if "bfloat16" in plain:
-        base = plain["bfloat16"]
+        name, base = recipes.device_variant(recipe), plain["bfloat16"]
         forms.append(_Form(name, base, "device", rewrite.device, "for TensorRT"))
     if "float32" in plain:
-        base, name = plain["float32"], f"{name}{EMULATION_SUFFIX}"
+        name, base = recipes.emulation_variant(recipe), plain["float32"]
         forms.append(_Form(name, base, "emulation", rewrite.emulation, "emulated in float32"))
     return tuple(forms)
 

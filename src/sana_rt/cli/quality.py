@@ -16,6 +16,7 @@ from sana_rt.cli import output as show
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
+from sana_rt.quantize.recipe import emulation_variant
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -94,12 +95,10 @@ def command(
 
 def _variants(manifest: Manifest, names: list[str], baseline: str) -> list[str]:
     """The variants called so, or what a CPU plays for the recipes called so."""
-    recipes = {"bf16": baseline}  # the one that quantizes nothing
-    for name in names:
-        emulation = f"nvfp4-{name}-emulation"
-        if emulation in manifest.variants:
-            recipes[name] = emulation
-    return [recipes.get(name, name) for name in names]
+    emulations = {name: emulation_variant(name) for name in names}
+    played = {name: each for name, each in emulations.items() if each in manifest.variants}
+    played["bf16"] = baseline  # the recipe that quantizes nothing
+    return [played.get(name, name) for name in names]
 
 
 def _emulations(manifest: Manifest) -> list[str]:

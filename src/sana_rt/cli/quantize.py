@@ -80,7 +80,9 @@ def command(
         if save_calibration is not None:
             _save(table, save_calibration)
         made = variants.quantize_bundle(bundle, loaded, table, report)
-    facts = [_facts(made, name) for name in variants.variant_names(made.manifest, loaded)]
+    facts = [
+        _facts(made, name) for name in variants.variant_names(made.manifest, loaded.recipe.name)
+    ]
     if as_json:
         output.json([each._asdict() for each in facts])
         return
