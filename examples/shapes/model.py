@@ -61,10 +61,7 @@ SAMPLING = SamplingSpec(
     motion_score=None,
 )
 CAUSAL = msgspec.structs.replace(TRANSFORMER, causal=True, attention_eps=1e-8)
-#: The bidirectional model's shift, and timesteps of four equal steps under it.
-STREAMING = StreamingSpec(
-    chunk_frames=4, timesteps=(1000.0, 900.0, 750.0, 500.0), flow_shift=SAMPLING.flow_shift
-)
+STREAMING = StreamingSpec(chunk_frames=4)  # and LongSANA's timesteps
 CAUSAL_SAMPLING = msgspec.structs.replace(
     SAMPLING, solver="renoise", num_inference_steps=len(STREAMING.timesteps), guidance_scale=1.0
 )

@@ -4,10 +4,11 @@ Two kinds of batches take turns:
 
 * First chunks are learned from clips that the bidirectional model sampled, with guidance, in
   twenty steps: what they show is what their prompts say, so that no guidance is needed any more.
-* Later chunks are learned from minute-long clips. A batch of them is walked through chunk by
-  chunk with the state the model itself left behind. In most of the clips what it commits is its
-  own continuation, sampled in four steps and never put right: what a minute of its own errors
-  does to a clip is what it learns to mend.
+* Later chunks are learned from clips of the data, chunk by chunk, with the state that the model
+  itself left behind. Most of them it continues by itself, sampled in four steps as it will be
+  played. What comes next is then read from the place of the clip that looks most like what the
+  model has made, so that it learns to mend a shape, and not to be where it cannot know it
+  should be.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ SEED = 5
 class Config:
     """Every number of the run."""
 
-    steps: int = 3200
+    steps: int = 7500
     first_batch: int = 24  # clips a process
     stream_batch: int = 16
-    first_share: float = 0.3  # of the steps
+    first_share: float = 0.25  # of the steps
     learning_rate: float = 6e-4
     warmup: int = 100
     average: float = 0.998
-    own_context: float = 0.75  # the share of clips that the model continues by itself
+    chunks: int = 30  # in a minute
+    own_context: float = 0.8  # the share of clips that the model continues by itself
     context_sigma: float = 0.1  # largest share of noise in a committed chunk
-    level_share: float = 0.7  # how often sigma is one of the sampler's four
 
 
 @click.command(help=__doc__)
@@ -99,7 +100,8 @@ class FirstChunk:
         chosen = torch.randint(len(self.latents), (self.config.first_batch,))
         clean = self.latents[chosen].float()
         noise = torch.randn_like(clean)
-        noisy, timestep = _noisy(clean, noise, _sigmas(len(clean), self.config))
+        sigma, timestep = _levels(clean)
+        noisy = _noisy(clean, noise, sigma)
         with torch.autocast("cpu", torch.bfloat16):
             text, mask = self.prompts([samples.prompt(int(index)) for index in chosen])
             velocity, _ = self.student(noisy, timestep, text, mask)
@@ -109,29 +111,32 @@ class FirstChunk:
 
 @dataclass
 class LaterChunks:
-    """The loss on the next chunk of a batch of long clips; every call goes one chunk on."""
+    """The loss on the next chunk of a batch of endless clips; every call goes one chunk on."""
 
     student: Transformer
     prompts: Prompts
     latents: torch.Tensor
     config: Config
-    frame: int = field(default=0, init=False)  # where the chunk to commit begins
+    chunk: int = field(default=0, init=False)  # number of the next one
     state: list[BlockState] | None = field(default=None, init=False)
 
     def __call__(self) -> dict[str, torch.Tensor]:
         """Commit one chunk, with gradients, and predict the next one."""
-        if self.frame == 0:
+        if self.chunk == 0:
             self._begin()
-        begin = self.frame + self.context.shape[2]
-        clean = self.clips[:, :, begin : begin + models.CHUNK]
-        sigma = _sigmas(len(clean), self.config)
+        clean = following(self.clips, self.context)
         noise = torch.randn_like(clean)
-        noisy, timestep = _noisy(clean, noise, sigma)
+        sigma, timestep = _levels(clean)
+        noisy = _noisy(clean, noise, sigma)
+        begin, end = self.frames, self.frames + self.context.shape[2]
         with torch.autocast("cpu", torch.bfloat16):
-            state = self._commit()
-            velocity, _ = self.student(noisy, timestep, *self.text, state, begin)
+            state = self._commit(begin)
+            velocity, _ = self.student(noisy, timestep, *self.text, state, end)
         loss = nn.functional.mse_loss(velocity, noise - clean)
-        self._advance(begin, state, clean)
+        self.state = [BlockState(*(part.detach() for part in block)) for block in state]
+        self.frames = end
+        self.context = torch.where(self.own, self._sample(clean), clean)
+        self.chunk = (self.chunk + 1) % self.config.chunks
         return {"loss": loss, "later": loss.detach() / (1 - self.config.first_share)}
 
     def _begin(self) -> None:
@@ -144,56 +149,66 @@ class LaterChunks:
                 for index, draw in zip(chosen, draws, strict=True)
             ]
         )
-        self.context = self.clips[:, :, : models.LATENT_FRAMES]
         self.own = torch.rand(len(chosen), 1, 1, 1, 1) < self.config.own_context
-        self.state = None
+        self.state, self.frames = None, 0
+        clean = self.clips[:, :, : models.LATENT_FRAMES]
+        self.context = torch.where(self.own, self._sample(clean, first=2), clean)
 
-    def _commit(self) -> list[BlockState]:
+    def _commit(self, begin: int) -> list[BlockState]:
         sigma = self.config.context_sigma * torch.rand(len(self.context))
-        context, _ = _noisy(self.context, torch.randn_like(self.context), sigma)
+        context = _noisy(self.context, torch.randn_like(self.context), sigma)
         timestep = torch.zeros(context.shape[0], context.shape[2])
         state: list[BlockState]
-        _, state = self.student(context, timestep, *self.text, self.state, self.frame)
+        _, state = self.student(context, timestep, *self.text, self.state, begin)
         return state
 
-    def _advance(self, begin: int, state: list[BlockState], clean: torch.Tensor) -> None:
-        self.state = [BlockState(*(part.detach() for part in block)) for block in state]
-        self.context = torch.where(self.own, self._sample(begin, clean), clean)
-        self.frame = begin if begin + 2 * models.CHUNK <= self.clips.shape[2] else 0
-
     @torch.no_grad()
-    def _sample(self, begin: int, clean: torch.Tensor) -> torch.Tensor:
-        latents = torch.randn_like(clean)
-        for step in sampling.stream_steps():
+    def _sample(self, clean: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """What the sampler makes of the next chunk, from its step ``first`` on."""
+        steps = sampling.stream_steps()[first:]
+        sigma = torch.full((len(clean),), float(steps[0].sigma))
+        latents = _noisy(clean, torch.randn_like(clean), sigma)
+        for step in steps:
             timestep = torch.full(clean.shape[:3:2], float(step.timestep))
             with torch.autocast("cpu", torch.bfloat16):
-                velocity, _ = self.student(latents, timestep, *self.text, self.state, begin)
+                velocity, _ = self.student(latents, timestep, *self.text, self.state, self.frames)
             estimate = latents - step.sigma * velocity
             latents = step.b * estimate + step.n * torch.randn_like(clean)
         return latents
 
 
-def _sigmas(count: int, config: Config) -> torch.Tensor:
-    """The sampler's four noise levels, or any."""
-    levels = torch.tensor([step.sigma for step in sampling.stream_steps()], dtype=torch.float32)
-    chosen = levels[torch.randint(len(levels), (count,))]
-    shift = models.SAMPLING.flow_shift
-    anywhere = torch.sigmoid(torch.randn(count))
-    anywhere = shift * anywhere / (1 + (shift - 1) * anywhere)
-    return torch.where(torch.rand(count) < config.level_share, chosen, anywhere)
+def following(latents: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    """The chunk of each clip behind the place that looks most like the end of its context.
+
+    All are [B, C, T, h, w]. The expert of imitation learning starts from where the student is
+    (DAgger, Ross et al. 2011): a shape that lags behind goes on from there, and one that is
+    blurred, doubled or of a wrong colour is mended. A clip that repeats itself never ends. The
+    first latent frame is passed over, because it stands for one frame and the others for four.
+    """
+    chunk = models.CHUNK
+    windows = latents.unfold(2, chunk, 1)[:, :, 1:-chunk]  # [B, C, places, h, w, chunk]
+    last = context[:, :, -chunk:].permute(0, 1, 3, 4, 2).unsqueeze(2)
+    places = (windows - last).square().mean((1, 3, 4, 5)).argmin(1)
+    return torch.stack(
+        [
+            clip[:, begin : begin + chunk]
+            for clip, begin in zip(latents, (places + 1 + chunk).tolist(), strict=True)
+        ]
+    )
 
 
-def _noisy(
-    clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents at ``sigma`` [B], and the timesteps [B, T] that say so."""
-    spread = _spread(sigma)
-    timestep = (1000 * sigma)[:, None].expand(-1, clean.shape[2])
-    return (1 - spread) * clean + spread * noise, timestep
+def _levels(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One of the sampler's four levels for each clip: sigmas [B] and timesteps [B, T]."""
+    steps = sampling.stream_steps()
+    levels = torch.tensor([(step.sigma, step.timestep) for step in steps], dtype=torch.float32)
+    sigma, timestep = levels[torch.randint(len(steps), (len(latents),))].unbind(1)
+    return sigma, timestep[:, None].expand(-1, latents.shape[2])
 
 
-def _spread(sigma: torch.Tensor) -> torch.Tensor:
-    return sigma.view(-1, 1, 1, 1, 1)
+def _noisy(clean: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Latents at ``sigma`` [B]."""
+    sigma = sigma.view(-1, 1, 1, 1, 1)
+    return (1 - sigma) * clean + sigma * noise
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from diffusers import SanaVideoPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[3]))  # examples are programs, not in the package
 
-from examples.shapes import clips, sampling, to_original, tokenizer, wan
+from examples.shapes import clips, sampling, to_original, tokenizer, train_causal, wan
 from examples.shapes.model import (
     CAUSAL,
     CAUSAL_FOLDER,
@@ -42,6 +42,7 @@ WHOLE_CLIP_TOLERANCE = 1e-4
 SAMPLED_TOLERANCE = 1e-3
 # of a few prompts; the README of `shapes` has the figures for all
 FOLLOWED = 0.8
+MINUTE = 121  # latent frames of 60 s, the first of which is one frame and the others four
 CHECKPOINT = Path(clips.__file__).parent / "checkpoints"
 
 
@@ -163,6 +164,18 @@ def test_a_stream_has_the_frames_asked_for(latent_frames: int) -> None:
         torch.testing.assert_close(longer[:, :, :latent_frames], latents)
 
 
+def test_what_follows_a_clip_follows_where_it_is() -> None:
+    torch.manual_seed(0)
+    period = torch.randn(2, 3, 2 * CHUNK, 2, 2)
+    repeating = torch.cat([period, period, period], dim=2)
+    for begin in (1, 6, 17):  # behind the last, only the clip's repetition has four frames
+        seen = repeating[:, :, begin : begin + CHUNK]
+        drifted = torch.cat([torch.zeros_like(seen), seen + 0.1 * torch.randn_like(seen)], dim=2)
+        place = begin % (2 * CHUNK) + CHUNK
+        expected = repeating[:, :, place : place + CHUNK]
+        torch.testing.assert_close(train_causal.following(repeating, drifted), expected)
+
+
 @pytest.mark.parametrize("layout", ["original", "longsana"])
 def test_the_original_layout_opens_as_the_same_tensors(tmp_path: Path, layout: str) -> None:
     torch.manual_seed(0)
@@ -224,16 +237,17 @@ def test_the_trained_model_shows_what_prompts_say() -> None:
     assert min(score.accuracy for score in scores.values()) >= FOLLOWED
 
 
-def test_the_causal_model_goes_on_with_what_the_prompt_says() -> None:
+def test_the_causal_model_shows_what_prompts_say_at_the_end_of_a_minute() -> None:
     subjects, texts = held_out_prompts(12)
     model, tokenizer = load_causal(CHECKPOINT), load_tokenizer(CHECKPOINT / "tokenizer")
     ids, mask = sampling.tokenize(tokenizer, texts)
     with torch.no_grad():
         text = model.text_encoder(ids, mask)
-    latents = sampling.stream(model.transformer, text, mask, 13)
-    vae = load_vae(CHECKPOINT / "vae")
-    clips = sampling.frames(vae, latents)
-    scores = judge.score([judge.read(clip) for clip in clips], subjects)
+    latents = sampling.stream(model.transformer, text, mask, MINUTE)
+    # The first of the frames, decoded without those before them, are not judged.
+    clips = sampling.frames(load_vae(CHECKPOINT / "vae"), latents[:, :, -6 * CHUNK :])
+    last = clips[:, -judge.JUDGED_SECONDS * shapes.FPS :]
+    scores = judge.score([judge.read(clip) for clip in last], subjects)
     assert min(scores[name].accuracy for name in ("colour", "direction")) >= FOLLOWED
 
 
