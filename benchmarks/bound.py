@@ -256,8 +256,11 @@ def quantized(rules: Mapping[str, Rule], name: str, graph: Path, folder: Path) -
     ``rules`` are those of the whole model, see :func:`recipes.resolve`. Where nothing is
     quantized it is the same file.
     """
-    own = {layer: rule.format for layer, rule in rules.items() if layer.startswith(f"{name}/")}
-    formats = {layer: fmt for layer, fmt in own.items() if fmt != "bf16"}
+    formats = {
+        layer: rule.format
+        for layer, rule in rules.items()
+        if layer.startswith(f"{name}/") and rule.format != "bf16"
+    }
     return variant.quantize_graph(name, graph, formats, folder) if formats else graph
 
 

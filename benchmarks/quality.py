@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from skimage.metrics import structural_similarity
@@ -189,11 +188,9 @@ def compare(
         found.append(_quality(name, bundle.manifest.variant(name).recipe, wanted, clips, forced))
         for picture, clip in zip(pictures, clips, strict=True):
             picture[name] = clip.frames
-    report = _report(bundle, baseline, backend, requests, tuple(found))
-    if judged:
-        names = dict.fromkeys((baseline, *variants))
-        following = {name: _following(bundle, name, judged, threads, progress) for name in names}
-        report = msgspec.structs.replace(report, following=following)
+    names = dict.fromkeys((baseline, *variants)) if judged else {}
+    following = {name: _following(bundle, name, judged, threads, progress) for name in names}
+    report = _report(bundle, baseline, backend, requests, tuple(found), following=following)
     return Comparison(report, tuple(pictures))
 
 
@@ -297,6 +294,8 @@ def _report(
     backend: str,
     requests: Sequence[Request],
     found: tuple[VariantQuality, ...],
+    *,
+    following: dict[str, dict[str, Accuracy]],
 ) -> Report:
     first = requests[0]
     return Report(
@@ -313,5 +312,5 @@ def _report(
         guidance_scale=first.guidance_scale,
         seeds=tuple(request.seed for request in requests),
         variants=found,
-        following={},
+        following=following,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -76,14 +76,7 @@ class _Job:
         source = source_variant(self.bundle.manifest)
         path = self.bundle.path(self.bundle.manifest.variant(source).graphs[name].path)
         model = graph_file.read(path)
-        quantized = {}
-        for layer in layers_of(name, model):
-            if layer.name in self.formats:
-                weight = graph_file.value(model, layer.weight, path.parent).astype(np.float32)
-                fmt = self.formats[layer.name]
-                found = () if self.table is None else self.table.of_layer(layer.name)
-                quantized[layer.name] = quantized_layer.quantize(layer, weight, fmt, *found)
-        return quantized
+        return _quantize(model, layers_of(name, model), path.parent, self.formats, self.table)
 
     def _write_graph(
         self, name: str, form: _Form, quantized: Mapping[str, QuantizedLayer]
@@ -192,14 +185,29 @@ def quantize_graph(
     """
     model = graph_file.read(source)
     layers = layers_of(name, model)
-    quantized = {}
-    for layer in layers:
-        if layer.name in formats:
-            weight = graph_file.value(model, layer.weight, source.parent).astype(np.float32)
-            quantized[layer.name] = quantized_layer.quantize(layer, weight, formats[layer.name])
+    quantized = _quantize(model, layers, source.parent, formats)
     path = folder / f"{name}.onnx"
     graph_file.write(rewrite.device(model, layers, quantized), source.parent, path)
     return path
+
+
+def _quantize(
+    model: ModelProto,
+    layers: Iterable[Layer],
+    folder: Path,
+    formats: Mapping[str, QuantizedFormat],
+    table: CalibrationTable | None = None,
+) -> dict[str, QuantizedLayer]:
+    """Those of the layers that have a format, quantized; ``folder`` is where weights are."""
+    quantized = {}
+    for layer in layers:
+        if layer.name in formats:
+            weight = graph_file.value(model, layer.weight, folder).astype(np.float32)
+            found = () if table is None else table.of_layer(layer.name)
+            quantized[layer.name] = quantized_layer.quantize(
+                layer, weight, formats[layer.name], *found
+            )
+    return quantized
 
 
 def source_variant(manifest: Manifest) -> str:

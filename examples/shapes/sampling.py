@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,17 +118,43 @@ def stream(
     state: list[BlockState] | None = None
     begin, end = 0, min(latent_frames, CHUNK + latent_frames % CHUNK)
     while begin < latent_frames:
-        latents = noise(seeds, range(begin, end))
-        clean = torch.zeros(latents.shape[:3:2])
-        for number, step in enumerate(stream_steps(), 1):
-            velocity, _ = transformer(latents, clean + step.timestep, text, mask, state, begin)
-            estimate = latents - step.sigma * velocity
-            fresh = noise(seeds, range(begin, end), number)
-            latents = step.a * latents + step.b * estimate + step.n * fresh
-        _, state = transformer(latents, clean, text, mask, state, begin)
+        fresh = partial(noise, seeds, range(begin, end))
+        latents = denoise(
+            transformer, fresh(0), (text, mask), state=state, begin=begin, fresh=fresh
+        )
+        _, state = transformer(latents, _timestep(latents, 0), text, mask, state, begin)
         chunks.append(latents)
         begin, end = end, end + CHUNK
     return torch.cat(chunks, dim=2)
+
+
+@torch.no_grad()
+def denoise(
+    transformer: Transformer,
+    latents: torch.Tensor,
+    text: tuple[torch.Tensor, torch.Tensor],
+    *,
+    state: list[BlockState] | None,
+    begin: int,
+    fresh: Callable[[int], torch.Tensor],
+    first: int = 0,
+) -> torch.Tensor:
+    """The chunk that begins at frame ``begin``, from its noisy ``latents`` [B, C, T, h, w].
+
+    Step number ``first`` (of :func:`stream_steps`, from 0) finds them at its own noise level;
+    ``fresh(k)`` is the noise after k steps. ``text`` is hidden states and mask.
+    """
+    for number, step in enumerate(stream_steps()[first:], first + 1):
+        timestep = _timestep(latents, step.timestep)
+        velocity, _ = transformer(latents, timestep, *text, state, begin)
+        estimate = latents - step.sigma * velocity
+        latents = step.a * latents + step.b * estimate + step.n * fresh(number)
+    return latents
+
+
+def _timestep(latents: torch.Tensor, value: float) -> torch.Tensor:
+    """One timestep for all frames [B, T]."""
+    return torch.full(latents.shape[:3:2], float(value))
 
 
 @torch.no_grad()

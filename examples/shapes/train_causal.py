@@ -40,7 +40,7 @@ class Config:
     learning_rate: float = 6e-4
     warmup: int = 100
     average: float = 0.998
-    chunks: int = 30  # in a minute
+    frames: int = 121  # latent ones of a minute
     own_context: float = 0.8  # the share of clips that the model continues by itself
     context_sigma: float = 0.1  # largest share of noise in a committed chunk
 
@@ -117,26 +117,27 @@ class LaterChunks:
     prompts: Prompts
     latents: torch.Tensor
     config: Config
-    chunk: int = field(default=0, init=False)  # number of the next one
+    frames: int = field(default=0, init=False)  # latent ones behind the context
     state: list[BlockState] | None = field(default=None, init=False)
 
     def __call__(self) -> dict[str, torch.Tensor]:
         """Commit one chunk, with gradients, and predict the next one."""
-        if self.chunk == 0:
+        if self.frames == 0:
             self._begin()
         clean = following(self.clips, self.context)
         noise = torch.randn_like(clean)
         sigma, timestep = _levels(clean)
         noisy = _noisy(clean, noise, sigma)
-        begin, end = self.frames, self.frames + self.context.shape[2]
+        end = self.frames + self.context.shape[2]
         with torch.autocast("cpu", torch.bfloat16):
-            state = self._commit(begin)
+            state = self._commit()
             velocity, _ = self.student(noisy, timestep, *self.text, state, end)
         loss = nn.functional.mse_loss(velocity, noise - clean)
         self.state = [BlockState(*(part.detach() for part in block)) for block in state]
         self.frames = end
         self.context = torch.where(self.own, self._sample(clean), clean)
-        self.chunk = (self.chunk + 1) % self.config.chunks
+        if end >= self.config.frames:
+            self.frames = 0
         return {"loss": loss, "later": loss.detach() / (1 - self.config.first_share)}
 
     def _begin(self) -> None:
@@ -150,31 +151,36 @@ class LaterChunks:
             ]
         )
         self.own = torch.rand(len(chosen), 1, 1, 1, 1) < self.config.own_context
-        self.state, self.frames = None, 0
+        self.state = None
         clean = self.clips[:, :, : models.LATENT_FRAMES]
         self.context = torch.where(self.own, self._sample(clean, first=2), clean)
 
-    def _commit(self, begin: int) -> list[BlockState]:
+    def _commit(self) -> list[BlockState]:
         sigma = self.config.context_sigma * torch.rand(len(self.context))
         context = _noisy(self.context, torch.randn_like(self.context), sigma)
         timestep = torch.zeros(context.shape[0], context.shape[2])
         state: list[BlockState]
-        _, state = self.student(context, timestep, *self.text, self.state, begin)
+        _, state = self.student(context, timestep, *self.text, self.state, self.frames)
         return state
 
-    @torch.no_grad()
     def _sample(self, clean: torch.Tensor, first: int = 0) -> torch.Tensor:
         """What the sampler makes of the next chunk, from its step ``first`` on."""
-        steps = sampling.stream_steps()[first:]
-        sigma = torch.full((len(clean),), float(steps[0].sigma))
-        latents = _noisy(clean, torch.randn_like(clean), sigma)
-        for step in steps:
-            timestep = torch.full(clean.shape[:3:2], float(step.timestep))
-            with torch.autocast("cpu", torch.bfloat16):
-                velocity, _ = self.student(latents, timestep, *self.text, self.state, self.frames)
-            estimate = latents - step.sigma * velocity
-            latents = step.b * estimate + step.n * torch.randn_like(clean)
-        return latents
+
+        def fresh(_: int) -> torch.Tensor:
+            return torch.randn_like(clean)
+
+        sigma = torch.full((len(clean),), float(sampling.stream_steps()[first].sigma))
+        latents = _noisy(clean, fresh(first), sigma)
+        with torch.autocast("cpu", torch.bfloat16):
+            return sampling.denoise(
+                self.student,
+                latents,
+                self.text,
+                state=self.state,
+                begin=self.frames,
+                fresh=fresh,
+                first=first,
+            )
 
 
 def following(latents: torch.Tensor, context: torch.Tensor) -> torch.Tensor:

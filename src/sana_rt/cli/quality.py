@@ -75,12 +75,14 @@ def command(
         for index, line in enumerate(lines)
     ]
     baseline = baseline or _baseline(manifest)
-    names = _variants(manifest, variants.split(","), baseline) if variants else None
+    names = (
+        _variants(manifest, variants.split(","), baseline) if variants else _emulations(manifest)
+    )
     with _progress() as report:
         comparison = quality.compare(
             opened,
             baseline,
-            names or _emulations(manifest),
+            names,
             requests,
             judged=judge,
             threads=threads,

@@ -131,6 +131,12 @@ def test_names_and_paths(tmp_path: Path) -> None:
         recipes.load(str(tmp_path / "missing.toml"))
 
 
+def test_a_part_of_a_model_is_not_the_model() -> None:
+    block = [layer for layer in layers(1) if layer.startswith("block_00/")]
+    with pytest.raises(RecipeError, match="matches no layer"):
+        recipes.resolve(recipes.load("paper").recipe, block)  # no prompt graph
+
+
 def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
     blocks = [f"block_{index:02d}" for index in range(20)]
     inner = [layer for layer in layers(20) if layer.startswith("block_")]
