@@ -71,7 +71,7 @@ test: setup ## All tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
-	$(BIN)/python -m sana_rt.benchmarks.denoise
+	$(BIN)/python -m sana_rt.benchmarks.speed.denoise
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .hypothesis

@@ -1,7 +1,7 @@
 """A lower bound on the time of a whole job, from the compiled plans of full-width graphs.
 
 No weights, no card: the graphs have random weights, TensorRT compiles them for the card, and
-:mod:`sana_rt.benchmarks.roofline` counts what the plans do. Blocks differ in nothing but the
+:mod:`sana_rt.engines.roofline` counts what the plans do. Blocks differ in nothing but the
 formats that the recipe gives their layers: one plan stands for all blocks with the same formats.
 """
 
@@ -14,13 +14,13 @@ from typing import Final
 
 import msgspec
 
-from sana_rt.benchmarks import random_bundle, roofline
-from sana_rt.benchmarks.presets import Device
-from sana_rt.benchmarks.roofline import KernelRow, Sums, Totals
+from sana_rt.benchmarks import random_bundle
 from sana_rt.bundle import Bundle
-from sana_rt.engines import builder, plan_table, profiles
+from sana_rt.engines import builder, plan_table, profiles, roofline
 from sana_rt.engines.plan_table import PlanTable
+from sana_rt.engines.presets import Device
 from sana_rt.engines.profiles import Workload
+from sana_rt.engines.roofline import KernelRow, Sums, Totals
 from sana_rt.engines.trt_api import Request, Target, TensorRT
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
 from sana_rt.quantize import recipe as recipes

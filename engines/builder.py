@@ -13,8 +13,8 @@ import msgspec
 
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
-from sana_rt.engines import cache, graph_file, plan_table
-from sana_rt.engines.cache import Settings
+from sana_rt.engines import freshness, graph_types, plan_table
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import (
     FLAVOURS,
     BuildLog,
@@ -76,7 +76,7 @@ def build_variant(
     """
     with lock(root):
         bundle = Bundle.read(root)
-        stale = [status.graph for status in cache.survey(bundle, settings) if status.reasons]
+        stale = [status.graph for status in freshness.survey(bundle, settings) if status.reasons]
         _check_sources(bundle, settings, stale)
         bundle = _forget(bundle, settings, stale)
         built = {}
@@ -136,7 +136,7 @@ def input_shapes(
 
 def check_target(name: str, path: Path, target: Target) -> None:
     """Raise :class:`TargetError` if the graph at ``path`` has types that the target has not."""
-    needed = graph_file.low_precision(graph_file.load(path))
+    needed = graph_types.low_precision(graph_types.load(path))
     missing = [dtype for dtype in needed if dtype not in target.dtypes]
     if missing:
         raise TargetError(
@@ -167,7 +167,7 @@ def _build(
     report: Callable[[str], None],
 ) -> Built:
     graph = bundle.manifest.variant(settings.variant).graphs[name]
-    shapes = input_shapes(graph.inputs, cache.wanted(bundle, settings, name).profile)
+    shapes = input_shapes(graph.inputs, freshness.wanted(bundle, settings, name).profile)
     request = Request(bundle.path(graph.path), settings.target, shapes, settings.tf32)
     plan = bundle.root / settings.variant / settings.target.name / f"{name}.plan"
     return build_plan(request, plan, tensorrt, report)
@@ -213,7 +213,7 @@ def _remember(bundle: Bundle, settings: Settings, name: str, built: Built) -> Bu
 
 
 def _plan(bundle: Bundle, settings: Settings, graph: Graph, name: str, built: Built) -> Plan:
-    key = cache.wanted(bundle, settings, name)
+    key = freshness.wanted(bundle, settings, name)
     return Plan(
         path=built.plan.relative_to(bundle.root).as_posix(),
         log=built.log.relative_to(bundle.root).as_posix(),
@@ -221,7 +221,7 @@ def _plan(bundle: Bundle, settings: Settings, graph: Graph, name: str, built: Bu
         flavour_version=key.version,
         compute_capability=key.compute_capability,
         profile=key.profile,
-        built_from=cache.built_from(bundle, settings.variant, name),
+        built_from=freshness.built_from(bundle, settings.variant, name),
         options=key.options,
         inputs=graph.inputs,
         outputs=graph.outputs,
@@ -245,7 +245,7 @@ def _with_plans(manifest: Manifest, settings: Settings, plans: dict[str, Plan]) 
 def _unsupported(graph: Path, error: RefusedNodesError, log: Path) -> UnsupportedNodeError:
     nodes = ", ".join(
         f"{refusal.node!r} ({refusal.operator}, from the module "
-        f"{graph_file.module_of(refusal.node)!r}: {refusal.reason})"
+        f"{graph_types.module_of(refusal.node)!r}: {refusal.reason})"
         for refusal in error.refusals
     )
     return UnsupportedNodeError(

@@ -15,9 +15,8 @@ from typing import Final, Literal
 import msgspec
 
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import configs, instructions, shapes
+from sana_rt.export import configs, instructions, tensor_shapes, wan_keys
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
-from sana_rt.export.modules import wan_keys
 from sana_rt.export.weights import (
     Weights,
     from_tensors,
@@ -116,7 +115,7 @@ def open_checkpoint(
     spec = _spec(path, layout, transformer, parts, known)
     if instruction is not None:
         spec = configs.with_instruction(spec, instructions.instruction(instruction))
-    transformer.check(shapes.transformer(spec), "transformer")
+    transformer.check(tensor_shapes.transformer(spec), "transformer")
     vae, vae_notes = _open_vae(spec, parts.vae)
     text_encoder, text_notes = _open_text_encoder(spec, parts.text_encoder)
     return Checkpoint(
@@ -258,7 +257,7 @@ def _open_vae(spec: ModelSpec, path: Path | None) -> tuple[Weights | None, tuple
             "not frames.",
         )
     weights = open_folder(path) if path.is_dir() else _open_original_vae(spec, path)
-    weights.check(shapes.vae(spec.vae), "autoencoder")
+    weights.check(tensor_shapes.vae(spec.vae), "autoencoder")
     return weights, ()
 
 
@@ -280,7 +279,7 @@ def _open_text_encoder(
     weights = open_folder(folder)
     if "model.norm.weight" in weights:  # a language model around the encoder
         weights = weights.under("model.")
-    weights.check(shapes.text_encoder(spec.text), "text encoder")
+    weights.check(tensor_shapes.text_encoder(spec.text), "text encoder")
     return weights, ()
 
 

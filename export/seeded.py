@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from sana_rt.export import shapes
+from sana_rt.export import tensor_shapes
 from sana_rt.export.configs import EXTRAS_NAME, Extras
-from sana_rt.export.shapes import Shapes
+from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.files import PARTIAL_SUFFIX, publish, write_bytes
 from sana_rt.model_spec import (
     GEMMA2_2B,
@@ -92,15 +92,15 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
     ``vae`` folder.
     """
     parts = {
-        "transformer": shapes.transformer(spec),
-        "text_encoder": shapes.text_encoder(spec.text),
+        "transformer": tensor_shapes.transformer(spec),
+        "text_encoder": tensor_shapes.text_encoder(spec.text),
     }
     configs = {
         "transformer": _transformer_config(spec.transformer),
         "text_encoder": _gemma2(spec.text),
     }
     if spec.vae.kind == "wan":
-        parts["vae"] = shapes.vae(spec.vae)
+        parts["vae"] = tensor_shapes.vae(spec.vae)
         configs["vae"] = _vae_config(spec.vae)
     for part, tensors in parts.items():
         _write_json(path / part / "config.json", configs[part])

@@ -113,7 +113,7 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from sana_rt.export.graphs import DType, transformer_graphs
     from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
     from sana_rt.export.seeded import SMALL, seeded_tensor
-    from sana_rt.export.shapes import transformer
+    from sana_rt.export.tensor_shapes import transformer
     from sana_rt.export.trace import trace
     from sana_rt.export.weights import LazyTensor, Weights
 

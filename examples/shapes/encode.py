@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from examples.shapes import clips, model, wan
 from examples.shapes.training import join, logger
-
-from sana_rt.benchmarks.shapes import NUM_FRAMES, Window
+from examples.shapes.world import NUM_FRAMES, Window
 
 SEED = 3
 SHARD = 256

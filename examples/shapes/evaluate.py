@@ -13,12 +13,11 @@ import msgspec
 import numpy as np
 import torch
 from diffusers import SanaVideoPipeline
+from examples.shapes import judge, sampling, world
 from examples.shapes import model as models
-from examples.shapes import sampling
+from examples.shapes.judge import Frames
+from examples.shapes.world import Language
 
-from sana_rt.benchmarks import judge, shapes
-from sana_rt.benchmarks.judge import Frames
-from sana_rt.benchmarks.shapes import Language
 from sana_rt.runtime.frames import write_png
 
 BATCH = 8
@@ -45,14 +44,14 @@ def main(
     """Print the figures of `sana-rt judge` as JSON."""
     torch.set_num_threads(1)
     chosen = judge.held_out(prompts)
-    texts = [shapes.prompt(subject, background, lang) for subject, background in chosen]
+    texts = [world.prompt(subject, background, lang) for subject, background in chosen]
     if sampler == "torch":
         played = _torch(checkpoint, texts, seed)
     elif sampler == "diffusers":
         played = _diffusers(checkpoint, texts, seed)
     else:
         played = _stream(checkpoint, texts, seed, latent_frames)
-    clips = tuple(clip[-judge.JUDGED_SECONDS * shapes.FPS :] for clip in played)
+    clips = tuple(clip[-judge.JUDGED_SECONDS * world.FPS :] for clip in played)
     readings = tuple(judge.read(clip) for clip in clips)
     verdict = judge.Verdict(tuple(subject for subject, _ in chosen), readings, clips)
     if sheet is not None:

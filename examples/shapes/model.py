@@ -13,13 +13,12 @@ from diffusers import (
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
-from examples.shapes import to_original, wan
+from examples.shapes import to_original, wan, world
 from examples.shapes.tokenizer import MAX_TOKENS, VOCABULARY
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
-from sana_rt.benchmarks import shapes
 from sana_rt.export import configs
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.configs import EXTRAS_NAME, Extras
@@ -54,10 +53,10 @@ SAMPLING = SamplingSpec(
     num_inference_steps=20,
     guidance_scale=4.0,
     flow_shift=3.0,
-    height=shapes.SIZE,
-    width=shapes.SIZE,
-    num_frames=shapes.NUM_FRAMES,
-    fps=shapes.FPS,
+    height=world.SIZE,
+    width=world.SIZE,
+    num_frames=world.NUM_FRAMES,
+    fps=world.FPS,
     motion_score=None,
 )
 CAUSAL = msgspec.structs.replace(TRANSFORMER, causal=True, attention_eps=1e-8)
@@ -170,7 +169,7 @@ def _transformer_config() -> dict[str, object]:
         "caption_channels": spec.caption_channels,
         "mlp_ratio": spec.ffn_dim / spec.width,
         "patch_size": spec.patch_size,
-        "sample_size": shapes.SIZE // 8,
+        "sample_size": world.SIZE // 8,
     }
 
 

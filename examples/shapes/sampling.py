@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, SanaVideoPipeline
-from examples.shapes import wan
+from examples.shapes import wan, world
+from examples.shapes.judge import Frames
 from examples.shapes.model import (
     CHUNK,
     LATENT_FRAMES,
@@ -22,14 +23,12 @@ from examples.shapes.model import (
 )
 from transformers import PreTrainedTokenizerFast
 
-from sana_rt.benchmarks import shapes
-from sana_rt.benchmarks.judge import Frames
 from sana_rt.export.modules.block import BlockState
 from sana_rt.model_spec import SamplingSpec
 from sana_rt.runtime import solver
 from sana_rt.runtime.noise import gaussian as addressed
 
-LATENT_SIZE = shapes.SIZE // 8
+LATENT_SIZE = world.SIZE // 8
 
 
 def tokenize(
@@ -75,9 +74,9 @@ def diffusers(
     return pipeline(
         prompt=list(prompts),
         negative_prompt="",
-        height=shapes.SIZE,
-        width=shapes.SIZE,
-        frames=shapes.NUM_FRAMES,
+        height=world.SIZE,
+        width=world.SIZE,
+        frames=world.NUM_FRAMES,
         num_inference_steps=SAMPLING.num_inference_steps,
         guidance_scale=SAMPLING.guidance_scale,
         latents=noise(range(seed, seed + len(prompts)), range(LATENT_FRAMES)),

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 import torch
-from examples.shapes import clips, encode, sampling
+from examples.shapes import clips, encode, judge, sampling, world
 from examples.shapes import model as models
 from examples.shapes.training import Average, Muon, Schedule, Training, join, logger
 from torch import nn
 
-from sana_rt.benchmarks import judge, shapes
 from sana_rt.runtime.frames import write_png
 
 SEED = 4
@@ -47,7 +46,7 @@ def main(
 
     An interrupted run goes on from what it saved in ``work``.
     """
-    rank, world = join()
+    rank, ranks = join()
     torch.manual_seed(SEED)
     config = Config()
     model = models.load(start) if start else models.Model()
@@ -57,7 +56,7 @@ def main(
     batches = Batches(encode.load(latents), models.load_tokenizer(tokenizer), config)
     watch = Watch(models.load_vae(vae), batches.tokenizer, config, work, training.average)
     training.run(
-        lambda step: flow_matching(model, *batches(step * world + rank), config),
+        lambda step: flow_matching(model, *batches(step * ranks + rank), config),
         watch if rank == 0 else lambda _: None,
     )
     if rank == 0:
@@ -126,7 +125,7 @@ class Watch:
         model = self.average.module
         assert isinstance(model, models.Model)
         prompts = [
-            shapes.prompt(subject, background, "zh" if index % 2 else "en")
+            world.prompt(subject, background, "zh" if index % 2 else "en")
             for index, (subject, background) in enumerate(chosen)
         ]
         shown = sampling.frames(self.vae, sampling.sample(model, self.tokenizer, prompts))

@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKLWan
 from examples.shapes import clips, wan
 from examples.shapes.training import Schedule, Training, join, logger
+from examples.shapes.world import Array
 from torch.nn import functional
 
-from sana_rt.benchmarks.shapes import Array
 from sana_rt.runtime.frames import write_png
 
 SEED = 1

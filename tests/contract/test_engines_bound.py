@@ -10,12 +10,13 @@ import pytest
 from click.testing import CliRunner
 
 from sana_rt import bundle as bundles
-from sana_rt.benchmarks import bound, presets, random_bundle
+from sana_rt.benchmarks import bound, random_bundle
 from sana_rt.benchmarks.bound import Report, Setup
-from sana_rt.benchmarks.roofline import Totals
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
+from sana_rt.engines import presets
 from sana_rt.engines.plan_table import PlanTable
+from sana_rt.engines.roofline import Totals
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.errors import RecipeError
 from sana_rt.export.seeded import SMALL

@@ -14,10 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import sana_rt.benchmarks
-from sana_rt.benchmarks import plan_report, presets
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
-from sana_rt.engines import plan_table
+from sana_rt.engines import plan_report, plan_table, presets
 from sana_rt.runtime import request
 from sana_rt.runtime.session import Session
 
@@ -114,7 +113,7 @@ def test_it_draws_what_a_block_does(built: Path, tmp_path: Path) -> None:
 
 
 def test_plots_say_what_to_install(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sana_rt.benchmarks.plots", raising=False)
+    monkeypatch.delitem(sys.modules, "sana_rt.engines.plan_plot", raising=False)
     monkeypatch.delattr(sana_rt.benchmarks, "plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
     refused = _run("inspect", built, "--plot", "a.svg")

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from sana_rt.bundle import Bundle
-from sana_rt.export import shapes
+from sana_rt.export import tensor_shapes
 from sana_rt.export.seeded import SMALL
 from sana_rt.export.trace import IR_VERSION, OPSET
 from sana_rt.manifest import Graph
@@ -134,7 +134,9 @@ def test_every_matmul_with_a_weight_has_its_name(small_bundle: Path) -> None:
 
 def test_initializers_are_tensors_of_the_checkpoint(small_bundle: Path) -> None:
     """Names of the checkpoint, and a constant that is no weight is small."""
-    keys = {name.split(".", 2)[2] for name in shapes.transformer(SMALL) if "_blocks.0." in name}
+    keys = {
+        name.split(".", 2)[2] for name in tensor_shapes.transformer(SMALL) if "_blocks.0." in name
+    }
     model = onnx.load(small_bundle / "fp32/block_00.onnx", load_external_data=False)
     for tensor in model.graph.initializer:
         if tensor.external_data:

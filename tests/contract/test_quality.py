@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from examples.shapes import judge
 from skimage.metrics import peak_signal_noise_ratio
 
-from sana_rt.benchmarks import judge, quality, quality_page
-from sana_rt.benchmarks.quality import Clip, Comparison, Player
+from sana_rt.benchmarks.quality import compare, page
+from sana_rt.benchmarks.quality.compare import Clip, Comparison, Player
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
 from sana_rt.errors import UsageError, VerificationError
@@ -40,12 +41,12 @@ def requests(root: Path) -> list[Request]:
 @pytest.fixture(scope="module")
 def comparison(root: Path, requests: list[Request]) -> Comparison:
     bundle = Bundle.open(root)
-    return quality.compare(bundle, "fp32", ["fp32", EMULATION], requests, threads=1)
+    return compare.compare(bundle, "fp32", ["fp32", EMULATION], requests, threads=1)
 
 
 def test_the_baseline_is_perfect(comparison: Comparison) -> None:
     itself = comparison.report.variants[0]
-    assert itself.psnr == itself.worst_psnr == quality.IDENTICAL
+    assert itself.psnr == itself.worst_psnr == compare.IDENTICAL
     assert itself.ssim == 1
     assert itself.free_error == itself.forced_error == (0, 0, 0)
 
@@ -68,8 +69,8 @@ def test_free_and_forced_agree_in_the_first_step(comparison: Comparison) -> None
 def test_psnr_is_that_of_skimage() -> None:
     random = np.random.default_rng(0)
     one, other = random.integers(0, 256, (2, 3, 8, 8, 3), dtype=np.uint8)
-    assert quality.psnr(one, other) == pytest.approx(peak_signal_noise_ratio(one, other))
-    assert quality.psnr(one, one) == quality.IDENTICAL
+    assert compare.psnr(one, other) == pytest.approx(peak_signal_noise_ratio(one, other))
+    assert compare.psnr(one, one) == compare.IDENTICAL
 
 
 def test_a_baseline_that_does_not_repeat_is_refused(
@@ -85,23 +86,23 @@ def test_a_baseline_that_does_not_repeat_is_refused(
 
     monkeypatch.setattr(Player, "play", drifting)
     with pytest.raises(VerificationError, match="two clips for one request"):
-        quality.compare(Bundle.open(root), "fp32", [EMULATION], requests[:1], threads=1)
+        compare.compare(Bundle.open(root), "fp32", [EMULATION], requests[:1], threads=1)
 
 
 def test_nothing_to_compare_is_refused(root: Path, requests: list[Request]) -> None:
     with pytest.raises(UsageError, match="nothing to compare"):
-        quality.compare(Bundle.open(root), "fp32", [], requests)
+        compare.compare(Bundle.open(root), "fp32", [], requests)
 
 
 def test_the_page_needs_nothing_beside_it(comparison: Comparison) -> None:
-    page = quality_page.render(comparison)
-    links = re.findall(r'(?:src|href)="([^"]*)"', page)
+    html = page.render(comparison)
+    links = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert len(links) == 3 + 2  # curves and contact sheets
     assert all(link.startswith("data:image/") for link in links)
-    assert "a &lt;b&gt;" in page
-    assert "a <b>" not in page
-    assert EMULATION in page
-    sheet = quality_page.sheet(comparison.frames[0])
+    assert "a &lt;b&gt;" in html
+    assert "a <b>" not in html
+    assert EMULATION in html
+    sheet = page.sheet(comparison.frames[0])
     assert sheet.shape == (2 * 32, 5 * 32, 3), "two variants, five frames"
 
 

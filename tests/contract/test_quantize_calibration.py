@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from sana_rt import bundle as bundles
-from sana_rt.benchmarks import prompts_file, record
+from sana_rt.benchmarks import record
 from sana_rt.bundle import Bundle
-from sana_rt.cli import cli
+from sana_rt.cli import cli, prompts_file
 from sana_rt.errors import CalibrationError, QuantizationError, StorageError, UsageError
 from sana_rt.export.modules.block import Block
 from sana_rt.export.seeded import seeded_tensor

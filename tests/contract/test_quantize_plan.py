@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sana_rt.benchmarks import bound, presets, random_bundle, roofline
-from sana_rt.benchmarks.roofline import Row
-from sana_rt.engines import builder, plan_table, profiles
+from sana_rt.benchmarks import bound, random_bundle
+from sana_rt.engines import builder, plan_table, presets, profiles, roofline
+from sana_rt.engines.roofline import Row
 from sana_rt.engines.trt_api import TARGETS, Request, TensorRT
 from sana_rt.export.graphs import transformer_graphs
 from sana_rt.export.onnx_export import TRACE_SIZES, write_graph

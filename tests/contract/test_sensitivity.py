@@ -13,11 +13,11 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from sana_rt.benchmarks import heatmap, prompts_file, record
+from sana_rt.benchmarks import record
 from sana_rt.bundle import Bundle
-from sana_rt.cli import cli
+from sana_rt.cli import cli, prompts_file
 from sana_rt.errors import UsageError
-from sana_rt.quantize import calibrate, recipe, sensitivity, variant
+from sana_rt.quantize import calibrate, heat_map, recipe, sensitivity, variant
 from sana_rt.quantize.calibrate import Pass
 from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
@@ -167,8 +167,8 @@ def test_no_such_share(found: Sensitivity, share: float) -> None:
 
 
 def test_the_picture_names_layers_and_blocks(found: Sensitivity) -> None:
-    svg = heatmap.draw(found).decode()
-    assert svg == heatmap.draw(found).decode(), "the same table, the same picture"
+    svg = heat_map.draw(found).decode()
+    assert svg == heat_map.draw(found).decode(), "the same table, the same picture"
     for text in ("ff.conv_inverted", "attn1.to_out.0", "block"):
         assert f"<!-- {text} -->" in svg
 
@@ -176,7 +176,7 @@ def test_the_picture_names_layers_and_blocks(found: Sensitivity) -> None:
 def test_the_command_writes_all_three(run: Run, found: Sensitivity) -> None:
     assert "ff.conv_temp" in run.stdout
     assert found.passes == 2
-    assert run.picture.read_bytes() == heatmap.draw(found)
+    assert run.picture.read_bytes() == heat_map.draw(found)
     written = recipe.load(str(run.recipe)).recipe
     assert written == sensitivity.propose(found, 0.67, "own")
 

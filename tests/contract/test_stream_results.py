@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sana_rt.benchmarks.streaming import Report
+from sana_rt.benchmarks.speed.streaming import Report
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = " ".join((ROOT / "docs/streaming.md").read_text().split())

@@ -49,7 +49,8 @@ def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json:
 
 
 def _setup(model: str, recipe: str, device: str) -> Setup:
-    from sana_rt.benchmarks import bound, presets
+    from sana_rt.benchmarks import bound
+    from sana_rt.engines import presets
     from sana_rt.engines.trt_api import TARGETS, TensorRT
     from sana_rt.quantize import recipe as recipes
 

@@ -17,7 +17,7 @@ from sana_rt.engines.trt_api import Flavour, TensorRT
 if TYPE_CHECKING:
     from sana_rt.engines import builder
     from sana_rt.engines.builder import Built
-    from sana_rt.engines.cache import Settings
+    from sana_rt.engines.freshness import Settings
 
 
 @click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")

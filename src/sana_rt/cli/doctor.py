@@ -17,7 +17,7 @@ from sana_rt import __version__
 from sana_rt.cli import output
 
 #: Number formats that a card's tensor cores multiply in, by compute capability: those with a
-#: published peak in ``benchmarks/devices``, where the source is named. What TensorRT-RTX makes
+#: published peak in ``engines/devices``, where the source is named. What TensorRT-RTX makes
 #: of them was seen in compiled plans for 12.0; none was run.
 FORMATS: Final[dict[tuple[int, int], tuple[str, ...]]] = {
     (8, 6): ("BF16",),

@@ -8,8 +8,8 @@ import click
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, plan_settings
-from sana_rt.engines import cache
-from sana_rt.engines.cache import Status
+from sana_rt.engines import freshness
+from sana_rt.engines.freshness import Status
 from sana_rt.engines.trt_api import Flavour, TensorRT
 
 
@@ -42,7 +42,7 @@ def command(
             settings = plan_settings.settings(
                 read, tensorrt, variant=name, target=chosen, workload=workload, tf32=tf32
             )
-            report[name][chosen] = cache.survey(read, settings)
+            report[name][chosen] = freshness.survey(read, settings)
     if as_json:
         output.json(_reasons(report))
     else:

@@ -10,8 +10,8 @@ import click
 from sana_rt.cli import output
 
 if TYPE_CHECKING:
-    from sana_rt.benchmarks.judge import Verdict
-    from sana_rt.benchmarks.shapes import Language
+    from examples.shapes.judge import Verdict
+    from examples.shapes.world import Language
 
 
 @click.command(epilog="Example: sana-rt judge out/shapes --lang zh --json")
@@ -49,7 +49,8 @@ def command(
     The prompts name combinations of colour, shape and direction that no training clip showed.
     Intervals are Wilson's, at 95 %.
     """
-    from sana_rt.benchmarks import judge
+    from examples.shapes import judge
+
     from sana_rt.runtime import frames
     from sana_rt.runtime.session import Session
 

@@ -7,10 +7,9 @@ from typing import Any, Final, get_args
 
 import click
 
-from sana_rt.benchmarks import presets
 from sana_rt.bundle import Bundle
-from sana_rt.engines import profiles
-from sana_rt.engines.cache import Settings
+from sana_rt.engines import presets, profiles
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TARGETS, Flavour, TensorRT
 from sana_rt.errors import UsageError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sana_rt.benchmarks import plan_report, presets
-from sana_rt.benchmarks.plan_report import PlanReport
-from sana_rt.benchmarks.roofline import KernelRow
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
+from sana_rt.engines import plan_report, presets
+from sana_rt.engines.plan_report import PlanReport
+from sana_rt.engines.roofline import KernelRow
 from sana_rt.errors import MissingDependencyError, UsageError
 
 #: The card whose limits are used for plans of a target, unless another is asked for.
@@ -55,14 +55,14 @@ def _draw(reports: list[PlanReport], plot: Path) -> None:
             expected=f"a name that ends with {', '.join(_PLOTS)}.",
         )
     try:
-        from sana_rt.benchmarks import plots
+        from sana_rt.engines import plan_plot
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"A plot needs the package {error.name!r}, which is not installed.",
             remedy='pip install "sana-rt[bench]"',
         ) from error
 
-    plots.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
+    plan_plot.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
 
 
 def _show(report: PlanReport) -> None:

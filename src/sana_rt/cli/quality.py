@@ -61,7 +61,8 @@ def command(
     The page shows PSNR, SSIM and the error of the latents step by step, both as it adds up and
     by itself, and frames side by side. The baseline must equal itself first.
     """
-    from sana_rt.benchmarks import prompts_file, quality, quality_page
+    from sana_rt.benchmarks.quality import compare, page
+    from sana_rt.cli import prompts_file
     from sana_rt.runtime.request import for_model
 
     if output.suffix != ".html":
@@ -79,7 +80,7 @@ def command(
         _variants(manifest, variants.split(","), baseline) if variants else _emulations(manifest)
     )
     with _progress() as report:
-        comparison = quality.compare(
+        comparison = compare.compare(
             opened,
             baseline,
             names,
@@ -88,7 +89,7 @@ def command(
             threads=threads,
             progress=report,
         )
-    write_bytes(output, quality_page.render(comparison).encode())
+    write_bytes(output, page.render(comparison).encode())
     data = msgspec.json.format(msgspec.json.encode(comparison.report), indent=2) + b"\n"
     write_bytes(output.with_suffix(".json"), data)
     _show(comparison.report)

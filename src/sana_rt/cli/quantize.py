@@ -127,7 +127,8 @@ def _calibrate(
     threads: int | None,
     report: Report,
 ) -> CalibrationTable:
-    from sana_rt.benchmarks import prompts_file, record
+    from sana_rt.benchmarks import record
+    from sana_rt.cli import prompts_file
     from sana_rt.quantize import calibrate
     from sana_rt.quantize import variant as variants
 

@@ -55,7 +55,8 @@ def command(
     """
     import msgspec
 
-    from sana_rt.benchmarks import prompts_file, record
+    from sana_rt.benchmarks import record
+    from sana_rt.cli import prompts_file
     from sana_rt.quantize import calibrate, sensitivity, variant
 
     for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
@@ -75,9 +76,9 @@ def command(
         found = sensitivity.measure(opened, name, passes, table, fmt=fmt, progress=report)
     write_bytes(output, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     if heat_map is not None:
-        from sana_rt.benchmarks import heatmap
+        from sana_rt.quantize.heat_map import draw
 
-        write_bytes(heat_map, heatmap.draw(found))
+        write_bytes(heat_map, draw(found))
     if propose is not None:
         recipe = sensitivity.propose(found, fp4_share, propose.stem)
         write_bytes(propose, sensitivity.to_toml(recipe).encode())

@@ -14,7 +14,7 @@ from onnx import ModelProto
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
 from sana_rt.engines import profiles
-from sana_rt.engines.cache import Settings
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.manifest import FORMAT, FORMAT_VERSION, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS

@@ -15,9 +15,9 @@ import pytest
 
 from sana_rt import files
 from sana_rt.bundle import Bundle
-from sana_rt.engines import builder, cache, plan_table, profiles
+from sana_rt.engines import builder, freshness, plan_table, profiles
 from sana_rt.engines.builder import Progress
-from sana_rt.engines.cache import Settings
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.profiles import Workload
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.errors import (
@@ -89,7 +89,7 @@ def test_builds_only_what_is_not_current(
     assert builder.build_variant(root, settings, rtx, _silent) == {}
     (root / _plans(root)["block_00"].path).write_bytes(b"damaged")
     assert list(builder.build_variant(root, settings, rtx, _silent)) == ["block_00"]
-    assert all(status.is_current for status in cache.survey(Bundle.open(root), settings))
+    assert all(status.is_current for status in freshness.survey(Bundle.open(root), settings))
 
 
 def test_another_workload_replaces_the_plans(
@@ -196,7 +196,7 @@ BUILD_AND_WAIT = """
 import sys, time
 from pathlib import Path
 from sana_rt.engines import builder, profiles
-from sana_rt.engines.cache import Settings
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.model_spec import PRESETS
 
@@ -276,7 +276,7 @@ def test_a_plan_of_another_version_is_built_again(
 ) -> None:
     builder.build_variant(linear_bundle.root, settings, rtx, _silent)
     newer = replace(settings, flavour_version="9.9.9")
-    statuses = cache.survey(Bundle.open(linear_bundle.root), newer)
+    statuses = freshness.survey(Bundle.open(linear_bundle.root), newer)
     assert {status.reasons for status in statuses} == {(f"version was {rtx.version}, is 9.9.9",)}
 
 

@@ -13,7 +13,7 @@ from diffusers import SanaVideoPipeline
 
 sys.path.insert(0, str(Path(__file__).parents[3]))  # examples are programs, not in the package
 
-from examples.shapes import clips, sampling, to_original, tokenizer, train_causal, wan
+from examples.shapes import clips, judge, sampling, to_original, tokenizer, train_causal, wan, world
 from examples.shapes.model import (
     CAUSAL,
     CAUSAL_FOLDER,
@@ -29,10 +29,9 @@ from examples.shapes.model import (
     load_vae,
 )
 from examples.shapes.training import AdamW, Muon, Schedule, Training
+from examples.shapes.world import Subject, Window
 from safetensors.torch import save_file
 
-from sana_rt.benchmarks import judge, shapes
-from sana_rt.benchmarks.shapes import Subject, Window
 from sana_rt.export.checkpoint import Parts, open_checkpoint
 from sana_rt.model_spec import WAN_VAE, ModelSpec
 
@@ -53,19 +52,19 @@ def test_clips_are_the_same_for_the_same_index() -> None:
 
 
 def test_no_training_clip_shows_a_held_out_combination() -> None:
-    held_out = shapes.held_out()
+    held_out = world.held_out()
     shown = {clips.scene(3, index).subject.combination for index in range(2000)}
-    every = len(shapes.COLOURS) * len(shapes.SHAPES) * (len(shapes.DIRECTIONS) + 1)
+    every = len(world.COLOURS) * len(world.SHAPES) * (len(world.DIRECTIONS) + 1)
     assert not shown & held_out
     assert len(shown) > 0.95 * (every - len(held_out))
 
 
 def test_a_later_window_is_a_crop_of_the_longer_clip() -> None:
     scene = clips.scene(1, 0)
-    whole = shapes.render(scene, Window(num_frames=40))
-    late = shapes.render(scene, Window(num_frames=10, first_frame=30))
+    whole = world.render(scene, Window(num_frames=40))
+    late = world.render(scene, Window(num_frames=10, first_frame=30))
     np.testing.assert_allclose(late, whole[30:], atol=1e-5)
-    corner = shapes.render(scene, Window(num_frames=40, size=16, left=20, top=8))
+    corner = world.render(scene, Window(num_frames=40, size=16, left=20, top=8))
     np.testing.assert_allclose(corner, whole[:, 8:24, 20:36], atol=1e-5)
 
 
@@ -222,7 +221,7 @@ def held_out_prompts(count: int) -> tuple[list[Subject], list[str]]:
     """Subjects that training did not show, and prompts for them in turn in both languages."""
     chosen = judge.held_out(count)
     texts = [
-        shapes.prompt(subject, background, "zh" if index % 2 else "en")
+        world.prompt(subject, background, "zh" if index % 2 else "en")
         for index, (subject, background) in enumerate(chosen)
     ]
     return [subject for subject, _ in chosen], texts
@@ -246,7 +245,7 @@ def test_the_causal_model_shows_what_prompts_say_at_the_end_of_a_minute() -> Non
     latents = sampling.stream(model.transformer, text, mask, MINUTE)
     # The first of the frames, decoded without those before them, are not judged.
     clips = sampling.frames(load_vae(CHECKPOINT / "vae"), latents[:, :, -6 * CHUNK :])
-    last = clips[:, -judge.JUDGED_SECONDS * shapes.FPS :]
+    last = clips[:, -judge.JUDGED_SECONDS * world.FPS :]
     scores = judge.score([judge.read(clip) for clip in last], subjects)
     assert min(scores[name].accuracy for name in ("colour", "direction")) >= FOLLOWED
 
@@ -268,7 +267,7 @@ def test_the_judge_reads_what_the_autoencoder_decodes() -> None:
     alone = [scene for scene in scenes if scene.companion is None][:16]
     readings = []
     for scene in alone:
-        clip = torch.from_numpy(shapes.render(scene).transpose(3, 0, 1, 2).copy())[None]
+        clip = torch.from_numpy(world.render(scene).transpose(3, 0, 1, 2).copy())[None]
         latents = wan.normalised(vae, wan.encode(vae, clip)[0])
         readings.append(judge.read(sampling.frames(vae, latents)[0]))
     scores = judge.score(readings, [scene.subject for scene in alone])

@@ -22,7 +22,7 @@ from sana_rt.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
-from sana_rt.export import shapes
+from sana_rt.export import tensor_shapes
 from sana_rt.export.checkpoint import FETCHED_NAME, Checkpoint, Parts, open_checkpoint
 from sana_rt.export.configs import EXTRAS_NAME, infer, with_instruction
 from sana_rt.export.instructions import DIFFUSERS, ORIGINAL
@@ -351,7 +351,7 @@ def test_a_released_transformer_is_known_by_its_shapes(name: str) -> None:
     weights = Weights(
         {
             key: LazyTensor(shape, lambda: pytest.fail("read a tensor"))
-            for key, shape in shapes.transformer(spec).items()
+            for key, shape in tensor_shapes.transformer(spec).items()
         }
     )
     assert infer(weights, causal=spec.transformer.causal) == spec.transformer

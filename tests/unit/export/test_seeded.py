@@ -14,7 +14,7 @@ from diffusers import AutoencoderKLWan, SanaVideoPipeline, SanaVideoTransformer3
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, Gemma2Model
 
-from sana_rt.export import seeded, shapes
+from sana_rt.export import seeded, tensor_shapes
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.seeded import SMALL, seeded_tensor, write_checkpoint
 
@@ -112,7 +112,7 @@ def test_large_parts_are_cut_into_shards(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_layers_keep_the_size_of_their_input() -> None:
-    for name, shape in shapes.transformer(SMALL).items():
+    for name, shape in tensor_shapes.transformer(SMALL).items():
         tensor = seeded_tensor(name, shape, 0)
         if len(shape) > 1 and "scale_shift" not in name:
             fan_in = tensor[0].numel()

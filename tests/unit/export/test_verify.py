@@ -161,9 +161,9 @@ def test_a_bfloat16_block_is_its_module(block_bundle: Path) -> None:
 
 
 def verify_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:
-    from sana_rt.export import shapes
+    from sana_rt.export import tensor_shapes
 
-    return shapes.transformer(bundle.manifest.model)
+    return tensor_shapes.transformer(bundle.manifest.model)
 
 
 @pytest.mark.parametrize("error", [2e-5, float("nan")])

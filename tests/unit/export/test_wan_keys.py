@@ -12,8 +12,8 @@ from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 from safetensors.torch import load_file
 
 from sana_rt.export.checkpoint import Parts, open_checkpoint
-from sana_rt.export.modules.wan_keys import original_to_diffusers
 from sana_rt.export.seeded import SMALL
+from sana_rt.export.wan_keys import original_to_diffusers
 
 
 def affine(*layers: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from sana_rt.model_spec import Frozen
 
-_CHILD: Final = "from sana_rt.benchmarks.harness import child; child()"
+_CHILD: Final = "from sana_rt.benchmarks.speed.harness import child; child()"
 
 
 class Spread(Frozen, frozen=True):

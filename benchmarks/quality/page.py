@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from sana_rt.benchmarks.quality import Comparison, Frames, Report
+from sana_rt.benchmarks.quality.compare import Comparison, Frames, Report
 
-_TEMPLATE: Final = Path(__file__).with_name("quality.html")
+_TEMPLATE: Final = Path(__file__).with_name("page.html")
 _SHOWN: Final = 6  # frames of a clip on a contact sheet
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sana_rt.benchmarks import presets, roofline
-from sana_rt.benchmarks.roofline import Sums, Totals, Work
-from sana_rt.engines import plan_table
+from sana_rt.engines import plan_table, presets, roofline
 from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
+from sana_rt.engines.roofline import Sums, Totals, Work
 from sana_rt.errors import PlanTableError, UsageError
 
 LOGS = Path(__file__).parents[2] / "data/plan_logs"

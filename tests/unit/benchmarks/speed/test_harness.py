@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from sana_rt.benchmarks import harness
-from sana_rt.benchmarks.harness import Spread
+from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks.speed.harness import Spread
 
 MEBIBYTE = 1 << 20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sana_rt.benchmarks import streaming
+from sana_rt.benchmarks.speed import streaming
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 

@@ -1,6 +1,6 @@
 """A judge that needs no network: does a clip of coloured shapes show what its prompt says?
 
-It knows how such clips are made (:mod:`sana_rt.benchmarks.shapes`), so segmentation is exact
+It knows how such clips are made (:mod:`examples.shapes.world`), so segmentation is exact
 arithmetic: the background is the clip's median colour, and what differs from it is the shape.
 """
 
@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from examples.shapes import world
+from examples.shapes.world import Array, Language, Subject
 
-from sana_rt.benchmarks import shapes
-from sana_rt.benchmarks.shapes import Array, Language, Subject
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import frames as files
@@ -32,8 +32,8 @@ _CONTRAST = 40.0  # RGB distance from the background at which a pixel is foregro
 # pair of colour and background is 111 apart, and noise of a decoder stays below 20
 _MIN_AREA = 12.0  # pixels in a frame below which there is no shape
 # pixels a frame, halfway between still and slow, and (geometrically) between slow and fast
-_STILL_BELOW = shapes.SPEEDS["slow"] / 2
-_SLOW_BELOW = math.sqrt(shapes.SPEEDS["slow"] * shapes.SPEEDS["fast"])
+_STILL_BELOW = world.SPEEDS["slow"] / 2
+_SLOW_BELOW = math.sqrt(world.SPEEDS["slow"] * world.SPEEDS["fast"])
 # moments (of order 3, imaginary; of order 4, real and negative) of the ideal shapes
 _TRIANGLE_MOMENT = 0.661
 _SQUARE_MOMENT = 0.432
@@ -161,12 +161,12 @@ def run(
     options = _options(session.model, trial)
     clips = []
     for index, (subject, background) in enumerate(chosen):
-        text = shapes.prompt(subject, background, trial.language)
+        text = world.prompt(subject, background, trial.language)
         request = requests.for_model(
             session.model, options | {"prompt": text, "seed": trial.seed + index}
         )
         frames = np.concatenate(list(session.generate(request)))
-        clips.append(frames[-JUDGED_SECONDS * shapes.FPS :])
+        clips.append(frames[-JUDGED_SECONDS * world.FPS :])
         progress(index + 1, len(chosen))
     readings = tuple(read(clip) for clip in clips)
     return Verdict(tuple(subject for subject, _ in chosen), readings, tuple(clips))
@@ -174,7 +174,7 @@ def run(
 
 def held_out(count: int | None = None) -> tuple[tuple[Subject, str], ...]:
     """The held-out subjects with their backgrounds, or ``count`` of them evenly picked."""
-    every = shapes.held_out_subjects()
+    every = world.held_out_subjects()
     picks = np.linspace(0, len(every) - 1, min(count or len(every), len(every)))
     return tuple(every[round(pick)] for pick in picks)
 
@@ -190,18 +190,18 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 9) -> Frames:
 
 
 def _options(model: ModelSpec, trial: Trial) -> dict[str, int]:
-    sampling, size = model.sampling, shapes.SIZE
-    if (sampling.height, sampling.width, sampling.fps) != (size, size, shapes.FPS):
+    sampling, size = model.sampling, world.SIZE
+    if (sampling.height, sampling.width, sampling.fps) != (size, size, world.FPS):
         raise RequestError(
             f"{model.name!r} makes clips of {sampling.height} by {sampling.width} pixels at "
             f"{sampling.fps} frames a second.",
-            expected=f"{size} by {size} at {shapes.FPS}: the judge knows coloured shapes only.",
+            expected=f"{size} by {size} at {world.FPS}: the judge knows coloured shapes only.",
             remedy="give it a bundle of examples/shapes.",
         )
     if trial.seconds is None:
         return {}
     stride = model.vae.temporal_stride
-    return {"num_frames": round(trial.seconds * shapes.FPS / stride) * stride + 1}
+    return {"num_frames": round(trial.seconds * world.FPS / stride) * stride + 1}
 
 
 def _shape_colour(pixels: Array, contrast: Array, foreground: npt.NDArray[np.bool_]) -> Array:
@@ -211,20 +211,20 @@ def _shape_colour(pixels: Array, contrast: Array, foreground: npt.NDArray[np.boo
 
 
 def _nearest_colour(colour: Array) -> str:
-    names = list(shapes.COLOURS)
-    palette = np.array([shapes.COLOURS[name] for name in names], np.float32)
+    names = list(world.COLOURS)
+    palette = np.array([world.COLOURS[name] for name in names], np.float32)
     return names[int(np.linalg.norm(palette - colour, axis=1).argmin())]
 
 
 def _centre(alpha: Array) -> Array:
     """x, y of the centroid on the torus: by the circular mean, then exactly around it."""
-    pixels = np.arange(shapes.SIZE, dtype=np.float32)
-    angles = np.exp(2j * np.pi * pixels / shapes.SIZE)
+    pixels = np.arange(world.SIZE, dtype=np.float32)
+    angles = np.exp(2j * np.pi * pixels / world.SIZE)
     centre = []
     for axis in (0, 1):
         weights = alpha.sum(axis)
-        rough = np.angle(weights @ angles) * shapes.SIZE / (2 * np.pi)
-        exact = rough + weights @ shapes.wrapped(pixels - np.float32(rough)) / weights.sum()
+        rough = np.angle(weights @ angles) * world.SIZE / (2 * np.pi)
+        exact = rough + weights @ world.wrapped(pixels - np.float32(rough)) / weights.sum()
         centre.append(exact)
     return np.array(centre, np.float32)
 
@@ -232,11 +232,11 @@ def _centre(alpha: Array) -> Array:
 def _shape(alpha: Array, centres: Array) -> tuple[str, float]:
     """The shape, and how much every frame's foreground overlaps with the ideal one."""
     radius = math.sqrt(float(np.median(alpha.sum((1, 2)))) / math.pi)
-    pixels = np.arange(shapes.SIZE, dtype=np.float32)
-    dx = shapes.wrapped(pixels - centres[:, :1])[:, None, :]
-    dy = shapes.wrapped(pixels - centres[:, 1:])[:, :, None]
+    pixels = np.arange(world.SIZE, dtype=np.float32)
+    dx = world.wrapped(pixels - centres[:, :1])[:, None, :]
+    dy = world.wrapped(pixels - centres[:, 1:])[:, :, None]
     shape = _by_corners(np.where(np.hypot(dx, dy) < 2 * radius, alpha, 0), dx, dy)
-    ideal = shapes.coverage(shape, dx, dy, radius)
+    ideal = world.coverage(shape, dx, dy, radius)
     shared, together = np.minimum(alpha, ideal), np.maximum(alpha, ideal)
     return shape, float((shared.sum((1, 2)) / together.sum((1, 2))).mean())
 
@@ -259,7 +259,7 @@ def _by_corners(alpha: Array, dx: Array, dy: Array) -> str:
 
 def _motion(times: Array, centres: Array) -> tuple[Array, float]:
     """The velocity (pixels a frame) of the straight line through the path, and its error."""
-    steps = shapes.wrapped(np.diff(centres, axis=0, prepend=centres[:1]))
+    steps = world.wrapped(np.diff(centres, axis=0, prepend=centres[:1]))
     path = np.cumsum(steps, axis=0)
     time = times - times.mean()
     velocity = time @ path / (time @ time)
@@ -270,7 +270,7 @@ def _motion(times: Array, centres: Array) -> tuple[Array, float]:
 def _words(velocity: Array) -> tuple[str, str]:
     speed = float(np.hypot(*velocity))
     if speed < _STILL_BELOW:
-        return shapes.STILL, shapes.STILL
+        return world.STILL, world.STILL
     turn = math.atan2(velocity[1], velocity[0]) / (2 * math.pi)
-    direction = shapes.DIRECTIONS[round(turn * len(shapes.DIRECTIONS)) % len(shapes.DIRECTIONS)]
+    direction = world.DIRECTIONS[round(turn * len(world.DIRECTIONS)) % len(world.DIRECTIONS)]
     return direction, "slow" if speed < _SLOW_BELOW else "fast"

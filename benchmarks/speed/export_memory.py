@@ -1,8 +1,8 @@
 """The most memory that exporting a model of full size takes, checks included.
 
-Run ``python -m sana_rt.benchmarks.export_memory``. The checkpoint has the real sizes and random
-weights, is written in shards to a temporary folder (8 GB, and as much again for the bundle), and
-is removed afterwards.
+Run ``python -m sana_rt.benchmarks.speed.export_memory``. The checkpoint has the real sizes and
+random weights, is written in shards to a temporary folder (8 GB, and as much again for the
+bundle), and is removed afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 import click
 import msgspec
 
-from sana_rt.benchmarks import harness
+from sana_rt.benchmarks.speed import harness
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.graphs import DType
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
@@ -26,7 +26,7 @@ from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.files import write_bytes
 from sana_rt.model_spec import PRESETS, Frozen, ModelSpec
 
-RESULTS: Final = Path(__file__).parent / "results" / "export-memory.json"
+RESULTS: Final = Path(__file__).parents[1] / "results" / "export-memory.json"
 PARTS: Final = ("transformer", "text_encoder")
 
 _PACKAGES: Final = ("sana-rt", "torch", "onnx", "onnxruntime", "safetensors")
@@ -74,7 +74,7 @@ def measure(part: str, dtype: DType, folder: Path) -> Export:
     write_checkpoint(checkpoint, spec=full_size(part))
     arguments = {"checkpoint": str(checkpoint), "bundle": str(bundle), "part": part, "dtype": dtype}
     begin = time.perf_counter()
-    peak = harness.peak_bytes("sana_rt.benchmarks.export_memory:run", arguments, threads=2)
+    peak = harness.peak_bytes("sana_rt.benchmarks.speed.export_memory:run", arguments, threads=2)
     return Export(
         part=part,
         dtype=dtype,

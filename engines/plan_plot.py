@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sana_rt.benchmarks.roofline import Sums
+from sana_rt.engines.roofline import Sums
 from sana_rt.files import writing
 
 #: Unit, divisor and field of each panel.

@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from examples.shapes import judge
+from examples.shapes.judge import Accuracy
 from skimage.metrics import structural_similarity
 
-from sana_rt.benchmarks import judge
-from sana_rt.benchmarks.judge import Accuracy
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.model_spec import Frozen

@@ -1,6 +1,6 @@
 """Seconds a denoising step on a CPU: ONNX Runtime through our runtime, beside diffusers eager.
 
-Run ``python -m sana_rt.benchmarks.denoise``. Both sides play the same clip: the same seeded
+Run ``python -m sana_rt.benchmarks.speed.denoise``. Both sides play the same clip: the same seeded
 weights, noise and prompt embeddings, float32, guidance, DPM-Solver++, as many threads; that they
 make the same latents is checked first. A step is everything between the ends of two steps.
 """
@@ -18,10 +18,10 @@ import click
 import msgspec
 import numpy as np
 
-from sana_rt.benchmarks import harness
-from sana_rt.benchmarks.denoise_diffusers import Diffusers
-from sana_rt.benchmarks.denoise_ours import Ours
-from sana_rt.benchmarks.harness import Comparison
+from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks.speed.denoise_diffusers import Diffusers
+from sana_rt.benchmarks.speed.denoise_ours import Ours
+from sana_rt.benchmarks.speed.harness import Comparison
 from sana_rt.errors import VerificationError
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
@@ -29,7 +29,7 @@ from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.files import write_bytes
 from sana_rt.model_spec import PRESETS, Frozen, ModelSpec
 
-RESULTS: Final = Path(__file__).parent / "results" / "denoise-cpu.json"
+RESULTS: Final = Path(__file__).parents[1] / "results" / "denoise-cpu.json"
 #: A few steps are not the same to the last bit: guidance and rounding, see the tests' 2e-5.
 LATENTS_TOLERANCE: Final = 1e-3
 
@@ -82,7 +82,7 @@ def measure(spec: ModelSpec, rounds: int, threads: int, folder: Path) -> Case:
     height, width = spec.latent_size(sampling.height, sampling.width)
     pt, ph, pw = transformer.patch_size
     frames = spec.latent_frames(sampling.num_frames)
-    module, shared = "sana_rt.benchmarks.denoise", {"steps": STEPS, "threads": threads}
+    module, shared = "sana_rt.benchmarks.speed.denoise", {"steps": STEPS, "threads": threads}
     return Case(
         width=transformer.width,
         blocks=transformer.num_layers,

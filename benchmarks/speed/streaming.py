@@ -1,8 +1,8 @@
 """Does a stream get larger or slower as it goes on? A long one beside a short one, measured.
 
-Run ``python -m sana_rt.benchmarks.streaming``. Each stream plays the seeded small block-causal
-model on the CPU, in a process of its own, and is written as a growing video. Memory is what the
-kernel says of that process (Linux only).
+Run ``python -m sana_rt.benchmarks.speed.streaming``. Each stream plays the seeded small
+block-causal model on the CPU, in a process of its own, and is written as a growing video. Memory
+is what the kernel says of that process (Linux only).
 """
 
 from __future__ import annotations

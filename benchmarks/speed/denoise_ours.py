@@ -1,4 +1,4 @@
-"""Steps of the runtime on ONNX Runtime, timed: one side of :mod:`sana_rt.benchmarks.denoise`.
+"""Steps of the runtime on ONNX Runtime, timed: one side of :mod:`sana_rt.benchmarks.speed.denoise`.
 
 Imports what a user of the runtime imports and nothing else, because its memory is measured.
 """

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from examples.shapes import judge, world
+from examples.shapes.world import Language, Scene, Subject, Window
 
-from sana_rt.benchmarks import judge, shapes
-from sana_rt.benchmarks.shapes import Language, Scene, Subject, Window
 from sana_rt.cli import cli
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import PRESETS, SamplingSpec
@@ -29,16 +29,16 @@ CHANCE_SPREAD = 3 * math.sqrt(0.25 / NUM_CLIPS)
 
 def random_scenes() -> list[Scene]:
     generator = np.random.default_rng(11)
-    moving = itertools.product(shapes.SHAPES, shapes.DIRECTIONS, shapes.SPEEDS)
+    moving = itertools.product(world.SHAPES, world.DIRECTIONS, world.SPEEDS)
     subjects = [(*attributes,) for attributes in moving]
     scenes = []
     for index in range(NUM_CLIPS):
         shape, direction, speed = subjects[index % len(subjects)]
         if index % 9 == 0:
-            direction = speed = shapes.STILL
-        colour = list(shapes.COLOURS)[int(generator.integers(len(shapes.COLOURS)))]
-        background = list(shapes.BACKGROUNDS)[int(generator.integers(len(shapes.BACKGROUNDS)))]
-        x, y = generator.uniform(0, shapes.SIZE, 2)
+            direction = speed = world.STILL
+        colour = list(world.COLOURS)[int(generator.integers(len(world.COLOURS)))]
+        background = list(world.BACKGROUNDS)[int(generator.integers(len(world.BACKGROUNDS)))]
+        x, y = generator.uniform(0, world.SIZE, 2)
         scenes.append(
             Scene(
                 Subject(colour, shape, direction, speed),
@@ -50,8 +50,8 @@ def random_scenes() -> list[Scene]:
     return scenes
 
 
-def frames(scene: Scene, window: Window = shapes.WHOLE_CLIP) -> judge.Frames:
-    return ((shapes.render(scene, window) + 1) * 127.5).round().astype(np.uint8)
+def frames(scene: Scene, window: Window = world.WHOLE_CLIP) -> judge.Frames:
+    return ((world.render(scene, window) + 1) * 127.5).round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_mp4_does_not_mislead(
     path = tmp_path / "clip.mp4"
     readings = []
     for clip in clips[:48]:
-        with video(path, height=shapes.SIZE, width=shapes.SIZE, fps=shapes.FPS) as write:
+        with video(path, height=world.SIZE, width=world.SIZE, fps=world.FPS) as write:
             write(clip)
         readings.append(judge.read(np.stack(list(read_video(path)))))
     scores = judge.score(readings, [scene.subject for scene in scenes[:48]])
@@ -134,7 +134,7 @@ def test_the_end_of_a_minute_is_read_like_its_beginning(scene: Scene) -> None:
 
 
 def test_an_empty_picture_shows_nothing(scene: Scene) -> None:
-    empty = np.full((17, shapes.SIZE, shapes.SIZE, 3), 100, np.uint8)
+    empty = np.full((17, world.SIZE, world.SIZE, 3), 100, np.uint8)
     reading = judge.read(empty)
     assert not any(reading.agrees(scene.subject, attribute) for attribute in judge.ATTRIBUTES)
 
@@ -165,15 +165,15 @@ def test_wilson_interval_has_its_published_values() -> None:
 
 def test_a_contact_sheet_has_a_row_a_clip(clips: list[judge.Frames]) -> None:
     sheet = judge.contact_sheet(clips[:3], columns=5)
-    assert sheet.shape == (3 * shapes.SIZE, 5 * shapes.SIZE, 3)
-    np.testing.assert_array_equal(sheet[: shapes.SIZE, : shapes.SIZE], clips[0][0])
-    np.testing.assert_array_equal(sheet[: shapes.SIZE, 4 * shapes.SIZE :], clips[0][-1])
+    assert sheet.shape == (3 * world.SIZE, 5 * world.SIZE, 3)
+    np.testing.assert_array_equal(sheet[: world.SIZE, : world.SIZE], clips[0][0])
+    np.testing.assert_array_equal(sheet[: world.SIZE, 4 * world.SIZE :], clips[0][-1])
 
 
 def test_held_out_prompts_are_distinct_and_in_both_languages() -> None:
-    subjects = shapes.held_out_subjects()
-    english = [shapes.prompt(subject, background) for subject, background in subjects]
-    chinese = [shapes.prompt(subject, background, "zh") for subject, background in subjects]
+    subjects = world.held_out_subjects()
+    english = [world.prompt(subject, background) for subject, background in subjects]
+    chinese = [world.prompt(subject, background, "zh") for subject, background in subjects]
     assert len(set(english)) == len(english) == len(set(chinese))
     assert all(text.isascii() for text in english)
     assert not any(character.isascii() for text in chinese for character in text)
@@ -183,7 +183,7 @@ class TruthfulSession:
     """Plays what the prompt says, by drawing it; the prompts in ``lies`` show nothing."""
 
     def __init__(self, lies: int = 0, **sampling: int) -> None:
-        values = {"height": shapes.SIZE, "width": shapes.SIZE, "num_frames": 17, "fps": shapes.FPS}
+        values = {"height": world.SIZE, "width": world.SIZE, "num_frames": 17, "fps": world.FPS}
         self.model = msgspec.structs.replace(
             PRESETS["sana-video-2b-480p"], sampling=SamplingSpec(**(values | sampling))
         )
@@ -195,9 +195,9 @@ class TruthfulSession:
         self.requests.append(request)
         (subject, background) = next(
             (subject, background)
-            for subject, background in shapes.held_out_subjects()
+            for subject, background in world.held_out_subjects()
             for language in ("en", "zh")
-            if shapes.prompt(subject, background, language) == request.prompt
+            if world.prompt(subject, background, language) == request.prompt
         )
         shown = frames(Scene(subject, background, 10.0, (20.0, 40.0)), Window(request.num_frames))
         if index < self.lies:
@@ -219,7 +219,7 @@ def test_a_trial_plays_held_out_prompts_and_scores_them(language: Language) -> N
 def test_of_a_long_clip_the_last_ten_seconds_are_judged() -> None:
     session = TruthfulSession()
     verdict = judge.run(cast("Session", session), judge.Trial(seconds=15, prompts=2))
-    assert session.requests[0].num_frames == 15 * shapes.FPS + 1
+    assert session.requests[0].num_frames == 15 * world.FPS + 1
     assert [len(clip) for clip in verdict.clips] == [80, 80]
 
 
@@ -238,6 +238,6 @@ def test_the_command_prints_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert {"colour", "shape", "direction", "speed"} <= figures.keys()
     assert figures["direction"].keys() == {"accuracy", "low", "high", "n"}
     assert figures["direction"]["n"] == 4
-    assert read_image(sheet, 4 * shapes.SIZE, 9 * shapes.SIZE).shape[2] == 3
+    assert read_image(sheet, 4 * world.SIZE, 9 * world.SIZE).shape[2] == 3
     shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert "100.0%" in shown.stdout

@@ -1,4 +1,4 @@
-"""Steps of diffusers' pipeline, eager, timed: one side of :mod:`sana_rt.benchmarks.denoise`."""
+"""Timed steps of diffusers' pipeline: one side of :mod:`sana_rt.benchmarks.speed.denoise`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import diffusers
 import numpy as np
 import torch
 
-from sana_rt.benchmarks.denoise_ours import start
+from sana_rt.benchmarks.speed.denoise_ours import start
 from sana_rt.export.checkpoint import open_checkpoint
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from sana_rt.benchmarks.presets import Device
 from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
+from sana_rt.engines.presets import Device
 from sana_rt.errors import PlanTableError, UsageError
 from sana_rt.model_spec import Frozen
 
@@ -258,5 +258,5 @@ def _not_understood(kernel: Kernel, expected: str) -> PlanTableError:
     return PlanTableError(
         f"The work of the {kernel.kind} kernel {kernel.name!r} cannot be counted: {shapes}.",
         expected=f"{expected}.",
-        remedy="extend benchmarks/roofline.py to what this kernel does.",
+        remedy="extend engines/roofline.py to what this kernel does.",
     )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from sana_rt.benchmarks import roofline
-from sana_rt.benchmarks.presets import Device
-from sana_rt.benchmarks.roofline import KernelRow, Sums
 from sana_rt.bundle import Bundle
-from sana_rt.engines import plan_table
+from sana_rt.engines import plan_table, roofline
 from sana_rt.engines.plan_table import PlanTable
+from sana_rt.engines.presets import Device
+from sana_rt.engines.roofline import KernelRow, Sums
 from sana_rt.errors import ManifestReferenceError
 from sana_rt.manifest import Plan
 from sana_rt.model_spec import Frozen, ModelSpec

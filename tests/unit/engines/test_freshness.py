@@ -10,8 +10,8 @@ import onnx
 
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
-from sana_rt.engines import builder, cache
-from sana_rt.engines.cache import Settings
+from sana_rt.engines import builder, freshness
+from sana_rt.engines.freshness import Settings
 from sana_rt.engines.profiles import Workload
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.manifest import DimRange
@@ -21,7 +21,7 @@ NAME = "timestep"
 
 def _reasons(bundle: Bundle, settings: Settings) -> tuple[str, ...]:
     """Those of one graph; the bundle is read again."""
-    statuses = cache.survey(Bundle.read(bundle.root), settings)
+    statuses = freshness.survey(Bundle.read(bundle.root), settings)
     return next(status.reasons for status in statuses if status.graph == NAME)
 
 

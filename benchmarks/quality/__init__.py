@@ -1,0 +1,1 @@
+"""How good it is: variants of one model played beside each other."""

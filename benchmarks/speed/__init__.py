@@ -1,0 +1,1 @@
+"""How fast it is: steps, streams and exports, measured with their conditions."""
