@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from sana_rt import geometry, graph_names
 from sana_rt.benchmarks import random_bundle
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, plan_table, profiles, roofline
@@ -22,14 +23,24 @@ from sana_rt.engines.presets import Device
 from sana_rt.engines.profiles import Workload
 from sana_rt.engines.roofline import KernelRow, Sums, Totals
 from sana_rt.engines.trt_api import Request, Target, TensorRT
-from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
+from sana_rt.graph_names import (
+    DECODER,
+    DECODER_FIRST,
+    FINAL_LAYER,
+    PATCH_EMBED,
+    PROMPT,
+    ROPE,
+    SOLVER,
+    TEXT_ENCODER,
+    TIMESTEP,
+)
+from sana_rt.model_spec import Frozen, ModelSpec
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize import variant
 from sana_rt.quantize.recipe import LoadedRecipe, Rule
 
 FP4: Final = "float4_e2m1"
-BLOCK: Final = "block_00"
-TEXT: Final = "text_encoder"
+_BLOCK: Final = graph_names.block(0)
 _BLOCKS: Final = "blocks"
 _NOTHING: Final = Totals((), 0)
 _RULE: Final = (
@@ -55,16 +66,16 @@ class Schedule:
         """Runs of each graph; of a block, those of one block."""
         steps, forwards = self.steps * self.chunks, self.forwards * self.chunks
         return {
-            TEXT: self.prompts,
-            "prompt": 1,
-            "rope": self.chunks,
-            "timestep": forwards,
-            "patch_embed": forwards,
-            BLOCK: forwards,
-            "final_layer": steps,
-            "solver": steps,
-            "vae_decoder_first": 1,
-            "vae_decoder": self.latent_frames - 1,
+            TEXT_ENCODER: self.prompts,
+            PROMPT: 1,
+            ROPE: self.chunks,
+            TIMESTEP: forwards,
+            PATCH_EMBED: forwards,
+            _BLOCK: forwards,
+            FINAL_LAYER: steps,
+            SOLVER: steps,
+            DECODER_FIRST: 1,
+            DECODER: self.latent_frames - 1,
         }
 
 
@@ -125,11 +136,11 @@ class Report(Frozen, frozen=True):
 def schedule(model: ModelSpec) -> Schedule:
     """The model's default job; of a block-causal model one minute, in chunks."""
     sampling = model.sampling
-    prompts = 1 if sampling.guidance_scale == 1 else 2
+    prompts = geometry.batch_size(sampling.guidance_scale)
     if not model.transformer.causal:
         latent, steps = model.latent_frames(sampling.num_frames), sampling.num_inference_steps
         return Schedule(prompts, 1, steps, steps, latent, sampling.num_frames)
-    streaming = model.streaming or StreamingSpec()
+    streaming = model.chunking
     latent = _STREAMED_CHUNKS * streaming.chunk_frames
     steps = len(streaming.timesteps)
     frames = latent * model.vae.temporal_stride
@@ -141,9 +152,8 @@ def workload(model: ModelSpec) -> Workload:
     sampling = model.sampling
     frames = sampling.num_frames
     if model.transformer.causal:
-        chunk = (model.streaming or StreamingSpec()).chunk_frames
-        frames = (chunk - 1) * model.vae.temporal_stride + 1
-    batch = 1 if sampling.guidance_scale == 1 else 2
+        frames = geometry.video_frames(model, model.chunking.chunk_frames)
+    batch = geometry.batch_size(sampling.guidance_scale)
     return Workload(frames, sampling.height, sampling.width, batch=batch, length=512)
 
 
@@ -198,7 +208,7 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
             for alike in job.blocks
             for row in roofline.kernel_rows(tables[alike[0]], device)
         ),
-        missing=() if "vae_decoder" in tables else (f"the {model.vae.kind} autoencoder",),
+        missing=() if DECODER in tables else (f"the {model.vae.kind} autoencoder",),
     )
 
 
@@ -215,11 +225,11 @@ class _Job:
     @staticmethod
     def of(setup: Setup, bundle: Bundle, folder: Path) -> _Job:
         """Read which layers there are, and what the recipe makes of them."""
-        blocks = [f"block_{index:02d}" for index in range(setup.model.transformer.num_layers)]
+        blocks = graph_names.blocks(setup.model.transformer.num_layers)
         layers = [
             f"{graph}/{layer.node}"
             for name, each in variant.read_layers(bundle, random_bundle.VARIANT).items()
-            for graph in (blocks if name == BLOCK else [name])
+            for graph in (blocks if name == _BLOCK else [name])
             for layer in each
         ]
         rules = recipes.resolve(setup.recipe.recipe, layers)
@@ -229,7 +239,7 @@ class _Job:
     def tables(self, report: Callable[[str], None]) -> Iterator[tuple[str, PlanTable]]:
         """The compiled layer table of every graph; the plans themselves are not kept."""
         for source in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
-            names = [alike[0] for alike in self.blocks] if source == BLOCK else [source]
+            names = [alike[0] for alike in self.blocks] if source == _BLOCK else [source]
             for name in names:
                 report(f"build {name}")
                 yield name, self._table(name, source)
@@ -241,7 +251,7 @@ class _Job:
         path = quantized(self.rules, name, plain, self.folder / "quantized")
         builder.check_target(name, path, setup.target)
         # The two text encoders differ in nothing but the number of layers.
-        kind = TEXT if name == random_bundle.TWO_LAYERS else name
+        kind = TEXT_ENCODER if name == random_bundle.TWO_LAYERS else name
         spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
         request = Request(path, setup.target, builder.input_shapes(graph.inputs, spans))
         plan = self.folder / "plans" / f"{name}.plan"
@@ -276,14 +286,14 @@ def rows(
     """
     two, text_layers = random_bundle.TWO_LAYERS, model.text.num_layers
     weights = {name: table.weight_bytes for name, table in tables.items()}
-    weights[TEXT] += (text_layers - 1) * (weights[two] - weights[TEXT])
+    weights[TEXT_ENCODER] += (text_layers - 1) * (weights[two] - weights[TEXT_ENCODER])
     for graph, runs in schedule(model).runs().items():
-        for stands_for in blocks if graph == BLOCK else [(graph,)]:
+        for stands_for in blocks if graph == _BLOCK else [(graph,)]:
             name, layers = stands_for[0], len(stands_for)
             one, note = totals.get(name, _NOTHING), ""
             if name not in totals:
                 note = f"no graph of the {model.vae.kind} autoencoder is exported: not counted"
-            if name == TEXT:
+            if name == TEXT_ENCODER:
                 one = roofline.with_layers(one, totals[two], text_layers)
                 note = f"{text_layers} layers, from plans of 1 and 2; a small vocabulary"
             yield Row(
@@ -303,8 +313,9 @@ def rows(
 
 
 def _part(graph: str) -> str:
-    if graph == BLOCK:
+    """What a graph's row is counted under."""
+    if graph_names.is_block(graph):
         return _BLOCKS
-    if graph in (TEXT, "prompt"):
-        return "text"
-    return "autoencoder" if graph.startswith("vae_") else "rest of the transformer"
+    role = graph_names.role(graph)
+    assert role is not None
+    return "rest of the transformer" if role.part == "transformer" else role.part

@@ -27,6 +27,7 @@ from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
 from sana_rt.export.seeded import seeded_tensor
 from sana_rt.export.trace import trace
 from sana_rt.export.weights import LazyTensor, Weights
+from sana_rt.graph_names import ENCODER, PROMPT
 from sana_rt.manifest import FORMAT, FORMAT_VERSION, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
 
@@ -76,15 +77,15 @@ def with_layers(model: ModelSpec, *, blocks: int, text: int) -> ModelSpec:
 
 def _definitions(model: ModelSpec) -> tuple[GraphDefinition, ...]:
     one = with_layers(model, blocks=1, text=1)
-    prompt = next(each for each in transformer_graphs(model, "bfloat16") if each.name == "prompt")
+    prompt = next(each for each in transformer_graphs(model, "bfloat16") if each.name == PROMPT)
     two = text_encoder_graph(with_layers(model, blocks=1, text=2), "bfloat16")
     autoencoder = vae_graphs(one.vae, "bfloat16") if one.vae.kind == "wan" else ()
     return (
         text_encoder_graph(one, "bfloat16"),
         replace(two, name=TWO_LAYERS),
         prompt,  # makes keys and values for every block
-        *(each for each in transformer_graphs(one, "bfloat16") if each.name != "prompt"),
-        *(graph for graph in autoencoder if graph.name.startswith("vae_decoder")),
+        *(each for each in transformer_graphs(one, "bfloat16") if each.name != PROMPT),
+        *(graph for graph in autoencoder if graph.name != ENCODER),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sana_rt import geometry, graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.quantize.calibrate import Array, Pass
 from sana_rt.runtime import backends
 from sana_rt.runtime import request as requests
 from sana_rt.runtime.backends.base import Backend, Binding, Buffer
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.prompts import PROJECTION
 from sana_rt.runtime.session import Session
 
 #: Steps of a played prompt; at each of them the blocks see tokens of another noise level.
@@ -21,7 +21,7 @@ STEPS: Final = 4
 FRAMES: Final = 5
 SIDE: Final = 8
 
-_FIRST: Final = "block_00"
+_FIRST: Final = graph_names.block(0)
 _TEXT: Final = ("text_k", "text_v")
 
 
@@ -37,15 +37,15 @@ def record(
     graphs = RecordingGraphs(bundle, name, backend)
     session = Session(bundle, graphs, backend.name, keep_text_encoder=False)
     model = bundle.manifest.model
-    side = SIDE * model.size_multiple
+    height, width = (SIDE * multiple for multiple in model.size_multiples)
     for index, prompt in enumerate(prompts):
         progress(index, len(prompts))
         given: dict[str, Any] = {
             "prompt": prompt,
             "seed": index,
-            "height": side,
-            "width": side,
-            "num_frames": (FRAMES - 1) * model.vae.temporal_stride + 1,
+            "height": height,
+            "width": width,
+            "num_frames": geometry.video_frames(model, FRAMES),
         }
         if model.streaming is None:
             given["num_inference_steps"] = STEPS
@@ -69,9 +69,9 @@ class RecordingGraphs(Graphs):
         self, name: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
     ) -> Binding:
         """Fix the buffers of a graph, and remember what the blocks and their ends are given."""
-        if name.startswith("block_"):
+        if graph_names.is_block(name):
             self._blocks[name] = inputs
-        elif name in ("timestep", "final_layer"):
+        elif name in (graph_names.TIMESTEP, graph_names.FINAL_LAYER):
             self._others |= inputs
         return super().bind(name, inputs, outputs)
 
@@ -79,7 +79,7 @@ class RecordingGraphs(Graphs):
         """Run a graph; in front of the first block, keep a pass."""
         if binding.graph == _FIRST:
             self.passes.append(self._read())
-        elif binding.graph == PROJECTION:
+        elif binding.graph == graph_names.PROMPT:
             self._text = None
         super().run(binding)
 

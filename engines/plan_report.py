@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.engines import plan_table, roofline
 from sana_rt.engines.plan_table import PlanTable
@@ -15,7 +16,6 @@ from sana_rt.manifest import Plan
 from sana_rt.model_spec import Frozen, ModelSpec
 from sana_rt.tensors import num_bytes, resolve
 
-BLOCK: Final = "block_"
 HEAVIEST: Final = 15
 #: The driver's context, libraries and compiled kernels. An allowance, not a measurement.
 _RUNTIME_BYTES: Final = 1 << 30
@@ -82,7 +82,7 @@ def report(bundle: Bundle, variant: str, target: str, device: Device) -> PlanRep
             remedy=f"run `sana-rt build --variant {variant} --target {target}`.",
         )
     tables = {name: plan_table.read(bundle.path(plan.log)) for name, plan in plans.items()}
-    blocks = {name: table for name, table in tables.items() if name.startswith(BLOCK)}
+    blocks = {name: table for name, table in tables.items() if graph_names.is_block(name)}
     first = list(blocks.values())[:1]
     of_blocks = roofline.totals(blocks.values(), device)
     used = memory(bundle.manifest.model, plans, device)

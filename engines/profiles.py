@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
+from sana_rt import geometry, graph_names
 from sana_rt.errors import ProfileError, UsageError
 from sana_rt.files import storage_errors
 from sana_rt.manifest import DimRange, Graph
-from sana_rt.model_spec import Count, Frozen, ModelSpec, StreamingSpec
+from sana_rt.model_spec import Count, Frozen, ModelSpec
 
 Span = Count | DimRange
-
-#: Graphs that see one clip, not both halves of classifier-free guidance.
-SINGLE: Final = (
-    "text_encoder",
-    "solver",
-    "vae_decoder_first",
-    "vae_decoder",
-    "vae_encoder",
-)
 
 
 class Workload(Frozen, frozen=True):
@@ -41,13 +32,16 @@ class Workload(Frozen, frozen=True):
 
 
 def for_model(model: ModelSpec) -> Workload:
-    """The workload of the model's default request."""
+    """The workload of the model's default request; of a block-causal model, any length."""
     sampling = model.sampling
+    frames: Span = sampling.num_frames
+    if model.transformer.causal:
+        frames = DimRange(1, sampling.num_frames, geometry.longest_clip(model))
     return Workload(
-        frames=sampling.num_frames,
+        frames=frames,
         height=sampling.height,
         width=sampling.width,
-        batch=1 if sampling.guidance_scale == 1 else 2,
+        batch=geometry.batch_size(sampling.guidance_scale),
         description=f"the defaults of {model.name}",
     )
 
@@ -70,12 +64,11 @@ def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> di
     """The range of each named dimension of the inputs of the graph called ``name``.
 
     Raises:
-        RequestError: a size that the model cannot make.
-        ProfileError: a range that is out of order or beyond the model's positions, or a
-            dimension that no workload sets.
+        RequestError: a size that the model cannot make, or beyond its positions.
+        ProfileError: a range that is out of order, or a dimension that no workload sets.
     """
     ranges = _ranges(model, workload)
-    if name in SINGLE:
+    if graph_names.is_single(name):
         ranges["batch"] = DimRange.fixed(1)
     named = {dim for tensor in graph.inputs for dim in tensor.shape if isinstance(dim, str)}
     unknown = sorted(named - set(ranges))
@@ -89,26 +82,21 @@ def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> di
 
 def _ranges(model: ModelSpec, workload: Workload) -> dict[str, DimRange]:
     """Every named dimension of docs/architecture.md."""
-    _, patch_height, patch_width = model.transformer.patch_size
-    stride = model.vae.spatial_stride
-    ranges = {
+    frames, height, width = (
+        _range(name, getattr(workload, name)) for name in ("frames", "height", "width")
+    )
+    fps = model.sampling.fps
+    geometry.check_positions(model, frames.max, height.max, width.max, fps)
+    low, tuned, high = (
+        geometry.size_dims(model, getattr(height, end), getattr(width, end))
+        for end in ("min", "opt", "max")
+    )
+    return {
         "batch": _range("batch", workload.batch),
         "length": _range("length", workload.length),
-        "frames": _frames(model, _range("frames", workload.frames)),
+        "frames": _chunk_range(model, frames),
+        **{name: DimRange(low[name], tuned[name], high[name]) for name in low},
     }
-    for axis, span, patch, unit in (
-        ("height", workload.height, patch_height, "rows"),
-        ("width", workload.width, patch_width, "columns"),
-    ):
-        pixels = _range(axis, span)
-        for size in (pixels.min, pixels.opt, pixels.max):
-            model.latent_size(size, size)  # refuses what is no size
-        latent = _scaled(pixels, over=stride)
-        ranges |= {axis: pixels, f"latent_{axis}": latent, unit: _scaled(latent, over=patch)}
-        for scale in (2**power for power in range(1, stride.bit_length())):
-            ranges[f"latent_{axis}_x{scale}"] = _scaled(latent, by=scale)
-        _check_positions(unit, ranges[unit], model)
-    return ranges
 
 
 def _range(name: str, span: Span) -> DimRange:
@@ -122,32 +110,8 @@ def _range(name: str, span: Span) -> DimRange:
     return span
 
 
-def _scaled(span: DimRange, *, by: int = 1, over: int = 1) -> DimRange:
-    return DimRange(span.min * by // over, span.opt * by // over, span.max * by // over)
-
-
-def _frames(model: ModelSpec, video: DimRange) -> DimRange:
-    """Latent frames of a forward pass: the whole clip's, or those of a chunk.
-
-    A block-causal clip is cut into equal chunks, of which the first also takes the remainder;
-    one shorter than two chunks is not cut (LongSANA's sampling script).
-    """
+def _chunk_range(model: ModelSpec, clip: DimRange) -> DimRange:
+    """Latent frames of a forward pass: the whole clip's, or those of a chunk."""
     count = model.latent_frames
-    latent = DimRange(count(video.min), count(video.opt), count(video.max))
-    _check_positions("latent frames", latent, model)
-    chunk = (model.streaming or StreamingSpec()).chunk_frames
-    if not model.transformer.causal or latent.max < 2 * chunk:
-        return latent
-    if latent.is_fixed:
-        return DimRange(chunk, chunk, chunk + latent.max % chunk)
-    return DimRange(min(chunk, latent.min), chunk, 2 * chunk - 1)
-
-
-def _check_positions(what: str, span: DimRange, model: ModelSpec) -> None:
-    limit = model.transformer.rope_max_positions
-    if span.max > limit:
-        raise ProfileError(
-            f"The workload asks for {what} {span}.",
-            expected=f"{what} 1..{limit}, the positions that {model.name} has.",
-            remedy="build for a shorter or smaller video.",
-        )
+    latent = geometry.Lengths(count(clip.min), count(clip.opt), count(clip.max))
+    return DimRange(*geometry.chunk_lengths(model, latent))

@@ -10,13 +10,26 @@ from typing import Final, Literal
 import torch
 from torch import nn
 
+from sana_rt import geometry, graph_names
 from sana_rt.export.checkpoint import Checkpoint, PartName
 from sana_rt.export.modules.block import Depthwise
 from sana_rt.export.modules.gemma2 import Gemma2Encoder
 from sana_rt.export.modules.solver import SolverStep
-from sana_rt.export.modules.transformer import block_name, parts
+from sana_rt.export.modules.transformer import parts
 from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst
 from sana_rt.export.modules.wan_encoder import WanEncoder
+from sana_rt.graph_names import (
+    DECODER,
+    DECODER_FIRST,
+    ENCODER,
+    FINAL_LAYER,
+    PATCH_EMBED,
+    PROMPT,
+    ROPE,
+    SOLVER,
+    TEXT_ENCODER,
+    TIMESTEP,
+)
 from sana_rt.model_spec import ModelSpec, TransformerSpec, VAESpec
 from sana_rt.tensors import Dim, Shape, TensorSpec
 
@@ -66,7 +79,7 @@ def transformer_graphs(spec: ModelSpec, dtype: DType) -> tuple[GraphDefinition, 
     depthwise: Depthwise = "conv" if dtype == "float32" else "shifted"
     signatures = _transformer_signatures(spec, dtype)
     block = signatures.pop("block")
-    blocks = {block_name(index) for index in range(spec.transformer.num_layers)}
+    blocks = set(graph_names.blocks(spec.transformer.num_layers))
     graphs = []
     for name, part in parts(spec.transformer, depthwise).items():
         topology = "block" if name in blocks else name
@@ -75,7 +88,10 @@ def transformer_graphs(spec: ModelSpec, dtype: DType) -> tuple[GraphDefinition, 
             GraphDefinition(name, topology, dtype, part.build, inputs, outputs, prefix=part.prefix)
         )
     inputs, outputs = _solver_signature(spec)
-    return (*graphs, GraphDefinition("solver", "solver", dtype, SolverStep, inputs, outputs))
+    return (
+        *graphs,
+        GraphDefinition(SOLVER, SOLVER, dtype, SolverStep, inputs, outputs),
+    )
 
 
 def _transformer_signatures(spec: ModelSpec, dtype: DType) -> dict[str, Signature]:
@@ -100,15 +116,15 @@ def _transformer_signatures(spec: ModelSpec, dtype: DType) -> dict[str, Signatur
         for name, dim in (("frame", "frames"), ("row", "rows"), ("column", "columns"))
     ]
     return {
-        "prompt": ((hidden, keys), (*stacked, bias)),
-        "rope": (tuple(indices), rope),
-        "timestep": ((f32("timestep", _BATCH, "frames"),), (modulation, embedding)),
-        "patch_embed": ((latents,), (tokens,)),
+        PROMPT: ((hidden, keys), (*stacked, bias)),
+        ROPE: (tuple(indices), rope),
+        TIMESTEP: ((f32("timestep", _BATCH, "frames"),), (modulation, embedding)),
+        PATCH_EMBED: ((latents,), (tokens,)),
         "block": (
             (tokens, modulation, *per_block, bias, *rope, *state),
             tuple(_next(tensor) for tensor in (tokens, *state)),
         ),
-        "final_layer": ((tokens, embedding), (velocity,)),
+        FINAL_LAYER: ((tokens, embedding), (velocity,)),
     }
 
 
@@ -139,8 +155,8 @@ def text_encoder_graph(spec: ModelSpec, dtype: DType) -> GraphDefinition:
     """The text encoder; its hidden states are float32 in every variant."""
     shape = (_BATCH, "length")
     return GraphDefinition(
-        "text_encoder",
-        "text_encoder",
+        TEXT_ENCODER,
+        TEXT_ENCODER,
         dtype,
         partial(Gemma2Encoder, spec.text),
         tuple(TensorSpec(name, "int64", shape) for name in ("input_ids", "attention_mask")),
@@ -163,10 +179,16 @@ def vae_graphs(spec: VAESpec, dtype: DType) -> tuple[GraphDefinition, ...]:
 
     return (
         graph(
-            "vae_decoder_first", partial(WanDecoderFirst, spec), ((latents,), (first, *caches_out))
+            DECODER_FIRST,
+            partial(WanDecoderFirst, spec),
+            ((latents,), (first, *caches_out)),
         ),
-        graph("vae_decoder", partial(WanDecoder, spec), ((latents, *caches), (later, *caches_out))),
-        graph("vae_encoder", partial(WanEncoder, spec), ((image,), (latents,))),
+        graph(
+            DECODER,
+            partial(WanDecoder, spec),
+            ((latents, *caches), (later, *caches_out)),
+        ),
+        graph(ENCODER, partial(WanEncoder, spec), ((image,), (latents,))),
     )
 
 
@@ -204,17 +226,7 @@ class Sizes:
 
     def dims(self, spec: ModelSpec) -> dict[str, int]:
         """Every named dimension of every graph."""
-        _, ph, pw = spec.transformer.patch_size
-        latent = {"height": self.rows * ph, "width": self.columns * pw}
-        stride = spec.vae.spatial_stride
-        dims = {
-            "batch": self.batch,
-            "frames": self.frames,
-            "rows": self.rows,
-            "columns": self.columns,
-            "length": self.length,
-        }
-        for axis, size in latent.items():
-            dims |= {f"latent_{axis}": size, axis: size * stride}
-            dims |= {f"latent_{axis}_x{2**i}": size * 2**i for i in range(1, stride.bit_length())}
-        return dims
+        stride, (_, ph, pw) = spec.vae.spatial_stride, spec.transformer.patch_size
+        height, width = self.rows * ph * stride, self.columns * pw * stride
+        chosen = {"batch": self.batch, "frames": self.frames, "length": self.length}
+        return chosen | geometry.size_dims(spec, height, width)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
 from torch import nn
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import BundleFileError, VerificationError
 from sana_rt.export.checkpoint import Checkpoint
@@ -43,7 +44,13 @@ TOLERANCE: Final = 2e-5
 #: The text encoder is 26 layers deep and the autoencoder about 30: sqrt(26) times as much. And
 #: the timestep's angles reach 1000, where u is 6e-5 of a radian.
 DEEP_TOLERANCE: Final = 1e-4
-_DEEP: Final = ("text_encoder", "timestep", "vae_decoder_first", "vae_decoder", "vae_encoder")
+_DEEP: Final = (
+    graph_names.TEXT_ENCODER,
+    graph_names.TIMESTEP,
+    graph_names.DECODER_FIRST,
+    graph_names.DECODER,
+    graph_names.ENCODER,
+)
 
 #: A bfloat16 graph holds the module's constants rounded to bfloat16, whose unit roundoff this is.
 BFLOAT16_TOLERANCE: Final = 2.0**-8

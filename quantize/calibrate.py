@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
 from sana_rt.quantize import graph_file
@@ -81,10 +82,10 @@ def calibrate(
     count = len(passes[0].text)
     at: Sequence[Pass] = usable
     for index in range(count):
-        name = f"block_{index:02d}"
+        name = graph_names.block(index)
         progress(name, index, count)
         path = bundle.path(bundle.manifest.variant(variant).graphs[name].path)
-        block = _Block.open(name, path, awq)
+        block = _Block.open(index, path, awq)
         found, at = block.calibrate(at)
         for group, (largest, channels) in found.items():
             amax |= dict.fromkeys(group.names, largest)
@@ -160,12 +161,12 @@ class _Block:
     session: ort.InferenceSession
 
     @staticmethod
-    def open(name: str, path: Path, awq: Collection[str]) -> _Block:
+    def open(index: int, path: Path, awq: Collection[str]) -> _Block:
         model = graph_file.read(path)
-        groups = _Group.of(layers_of(name, model), awq)
+        groups = _Group.of(layers_of(graph_names.block(index), model), awq)
         watched = list(dict.fromkeys(group.input for group in groups))
         session = graph_file.session(model, path.parent, watched)
-        return _Block(int(name.removeprefix("block_")), model, path.parent, groups, session)
+        return _Block(index, model, path.parent, groups, session)
 
     def calibrate(self, passes: Sequence[Pass]) -> tuple[_Found, list[Pass]]:
         """What is found of the groups, and the passes as the next block sees them."""

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from sana_rt import graph_names
 from sana_rt.quantize.sensitivity import Sensitivity
 
 
@@ -22,7 +23,7 @@ def draw(found: Sensitivity) -> bytes:
     figure.set_layout_engine("constrained")
     axes: Any = figure.add_subplot()
     image = axes.imshow(values, aspect="auto", cmap="viridis")
-    axes.set_xticks(range(len(blocks)), [block.removeprefix("block_") for block in blocks])
+    axes.set_xticks(range(len(blocks)), [graph_names.block_index(block) for block in blocks])
     axes.set_yticks(range(len(groups)), groups)
     axes.set_xlabel("block")
     axes.set_title(f"Error of the velocity, one layer in {found.format}", fontsize="medium")

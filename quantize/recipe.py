@@ -18,6 +18,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from sana_rt import graph_names
 from sana_rt.errors import RecipeError, UsageError
 from sana_rt.files import storage_errors
 from sana_rt.model_spec import Frozen
@@ -26,7 +27,6 @@ Format = Literal["nvfp4", "fp8", "bf16"]
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
 _NAME: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
-_BLOCK = re.compile(r"block_(\d+)/")
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -174,18 +174,25 @@ def _matches(recipe: Recipe, rule: Rule, layers: tuple[str, ...]) -> set[str]:
 def _within(layer: str, depth: tuple[float, float] | None, count: int) -> bool:
     if depth is None:
         return True
-    block = _BLOCK.match(layer)
+    block = _block(layer)
     # In whole blocks: 0.3 of 20 is 6 exactly, which 6 / 20 >= 0.3 does not promise.
     first, end = (round(share * count) for share in depth)
-    return block is not None and first <= int(block[1]) < end
+    return block is not None and first <= block < end
 
 
 def _num_blocks(layers: Iterable[str]) -> int:
-    return len({match[1] for layer in layers if (match := _BLOCK.match(layer))})
+    return len({block for layer in layers if (block := _block(layer)) is not None})
+
+
+def _block(layer: str) -> int | None:
+    """Which block a layer is of."""
+    return graph_names.block_index(layer.partition("/")[0])
 
 
 def _examples(layers: tuple[str, ...]) -> str:
-    kinds = dict.fromkeys(_BLOCK.sub("block_*/", layer) for layer in layers)
+    kinds = dict.fromkeys(
+        layer if _block(layer) is None else f"block_*/{layer.partition('/')[2]}" for layer in layers
+    )
     shown = list(kinds)[:24]
     return ", ".join(shown) + (", ..." if len(kinds) > len(shown) else "")
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import Frozen
@@ -109,7 +110,7 @@ def measure(
     entries: list[Entry] = []
     for index, block in enumerate(chain.blocks):
         plain = block.outputs(chain.before[index])
-        for layer in (layer for layer in layers if layer.graph == block.name):
+        for layer in (layer for layer in layers if layer.graph == graph_names.block(block.index)):
             progress(layer.name, layers.index(layer), len(layers))
             share = layer.shape[0] * layer.shape[1] / flops
             session = block.quantized(layer, table, fmt)
@@ -125,21 +126,17 @@ def measure(
 class _Block:
     """A block's graph, and the float32 session of it."""
 
-    name: str
+    index: int
     path: Path
     layers: tuple[Layer, ...]
     session: ort.InferenceSession
 
     @staticmethod
-    def open(name: str, path: Path) -> _Block:
+    def open(index: int, path: Path) -> _Block:
         model = graph_file.read(path)
-        layers = layers_of(name, model)
+        layers = layers_of(graph_names.block(index), model)
         watched = [layer.output for layer in layers]
-        return _Block(name, path, layers, graph_file.session(model, path.parent, watched))
-
-    @property
-    def index(self) -> int:
-        return int(self.name.removeprefix("block_"))
+        return _Block(index, path, layers, graph_file.session(model, path.parent, watched))
 
     def tokens(self, each: Pass) -> Array:
         """The tokens behind the block."""
@@ -180,9 +177,11 @@ class _Chain:
     @staticmethod
     def open(bundle: Bundle, variant: str, passes: Sequence[Pass]) -> _Chain:
         graphs = bundle.manifest.variant(variant).graphs
-        names = [f"block_{index:02d}" for index in range(len(passes[0].text))]
-        blocks = tuple(_Block.open(name, bundle.path(graphs[name].path)) for name in names)
-        path = bundle.path(graphs["final_layer"].path)
+        names = graph_names.blocks(len(passes[0].text))
+        blocks = tuple(
+            _Block.open(index, bundle.path(graphs[name].path)) for index, name in enumerate(names)
+        )
+        path = bundle.path(graphs[graph_names.FINAL_LAYER].path)
         final = graph_file.session(graph_file.read(path), path.parent)
         before = [tuple(passes)]
         for block in blocks:

@@ -8,13 +8,13 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import numpy as np
 from onnx import ModelProto
 
 from sana_rt import bundle as bundles
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import lock, storage_errors
@@ -25,10 +25,6 @@ from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe
-
-#: The graphs that have layers for a recipe; the text encoder and autoencoder are left alone.
-_TRANSFORMER: Final = ("prompt", "timestep", "patch_embed", "final_layer")
-_BLOCK: Final = "block_"
 
 Progress = Callable[[str, int, int], None]
 Rewrite = Callable[[ModelProto, tuple[Layer, ...], Mapping[str, QuantizedLayer]], ModelProto]
@@ -229,7 +225,7 @@ def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
     return {
         name: layers_of(name, graph_file.read(bundle.path(graph.path)))
         for name, graph in graphs.items()
-        if name in _TRANSFORMER or name.startswith(_BLOCK)
+        if graph_names.is_quantizable(name)
     }
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
 from sana_rt.runtime.backends.base import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Buffers, Region, region, single
 
 Frames = NDArray[np.uint8]
 Latents = NDArray[np.float32]
-
-FIRST: Final = "vae_decoder_first"
-LATER: Final = "vae_decoder"
-ENCODER: Final = "vae_encoder"
 
 
 class Decoder:
@@ -30,7 +26,7 @@ class Decoder:
     @staticmethod
     def regions(graphs: Graphs) -> tuple[Region, ...]:
         """A latent frame, its frames, and two sets of caches."""
-        later = graphs.signature(LATER)
+        later = graphs.signature(DECODER)
         caches = [
             replace(one, name=f"{one.name}.{turn}")
             for one in cache_regions(graphs)
@@ -38,7 +34,7 @@ class Decoder:
         ]
         pictures = (
             region("autoencoder", later, "latents", "latent_frame"),
-            region("autoencoder", graphs.signature(FIRST), "frames", "first_frames"),
+            region("autoencoder", graphs.signature(DECODER_FIRST), "frames", "first_frames"),
             region("autoencoder", later, "frames"),
         )
         return (*map(single, pictures), *caches)
@@ -56,10 +52,14 @@ class Decoder:
         reads = [self._read_by(index, graphs, buffers) for index in (1, 2)]
         writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
         latent = {"latents": buffers["latent_frame"]}
-        self._first = graphs.bind(FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
+        self._first = graphs.bind(
+            DECODER_FIRST, latent, {"frames": buffers["first_frames"], **writes[0]}
+        )
         self._later = tuple(
             graphs.bind(
-                LATER, {**latent, **reads[turn]}, {"frames": buffers["frames"], **writes[1 - turn]}
+                DECODER,
+                {**latent, **reads[turn]},
+                {"frames": buffers["frames"], **writes[1 - turn]},
             )
             for turn in (0, 1)
         )
@@ -116,6 +116,6 @@ class ImageEncoder:
 
 def cache_regions(graphs: Graphs) -> tuple[Region, ...]:
     """One set of the decoder's caches."""
-    later = graphs.signature(LATER)
+    later = graphs.signature(DECODER)
     names = [tensor.name for tensor in later.inputs if tensor.name.startswith("cache_")]
     return tuple(single(region("autoencoder", later, name)) for name in names)

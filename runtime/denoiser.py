@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt import graph_names
+from sana_rt.graph_names import FINAL_LAYER, PATCH_EMBED, ROPE, SOLVER, TIMESTEP
 from sana_rt.runtime.backends.base import Binding, Buffer
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Region, region, single
@@ -16,11 +18,6 @@ from sana_rt.runtime.state import State
 Latents = NDArray[np.float32]
 
 _ROPE = ("rope_t", "rope_h", "rope_w")
-
-
-def block_names(count: int) -> tuple[str, ...]:
-    """The graphs of the transformer's blocks, in order."""
-    return tuple(f"block_{index:02d}" for index in range(count))
 
 
 class Denoiser:
@@ -37,33 +34,38 @@ class Denoiser:
         of = graphs.signature
         rope = (*(f"{axis}_index" for axis in ("frame", "row", "column")), *_ROPE)
         return (
-            *(region("transformer", of("rope"), name) for name in rope),
-            *(region("transformer", of("timestep"), name) for name in _TIMESTEP),
-            *(region("transformer", of("block_00"), name) for name in ("tokens", "tokens_out")),
-            region("transformer", of("final_layer"), "velocity"),
-            region("latents", of("patch_embed"), "latents"),
-            *(single(region("latents", of("solver"), name)) for name in _SOLVER),
-            *State.regions(of("block_00"), blocks_with_state),
+            *(region("transformer", of(ROPE), name) for name in rope),
+            *(region("transformer", of(TIMESTEP), name) for name in _TIMESTEP),
+            *(
+                region("transformer", of(graph_names.block(0)), name)
+                for name in ("tokens", "tokens_out")
+            ),
+            region("transformer", of(FINAL_LAYER), "velocity"),
+            region("latents", of(PATCH_EMBED), "latents"),
+            *(single(region("latents", of(SOLVER), name)) for name in _SOLVER),
+            *State.regions(of(graph_names.block(0)), blocks_with_state),
         )
 
     def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: State) -> None:
         self._graphs, self._memory = graphs, graphs.memory
         self._buffers, self._state = buffers, state
         self._rope = graphs.bind(
-            "rope",
+            ROPE,
             _pick(buffers, "frame_index", "row_index", "column_index"),
             _pick(buffers, *_ROPE),
         )
         self._before = (
             graphs.bind(
-                "timestep", _pick(buffers, "timestep"), _pick(buffers, "modulation", "embedding")
+                TIMESTEP,
+                _pick(buffers, "timestep"),
+                _pick(buffers, "modulation", "embedding"),
             ),
-            graphs.bind("patch_embed", _pick(buffers, "latents"), _pick(buffers, "tokens")),
+            graphs.bind(PATCH_EMBED, _pick(buffers, "latents"), _pick(buffers, "tokens")),
         )
-        names = block_names(buffers["text_k"].shape[0])
+        names = graph_names.blocks(buffers["text_k"].shape[0])
         self._blocks = [self._bind_block(index, name) for index, name in enumerate(names)]
         self._after = graphs.bind(
-            "final_layer",
+            FINAL_LAYER,
             {"tokens": self._tokens(len(names)), "embedding": buffers["embedding"]},
             _pick(buffers, "velocity"),
         )
@@ -154,7 +156,7 @@ class Denoiser:
             "velocity_positive": velocities[-1],
             **_pick(buffers, "previous_sample", "noise", "coefficients"),
         }
-        return self._graphs.bind("solver", inputs, _pick(buffers, "latents_out", "sample"))
+        return self._graphs.bind(SOLVER, inputs, _pick(buffers, "latents_out", "sample"))
 
 
 _TIMESTEP = ("timestep", "modulation", "embedding")

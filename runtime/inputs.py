@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt import geometry
 from sana_rt.errors import RequestError
 from sana_rt.files import storage_errors
 from sana_rt.model_spec import ModelSpec
@@ -77,8 +78,7 @@ NO_INPUTS: Final = Inputs()
 
 def latents_shape(request: Request, model: ModelSpec) -> tuple[int, ...]:
     """Shape of a clip's latents: (1, C, T, h, w)."""
-    size = model.latent_size(request.height, request.width)
-    return (1, model.transformer.in_channels, model.latent_frames(request.num_frames), *size)
+    return geometry.latents_shape(model, request.num_frames, request.height, request.width)
 
 
 def read_noise(path: Path) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sana_rt.errors import DeviceMemoryError
+from sana_rt.graph_names import TEXT_ENCODER
 from sana_rt.manifest import Graph
 from sana_rt.runtime.backends.base import Buffer, Memory
 from sana_rt.tensors import Shape, num_bytes, resolve
@@ -60,7 +61,7 @@ class MemoryPlan:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that are loaded at the same time, at the worst moment."""
-        text_encoder = self.weights.get("text_encoder", 0)
+        text_encoder = self.weights.get(TEXT_ENCODER, 0)
         others = sum(self.weights.values()) - text_encoder
         return others + text_encoder if self.keep_text_encoder else max(others, text_encoder)
 

@@ -10,20 +10,21 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from sana_rt import graph_names
 from sana_rt.errors import StateError, UsageError
+from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import ModelSpec
-from sana_rt.runtime import noise, prompts
+from sana_rt.runtime import prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, cache_regions
 from sana_rt.runtime.backends.base import host_dtype
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import Embeds, Inputs, latents_shape
+from sana_rt.runtime.inputs import Embeds
+from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, region, single
 from sana_rt.runtime.prompts import projection_regions
-from sana_rt.runtime.request import Request, dims, schedule, streaming
-from sana_rt.runtime.scenes import Shot
+from sana_rt.runtime.request import Request, dims
 from sana_rt.runtime.snapshot import Header, Identity, Kind, Position, Snapshot
-from sana_rt.runtime.solver import Step
 from sana_rt.runtime.state import NAMES, State
 from sana_rt.runtime.text import PromptTokenizer
 from sana_rt.tensors import resolve
@@ -53,129 +54,22 @@ class Chunk:
     latents: Latents
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One clip to make: the request, what the caller brings along, and what follows from them.
-
-    ``resume`` continues a stream. ``later`` prompts take over from the request's; with
-    ``recommit`` the chunk before a change is remembered under the new prompt.
-    """
-
-    model: ModelSpec
-    request: Request
-    inputs: Inputs
-    later: tuple[Shot, ...] = ()
-    recommit: bool = False
-    resume: Snapshot | None = None
-
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """The solver's steps, the same for every chunk."""
-        return schedule(self.request, self.model)
-
-    @cached_property
-    def chunks(self) -> tuple[range, ...]:
-        """The latent frames of each chunk."""
-        return chunk_ranges(self.model, self.latent_frames, self.position.next)
-
-    @cached_property
-    def position(self) -> Position:
-        """Where it begins."""
-        return self.resume.header.position if self.resume else Position(0, 0, 0)
-
-    @property
-    def latent_frames(self) -> int:
-        """Of the whole clip, also if its beginning was made before."""
-        return self.model.latent_frames(self.request.num_frames)
-
-    @property
-    def longest(self) -> int:
-        """Latent frames of the longest chunk."""
-        return max(self.position.pending, *map(len, self.chunks), 1)
-
-    @property
-    def passes(self) -> int:
-        """How often the transformer will run."""
-        commits = len(self.chunks) - (not self.position.pending) if self.chunks else 0
-        return len(self.steps) * len(self.chunks) + commits
-
-    @cached_property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts to encode, each once; what a resumed stream knows already is left out."""
-        if self.inputs.prompt_embeds is not None:
-            return ()
-        wanted = dict.fromkeys((self.request.prompt, *(shot.prompt for shot in self.later)))
-        return tuple(prompt for prompt in wanted if prompt not in self.known)
-
-    @cached_property
-    def known(self) -> dict[str, Embeds]:
-        """The embeddings that need no text encoder, by prompt."""
-        if self.inputs.prompt_embeds is not None:
-            return {self.request.prompt: self.inputs.prompt_embeds}
-        before = self.resume.header.request if self.resume else None
-        if self.resume is None or before is None or _text(before) != _text(self.request):
-            return {}
-        return {before.prompt: self.resume.embeds}
-
-    @property
-    def condition_frames(self) -> int:
-        """Latent frames that are given: 1 in image-to-video."""
-        return 0 if self.inputs.image is None else 1
-
-    def prompt(self, frame: int) -> str:
-        """The prompt of the chunk that begins at a latent frame."""
-        begun = [shot.prompt for shot in self.later if shot.frame <= frame]
-        return begun[-1] if begun else self.request.prompt
-
-    def start(self, frames: range) -> Latents:
-        """What a chunk is denoised from [1, C, T, h, w]."""
-        if self.inputs.noise is None:
-            return self.noise(frames, 0)
-        return np.array(self.inputs.noise[:, :, frames.start : frames.stop])
-
-    def noise(self, frames: range, step: int) -> Latents:
-        """Noise at its address; see :mod:`sana_rt.runtime.noise`."""
-        _, channels, _, height, width = latents_shape(self.request, self.model)
-        shape = (channels, height, width)
-        return noise.gaussian(self.request.seed, frames=frames, frame_shape=shape, step=step)
-
-
-def chunk_ranges(model: ModelSpec, latent_frames: int, start: int = 0) -> tuple[range, ...]:
-    """The chunks of a clip from the latent frame ``start`` on: one for a bidirectional model.
-
-    A block-causal clip is cut into equal chunks, of which the first also takes the remainder
-    (LongSANA's sampling script).
-    """
-    size = streaming(model).chunk_frames
-    left = latent_frames - start
-    if left <= 0:
-        return ()
-    if not model.transformer.causal or left < 2 * size:
-        return (range(start, latent_frames),)
-    first = start + size + left % size
-    later = (range(begin, begin + size) for begin in range(first, latent_frames, size))
-    return (range(start, first), *later)
-
-
 def snapshot_kinds(
     graphs: Graphs, model: ModelSpec, request: Request, position: Position
 ) -> dict[str, Kind]:
     """Dtype and shape of each tensor of a snapshot at ``position``."""
     blocks = model.transformer.num_layers
-    regions = [*State.regions(graphs.signature("block_00"), blocks), *projection_regions(graphs)]
+    regions = [
+        *State.regions(graphs.signature(graph_names.block(0)), blocks),
+        *projection_regions(graphs),
+    ]
     regions = [one for one in regions if one.name in (*NAMES, *_TEXT)]
     if position.decoded:
         regions += cache_regions(graphs)
     if position.pending:
-        regions.append(single(region("latents", graphs.signature("solver"), "latents")))
+        regions.append(single(region("latents", graphs.signature(SOLVER), "latents")))
     named = dims(request, model) | {"frames": position.pending}
     return {one.name: (host_dtype(one.dtype), resolve(one.shape, named)) for one in regions}
-
-
-def _text(request: Request) -> tuple[object, ...]:
-    """What else than the prompt decides about the embeddings."""
-    negative = request.negative_prompt if request.batch == 2 else ""
-    return request.batch, negative, request.motion_score, request.lowercase
 
 
 class Pipeline:

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from sana_rt.graph_names import PROMPT, TEXT_ENCODER
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds, PromptEmbeds
@@ -14,22 +15,19 @@ from sana_rt.runtime.memory import Buffers, Region, region, single
 from sana_rt.runtime.request import Request
 from sana_rt.runtime.text import PromptTokenizer, TokenizedPrompt, prompt_text, select
 
-ENCODER: Final = "text_encoder"
-PROJECTION: Final = "prompt"
-
 _TOKENS: Final = (("input_ids", "input_ids"), ("attention_mask", "input_mask"))
 
 
 def encoder_regions(graphs: Graphs) -> tuple[Region, ...]:
     """Tokens of one prompt, and the text encoder's hidden states."""
-    encoder = graphs.signature(ENCODER)
+    encoder = graphs.signature(TEXT_ENCODER)
     parts = (*_TOKENS, ("hidden_states", "encoded"))
     return tuple(single(region("text", encoder, tensor, name)) for tensor, name in parts)
 
 
 def projection_regions(graphs: Graphs) -> tuple[Region, ...]:
     """What the transformer sees of the prompts, and its keys and values for every block."""
-    projection = graphs.signature(PROJECTION)
+    projection = graphs.signature(PROMPT)
     names = ("hidden_states", "attention_mask", "text_k", "text_v", "text_bias")
     return tuple(region("text", projection, name) for name in names)
 
@@ -46,7 +44,7 @@ def encode(
     Warns with :class:`sana_rt.runtime.text.PromptTruncatedWarning` if a prompt is too long.
     """
     negative: Embeds = ()
-    if request.batch == 2:
+    if request.guided:
         text = prompt_text(request.negative_prompt, lowercase=request.lowercase)
         negative = (_encode(graphs, buffers, tokenizer.encode(text, instruction=False)),)
     encoded = {}
@@ -65,7 +63,7 @@ def project(graphs: Graphs, buffers: Buffers, embeds: Embeds) -> None:
     memory.upload(buffers["attention_mask"], np.concatenate([one.attention_mask for one in embeds]))
     names = ("hidden_states", "attention_mask"), ("text_k", "text_v", "text_bias")
     inputs, outputs = ({name: buffers[name] for name in side} for side in names)
-    graphs.run(graphs.bind(PROJECTION, inputs, outputs))
+    graphs.run(graphs.bind(PROMPT, inputs, outputs))
 
 
 def _encode(graphs: Graphs, buffers: Buffers, prompt: TokenizedPrompt) -> PromptEmbeds:
@@ -73,7 +71,7 @@ def _encode(graphs: Graphs, buffers: Buffers, prompt: TokenizedPrompt) -> Prompt
     graphs.memory.upload(sized["input_ids"], prompt.input_ids)
     graphs.memory.upload(sized["input_mask"], prompt.attention_mask)
     binding: Binding = graphs.bind(
-        ENCODER,
+        TEXT_ENCODER,
         {tensor: sized[name] for tensor, name in _TOKENS},
         {"hidden_states": sized["encoded"]},
     )

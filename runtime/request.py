@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from sana_rt import geometry
 from sana_rt.errors import RequestError, UsageError
 from sana_rt.files import storage_errors
-from sana_rt.model_spec import Frozen, ModelSpec, SolverName, StreamingSpec
+from sana_rt.model_spec import Frozen, ModelSpec, SolverName
 from sana_rt.runtime import solver
 
 MAX_SEED: Final = 2**64 - 1
@@ -49,7 +49,12 @@ class Request(Frozen, frozen=True):
     @property
     def batch(self) -> int:
         """Samples of a forward pass: the negative prompt's, if guided, then the prompt's."""
-        return 1 if self.guidance_scale == 1 else 2
+        return geometry.batch_size(self.guidance_scale)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompt takes part."""
+        return self.batch == 2
 
 
 def for_model(
@@ -83,13 +88,6 @@ def continued(before: Request, model: ModelSpec, options: Mapping[str, Any]) -> 
 _SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
 
 
-def frames_in(seconds: float, fps: int, model: ModelSpec) -> int:
-    """The shortest clip of at least ``seconds``, in frames: one, then whole latent frames."""
-    stride = model.vae.temporal_stride
-    pictures = round(seconds * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
-    return math.ceil(pictures / stride) * stride + 1
-
-
 def read_options(path: Path) -> dict[str, Any]:
     """Options from a TOML file whose keys are the fields of :class:`Request`."""
     with storage_errors(path):
@@ -109,23 +107,8 @@ def read_options(path: Path) -> dict[str, Any]:
 
 def dims(request: Request, model: ModelSpec) -> dict[str, int]:
     """Every named dimension of the graphs but ``frames`` and ``length`` (docs/architecture.md)."""
-    latent_height, latent_width = model.latent_size(request.height, request.width)
-    _, patch_height, patch_width = model.transformer.patch_size
-    named = {
-        "batch": request.batch,
-        "rows": latent_height // patch_height,
-        "columns": latent_width // patch_width,
-        "height": request.height,
-        "width": request.width,
-        "latent_height": latent_height,
-        "latent_width": latent_width,
-    }
-    scale = 2
-    while scale <= model.vae.spatial_stride:
-        named[f"latent_height_x{scale}"] = scale * latent_height
-        named[f"latent_width_x{scale}"] = scale * latent_width
-        scale *= 2
-    return named
+    size = geometry.size_dims(model, request.height, request.width)
+    return {"batch": request.batch, **size}
 
 
 def schedule(request: Request, model: ModelSpec) -> tuple[solver.Step, ...]:
@@ -139,12 +122,7 @@ def schedule(request: Request, model: ModelSpec) -> tuple[solver.Step, ...]:
 
 def timesteps(request: Request, model: ModelSpec) -> tuple[float, ...]:
     """What the solver 'renoise' goes through: the request's list, else the model's."""
-    return request.timesteps or streaming(model).timesteps
-
-
-def streaming(model: ModelSpec) -> StreamingSpec:
-    """How a block-causal model is sampled; the published values if it does not say."""
-    return model.streaming or StreamingSpec()
+    return request.timesteps or model.chunking.timesteps
 
 
 def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool) -> dict[str, Any]:
@@ -154,13 +132,13 @@ def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool
         defaults["solver"] = "flow_euler"
     if (options.get("solver") or defaults["solver"]) == "renoise":
         given = options.get("timesteps")
-        count = len(given) if isinstance(given, list | tuple) else len(streaming(model).timesteps)
-        defaults |= {"num_inference_steps": count, "flow_shift": streaming(model).flow_shift}
+        count = len(given) if isinstance(given, list | tuple) else len(model.chunking.timesteps)
+        defaults |= {"num_inference_steps": count, "flow_shift": model.chunking.flow_shift}
     return defaults
 
 
 def _check(request: Request, model: ModelSpec) -> None:
-    _check_positions(request, model)
+    geometry.check_positions(model, request.num_frames, request.height, request.width, request.fps)
     if request.seed > MAX_SEED:
         raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
     if request.solver == "renoise":
@@ -170,25 +148,6 @@ def _check(request: Request, model: ModelSpec) -> None:
             f"timesteps are given for the solver {request.solver!r}.",
             expected="them with 'renoise' only; the others take num_inference_steps.",
         )
-
-
-def _check_positions(request: Request, model: ModelSpec) -> None:
-    latent_frames = model.latent_frames(request.num_frames)
-    height, width = model.latent_size(request.height, request.width)
-    patch_t, patch_h, patch_w = model.transformer.patch_size
-    positions = (latent_frames // patch_t, height // patch_h, width // patch_w)
-    limit = model.transformer.rope_max_positions
-    frames = (limit * patch_t - 1) * model.vae.temporal_stride + 1
-    length = f" (at most {frames:,} frames, {frames / request.fps:.4g} s)"
-    names = ("latent frames", "token rows", "token columns")
-    for name, count in zip(names, positions, strict=True):
-        if count > limit:
-            raise RequestError(
-                f"The clip has {count:,} {name}.",
-                expected=f"at most {limit:,}, the model's rotary positions.",
-                remedy="ask for a shorter or smaller clip"
-                + (f"{length}." if name == names[0] else "."),
-            )
 
 
 def _check_renoise(request: Request, model: ModelSpec) -> None:

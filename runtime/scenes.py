@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sana_rt.errors import RequestError
+from sana_rt.geometry import start_seconds
 from sana_rt.model_spec import Frozen, ModelSpec, Natural, NonNegative
 
 
@@ -39,12 +40,6 @@ class Shot(Frozen, frozen=True):
     def seconds(self, fps: int, model: ModelSpec) -> float:
         """When it is seen for the first time."""
         return start_seconds(self.frame, fps, model)
-
-
-def start_seconds(frame: int, fps: int, model: ModelSpec) -> float:
-    """When the first picture of a latent frame is shown; the first one has a single picture."""
-    pictures = (frame - 1) * model.vae.temporal_stride + 1 if frame else 0
-    return pictures / fps
 
 
 def shots(

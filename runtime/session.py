@@ -7,22 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError
-from sana_rt.runtime import autoencoder, backends, memory, prompts
+from sana_rt.runtime import backends, memory, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
-from sana_rt.runtime.denoiser import Denoiser, block_names
+from sana_rt.runtime.denoiser import Denoiser
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
+from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
-from sana_rt.runtime.pipeline import Chunk, Job, Pipeline, Progress, ProgressCallback
+from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
 from sana_rt.runtime.request import Request, continued, dims, for_model
 from sana_rt.runtime.scenes import NO_SCRIPT, Script
 from sana_rt.runtime.snapshot import Identity, Snapshot
 from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
-
-_EVERY_CLIP = ("rope", "timestep", "patch_embed", "final_layer", "solver", prompts.PROJECTION)
 
 
 def _silent(_: Progress) -> None:
@@ -77,7 +77,7 @@ class Session:
     @property
     def can_decode(self) -> bool:
         """Whether the bundle can turn latents into frames."""
-        return autoencoder.LATER in self.graphs.signatures
+        return graph_names.DECODER in self.graphs.signatures
 
     def request(
         self, *, conditioned: bool = False, resume: Snapshot | None = None, **options: Any
@@ -166,7 +166,7 @@ class Session:
     @cached_property
     def _tokenizer(self) -> PromptTokenizer:
         path = self.bundle.manifest.tokenizer
-        if path is None or prompts.ENCODER not in self.graphs.signatures:
+        if path is None or graph_names.TEXT_ENCODER not in self.graphs.signatures:
             raise RequestError(
                 "The bundle has no text encoder and tokenizer.",
                 expected="prompt embeddings made elsewhere.",
@@ -192,12 +192,12 @@ class Session:
         embeds = dict(job.known)
         if job.prompts:
             # The same way whether it is kept or not: packed weights round differently.
-            self.graphs.open(prompts.ENCODER, lasting=False)
+            self.graphs.open(graph_names.TEXT_ENCODER, lasting=False)
             embeds |= pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
-            self.graphs.close(prompts.ENCODER)
+            self.graphs.close(graph_names.TEXT_ENCODER)
         names = self._names(job, decode=decode)
-        pipeline.load(tuple(name for name in names if name != prompts.ENCODER))
+        pipeline.load(tuple(name for name in names if name != graph_names.TEXT_ENCODER))
         return embeds
 
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
@@ -234,17 +234,16 @@ class Session:
                 expected="a request for latents only.",
                 remedy="save the latents (--save-latents) and decode them elsewhere.",
             )
-        if job.condition_frames and autoencoder.ENCODER not in self.graphs.signatures:
+        if job.condition_frames and graph_names.ENCODER not in self.graphs.signatures:
             raise RequestError(
                 "The bundle cannot encode an image: it has no graph 'vae_encoder'.",
                 remedy="leave the image out, or export a checkpoint with its autoencoder.",
             )
         return (
-            *((prompts.ENCODER,) if job.prompts else ()),
-            *_EVERY_CLIP,
-            *block_names(self.model.transformer.num_layers),
-            *((autoencoder.ENCODER,) if job.condition_frames else ()),
-            *((autoencoder.FIRST, autoencoder.LATER) if decode else ()),
+            *((graph_names.TEXT_ENCODER,) if job.prompts else ()),
+            *graph_names.transformer(self.model.transformer.num_layers),
+            *((graph_names.ENCODER,) if job.condition_frames else ()),
+            *((graph_names.DECODER_FIRST, graph_names.DECODER) if decode else ()),
         )
 
 

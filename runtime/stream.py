@@ -6,10 +6,12 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from sana_rt.errors import RequestError
+from sana_rt.geometry import start_seconds
 from sana_rt.runtime.autoencoder import Frames
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.pipeline import Job, Pipeline, snapshot_kinds
-from sana_rt.runtime.scenes import Script, Shot, shots, start_seconds
+from sana_rt.runtime.job import Job
+from sana_rt.runtime.pipeline import Pipeline, snapshot_kinds
+from sana_rt.runtime.scenes import Script, Shot, shots
 from sana_rt.runtime.snapshot import Identity, Snapshot
 
 

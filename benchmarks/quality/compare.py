@@ -19,6 +19,7 @@ from skimage.metrics import structural_similarity
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
+from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import Frozen
 from sana_rt.runtime import backends
 from sana_rt.runtime.backends.base import Backend, Binding
@@ -113,7 +114,7 @@ class WatchedGraphs(Graphs):
     def run(self, binding: Binding) -> None:
         """Run a graph; after the solver, keep its step."""
         super().run(binding)
-        if binding.graph != "solver":
+        if binding.graph != SOLVER:
             return
         outputs = binding.outputs
         latents, sample = (self.memory.download(outputs[name]) for name in _SOLVER)

@@ -18,6 +18,7 @@ import click
 import msgspec
 import numpy as np
 
+from sana_rt import geometry
 from sana_rt.benchmarks.speed import harness
 from sana_rt.benchmarks.speed.denoise_diffusers import Diffusers
 from sana_rt.benchmarks.speed.denoise_ours import Ours
@@ -79,14 +80,12 @@ def measure(spec: ModelSpec, rounds: int, threads: int, folder: Path) -> Case:
     reference = Diffusers(str(checkpoint), STEPS, threads)
     compared = harness.interleave(ours.turn, reference.turn, rounds)
     sampling, transformer = spec.sampling, spec.transformer
-    height, width = spec.latent_size(sampling.height, sampling.width)
-    pt, ph, pw = transformer.patch_size
     frames = spec.latent_frames(sampling.num_frames)
     module, shared = "sana_rt.benchmarks.speed.denoise", {"steps": STEPS, "threads": threads}
     return Case(
         width=transformer.width,
         blocks=transformer.num_layers,
-        tokens=frames // pt * (height // ph) * (width // pw),
+        tokens=geometry.tokens(spec, frames, sampling.height, sampling.width),
         batch=2,
         text_tokens=spec.text.max_tokens,
         seconds_a_step=compared,

@@ -26,12 +26,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sana_rt import geometry
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes, writing
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
 from sana_rt.runtime.frames import live_video
-from sana_rt.runtime.request import frames_in
 from sana_rt.runtime.session import Session
 from sana_rt.runtime.state import NAMES
 
@@ -102,7 +102,7 @@ def export(folder: Path) -> Path:
 def measure(bundle: Path, seconds: float, threads: int) -> Run:
     """Play one stream in this process, which should have done nothing else."""
     session = Session.open(bundle, threads=threads)
-    num_frames = frames_in(seconds, session.model.sampling.fps, session.model)
+    num_frames = geometry.num_frames(seconds, session.model.sampling.fps, session.model)
     request = session.request(prompt=PROMPT, num_frames=num_frames)
     stream = session.stream(request)
     allocations: list[int] = []
@@ -214,8 +214,7 @@ def _seconds(run: Run) -> list[float]:
 def _predicted_state_bytes(session: Session) -> int:
     """S and the key sums of every block in float32, and a frame of z (docs/architecture.md)."""
     spec, sampling = session.model.transformer, session.model.sampling
-    height, width = session.model.latent_size(sampling.height, sampling.width)
-    tokens = height // spec.patch_size[1] * (width // spec.patch_size[2])
+    tokens = geometry.tokens(session.model, 1, sampling.height, sampling.width)
     heads, d = spec.num_heads, spec.head_dim
     return 4 * spec.num_layers * (heads * d * d + heads * d + tokens * spec.width)
 

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sana_rt import graph_names
 from sana_rt.export.modules.block import Block, BlockState, Depthwise
 from sana_rt.export.modules.embed import FinalLayer, PatchEmbed, TimestepEmbed
 from sana_rt.export.modules.prompt import Prompt
 from sana_rt.export.modules.rope import RotaryTables
+from sana_rt.graph_names import FINAL_LAYER, PATCH_EMBED, PROMPT, ROPE, TIMESTEP
 from sana_rt.model_spec import TransformerSpec
 
 
@@ -32,22 +34,19 @@ class Part:
 def parts(spec: TransformerSpec, depthwise: Depthwise = "conv") -> dict[str, Part]:
     """The parts of the transformer by graph name, in the order in which they run."""
     blocks = {
-        block_name(index): Part(partial(Block, spec, depthwise), f"transformer_blocks.{index}.")
+        graph_names.block(index): Part(
+            partial(Block, spec, depthwise), f"transformer_blocks.{index}."
+        )
         for index in range(spec.num_layers)
     }
     return {
-        "prompt": Part(partial(Prompt, spec)),
-        "rope": Part(partial(RotaryTables, spec)),
-        "timestep": Part(partial(TimestepEmbed, spec)),
-        "patch_embed": Part(partial(PatchEmbed, spec)),
+        PROMPT: Part(partial(Prompt, spec)),
+        ROPE: Part(partial(RotaryTables, spec)),
+        TIMESTEP: Part(partial(TimestepEmbed, spec)),
+        PATCH_EMBED: Part(partial(PatchEmbed, spec)),
         **blocks,
-        "final_layer": Part(partial(FinalLayer, spec)),
+        FINAL_LAYER: Part(partial(FinalLayer, spec)),
     }
-
-
-def block_name(index: int) -> str:
-    """The graph name of a block."""
-    return f"block_{index:02d}"
 
 
 class Transformer(nn.Module):
@@ -93,18 +92,18 @@ class Transformer(nn.Module):
             The velocity, like ``latents``, and the state after these frames.
         """
         run = self.parts
-        tokens = run["patch_embed"](latents)
-        modulation, embedding = run["timestep"](timestep)
-        text_k, text_v, text_bias = run["prompt"](hidden_states, attention_mask)
-        rope = run["rope"](*self._positions(tokens, frame_offset))
+        tokens = run[PATCH_EMBED](latents)
+        modulation, embedding = run[TIMESTEP](timestep)
+        text_k, text_v, text_bias = run[PROMPT](hidden_states, attention_mask)
+        rope = run[ROPE](*self._positions(tokens, frame_offset))
         after = []
         for index in range(self.spec.num_layers):
             before = state[index] if state else BlockState.zeros(self.spec, tokens)
-            tokens, *new = run[block_name(index)](
+            tokens, *new = run[graph_names.block(index)](
                 tokens, modulation, text_k[index], text_v[index], text_bias, *rope, *before
             )
             after.append(BlockState(*new))
-        return run["final_layer"](tokens, embedding), after
+        return run[FINAL_LAYER](tokens, embedding), after
 
     def _positions(self, tokens: Tensor, frame_offset: int) -> list[Tensor]:
         frames, rows, columns = tokens.shape[1:4]

@@ -77,11 +77,17 @@ def latents_shape(model: ModelSpec, frames: int, height: int, width: int) -> tup
     return (1, model.transformer.in_channels, model.latent_frames(frames), *size)
 
 
+def longest_clip(model: ModelSpec) -> int:
+    """The most video frames that the model has rotary positions for."""
+    spec = model.transformer
+    return video_frames(model, spec.rope_max_positions * spec.patch_size[0])
+
+
 def check_positions(model: ModelSpec, frames: int, height: int, width: int, fps: int) -> None:
     """Raise :class:`RequestError` for a clip beyond the model's rotary positions."""
     limit, patch = model.transformer.rope_max_positions, model.transformer.patch_size[0]
     named = size_dims(model, height, width)
-    longest = video_frames(model, limit * patch)
+    longest = longest_clip(model)
     length = f" (at most {longest:,} frames, {longest / fps:.4g} s)"
     for name, count, most in (
         ("latent frames", model.latent_frames(frames) // patch, length),
@@ -116,10 +122,14 @@ def chunk_ranges(model: ModelSpec, latent_frames: int, start: int = 0) -> tuple[
 def chunk_lengths(model: ModelSpec, clip: Lengths) -> Lengths:
     """The lengths of the chunks that :func:`chunk_ranges` cuts clips of such lengths into.
 
-    A stream that continues may be cut anywhere, so its chunks have from one to just under twice
-    the usual number of frames. Clips of less than two chunks are one chunk.
+    Of one length, those of a stream from its beginning, which whole chunks may continue. Of
+    several lengths, those of any stream: one that continues may be cut anywhere, so its chunks
+    have from one to just under twice the usual number of frames.
     """
     size = model.chunking.chunk_frames
-    if not model.transformer.causal or clip.longest < 2 * size:
+    if not model.transformer.causal:
         return clip
-    return Lengths(1, size, 2 * size - 1)
+    if clip.shortest == clip.longest:
+        found = [len(chunk) for chunk in chunk_ranges(model, clip.longest)]
+        return Lengths(min(found), min(found), max(found))
+    return Lengths(1, min(size, clip.usual), min(clip.longest, 2 * size - 1))

@@ -126,9 +126,15 @@ class ModelSpec(Frozen, frozen=True):
     streaming: StreamingSpec | None = None
 
     @property
-    def size_multiple(self) -> int:
-        """Height and width in pixels must be multiples of this."""
-        return self.vae.spatial_stride * self.transformer.patch_size[1]
+    def chunking(self) -> StreamingSpec:
+        """How a block-causal clip is sampled; LongSANA's values if the model does not say."""
+        return self.streaming or StreamingSpec()
+
+    @property
+    def size_multiples(self) -> tuple[int, int]:
+        """Height and width in pixels must be multiples of these."""
+        _, patch_height, patch_width = self.transformer.patch_size
+        return self.vae.spatial_stride * patch_height, self.vae.spatial_stride * patch_width
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
@@ -144,8 +150,8 @@ class ModelSpec(Frozen, frozen=True):
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Latent height and width of a clip; raises :class:`RequestError` if not divisible."""
-        multiple = self.size_multiple
-        for name, pixels in (("height", height), ("width", width)):
+        sides = ("height", "width")
+        for name, pixels, multiple in zip(sides, (height, width), self.size_multiples, strict=True):
             if pixels < multiple or pixels % multiple:
                 below = max(multiple, pixels // multiple * multiple)
                 raise RequestError(

@@ -10,8 +10,9 @@ import torch
 from diffusers import SanaVideoTransformer3DModel
 from torch import Tensor
 
+from sana_rt import graph_names
 from sana_rt.export.modules.block import Block, BlockState, Depthwise
-from sana_rt.export.modules.transformer import Transformer, block_name, parts
+from sana_rt.export.modules.transformer import Transformer, parts
 from sana_rt.model_spec import PRESETS, TransformerSpec
 
 #: Largest difference over largest value. Two float32 evaluations of the same formulas in
@@ -180,7 +181,7 @@ def test_parts_one_by_one() -> None:
         state = BlockState.zeros(SPEC, tokens)
         before = args[0].reshape(2, *grid, SPEC.width)
         text = (text_k[index], text_v[index], text_bias)
-        after = run[block_name(index)](before, modulation, *text, *rope, *state)[0]
+        after = run[graph_names.block(index)](before, modulation, *text, *rope, *state)[0]
         assert error(after - before, (wanted - args[0]).view_as(before)) < TOLERANCE
 
     last = seen[blocks[-1]][2].reshape(2, *grid, SPEC.width)

@@ -94,7 +94,7 @@ def test_a_frame_count_between_two_names_both(spec: ModelSpec, frames: int, near
 
 
 def test_latent_size() -> None:
-    assert WAN.size_multiple == 16
+    assert WAN.size_multiples == (16, 16)
     assert WAN.latent_size(480, 832) == (60, 104)
     assert LTX2.latent_size(704, 1280) == (22, 40)
 

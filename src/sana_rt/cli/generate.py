@@ -88,7 +88,7 @@ def _inputs(
 ) -> Inputs:
     from sana_rt.runtime import frames, inputs
 
-    guided = request.batch == 2
+    guided = request.guided
     return inputs.Inputs(
         noise=inputs.read_noise(noise) if noise else None,
         prompt_embeds=(

@@ -87,7 +87,7 @@ def command(
         )
     state = Snapshot.load(resume) if resume else None
     request = _request(session, state, given, seconds)
-    guided = request.batch == 2
+    guided = request.guided
     embeds = inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
     brought = inputs.Inputs(prompt_embeds=embeds)
     if dry_run:
@@ -144,12 +144,12 @@ def _script(
 def _request(
     session: Session, state: Snapshot | None, given: dict[str, Any], seconds: float | None
 ) -> Request:
-    from sana_rt.runtime.request import frames_in
+    from sana_rt import geometry
 
     request = session.request(resume=state, **given)
     if seconds is None:
         return request
-    num_frames = frames_in(seconds, request.fps, session.model)
+    num_frames = geometry.num_frames(seconds, request.fps, session.model)
     return session.request(resume=state, **given | {"num_frames": num_frames})
 
 

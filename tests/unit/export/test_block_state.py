@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sana_rt import graph_names
 from sana_rt.export.modules.block import Block, Depthwise
-from sana_rt.export.modules.transformer import Transformer, block_name
+from sana_rt.export.modules.transformer import Transformer
 from sana_rt.model_spec import TransformerSpec
 
 #: Largest difference over largest value of float32 against float64: a hundred roundings of
@@ -92,7 +93,7 @@ class Masked:
         modulation, embedding = run["timestep"](given["timestep"])
         text_k, text_v, bias = run["prompt"](given["hidden_states"], given["attention_mask"])
         for index in range(SPEC.num_layers):
-            weights = {k: v.double() for k, v in run[block_name(index)].state_dict().items()}
+            weights = {k: v.double() for k, v in run[graph_names.block(index)].state_dict().items()}
             text = text_k[index].double(), text_v[index].double(), bias.double()
             tokens = self.block(weights, tokens, modulation.double(), text)
         velocity: Tensor = run["final_layer"](tokens.float(), embedding)

@@ -11,13 +11,13 @@ from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.errors import DeviceMemoryError, RequestError
 from sana_rt.export.graphs import DType, text_encoder_graph, transformer_graphs, vae_graphs
+from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
-from sana_rt.runtime.pipeline import chunk_ranges
 from sana_rt.runtime.request import for_model
 from sana_rt.runtime.session import Session
 from sana_rt.runtime.state import NAMES
