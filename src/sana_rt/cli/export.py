@@ -11,6 +11,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.cli import output
+from sana_rt.cli.printable import printable
 from sana_rt.model_spec import PRESETS
 
 _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
@@ -70,7 +71,7 @@ def command(
         instruction=instruction,
     )
     for note in opened.notes:
-        click.echo(f"Warning: {note}", err=True)
+        click.echo(printable(f"Warning: {note}"), err=True)
     options = ExportOptions("float32" if dtype == "fp32" else "bfloat16", variant, not no_verify)
     with _progress() as report:
         export_bundle(opened, bundle, options, report)

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sana_rt.cli.printable import printable
+
 _PIPE_WIDTH = 160  # columns where no terminal says how many there are
 
 
@@ -32,10 +34,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         right = column.endswith(">")
         shown.add_column(column.rstrip(">"), justify="right" if right else "left")
     for row in rows:
-        shown.add_row(*row)
+        shown.add_row(*map(printable, row))
     console = stdout()
     console.print()
-    console.print(Text(title, "bold"))
+    console.print(Text(printable(title), "bold"))
     console.print(shown)
 
 

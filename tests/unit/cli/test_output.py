@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from sana_rt.cli import output
+from sana_rt.cli.printable import printable
 
 ESCAPE = "\x1b"
 
@@ -40,6 +41,15 @@ def test_a_table_is_text_as_it_is_without_colour(capsys: pytest.CaptureFixture[s
     ]
     assert ESCAPE not in shown.out
     assert shown.err == ""
+
+
+def test_what_files_say_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = f"{ESCAPE}[2J\r\x9b1A\u202egpj.exe\x00 提示 é"
+    output.table(hostile, ("", ""), [(hostile, "x")])
+    shown = capsys.readouterr().out
+    assert not {ESCAPE, "\r", "\x9b", "\u202e", "\x00"} & set(shown)
+    assert shown.count(r"\x1b[2J\r\x9b1A\u202egpj.exe\x00 提示 é") == 2
+    assert printable("two\nlines") == "two\nlines"
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("1", False)])
