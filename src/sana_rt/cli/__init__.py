@@ -9,7 +9,6 @@ from typing import Any, Final, NamedTuple
 import click
 
 from sana_rt import __version__
-from sana_rt.cli.printable import printable
 from sana_rt.errors import MissingDependencyError, SanaRTError, UsageError
 
 INTERRUPTED: Final = 130  # what a shell reports for a process that SIGINT ended
@@ -45,6 +44,8 @@ class Failure(click.ClickException):
     """Shows a :class:`SanaRTError` on stderr and exits with 1."""
 
     def __init__(self, error: SanaRTError) -> None:
+        from sana_rt.cli.printable import printable
+
         super().__init__(printable(str(error)))
 
 
