@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate"),
-    *("check", "lint", "types", "test", "bench", "clean"),
+    *("check", "lint", "types", "test", "test-everywhere", "bench", "clean"),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
