@@ -12,7 +12,18 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/sana_rt"
 STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 FOUNDATION = {
-    *("__init__", "__main__", "bundle", "errors", "files", "manifest", "model_spec", "tensors"),
+    "__init__",
+    "__main__",
+    "bundle",
+    "errors",
+    "files",
+    "geometry",
+    "graph_names",
+    "interrupts",
+    "machine",
+    "manifest",
+    "model_spec",
+    "tensors",
 }
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}
 TEST_ROOMS = {"unit", "parity", "contract", "packaging", "layout", "gpu", "data"}

@@ -8,10 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from sana_rt import __version__
+from sana_rt import __version__, interrupts
 from sana_rt.errors import MissingDependencyError, SanaRTError, UsageError
-
-INTERRUPTED: Final = 130  # what a shell reports for a process that SIGINT ended
 
 
 class Entry(NamedTuple):
@@ -81,16 +79,17 @@ class Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a :class:`SanaRTError` is shown, not traced back."""
         try:
-            return super().invoke(ctx)
+            with interrupts.terminable():
+                return super().invoke(ctx)
         except UsageError as error:
             raise UsageFailure(error) from error
         except SanaRTError as error:
             raise Failure(error) from error
         except ModuleNotFoundError as error:
             raise Failure(_missing(str(ctx.invoked_subcommand), error)) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             click.echo("\nInterrupted.", err=True)
-            ctx.exit(INTERRUPTED)
+            ctx.exit(interrupts.exit_code(interrupt))
 
 
 def _missing(name: str, error: ModuleNotFoundError) -> MissingDependencyError:
