@@ -11,10 +11,11 @@ from sana_rt.engines import plan_report, presets
 from sana_rt.engines.plan_report import PlanReport
 from sana_rt.engines.roofline import KernelRow
 from sana_rt.errors import MissingDependencyError, UsageError
+from sana_rt.figures import FORMATS
+from sana_rt.files import write_bytes
 
 #: The card whose limits are used for plans of a target, unless another is asked for.
 _DEVICES: Final = {"sm120": "rtx5090", "sm89": "rtx4090", "sm86": "rtx3090"}
-_PLOTS: Final = (".svg", ".png", ".pdf")
 
 
 def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None) -> None:
@@ -49,10 +50,11 @@ def _device(target: str) -> str:
 
 
 def _draw(reports: list[PlanReport], plot: Path) -> None:
-    if plot.suffix not in _PLOTS:
+    suffix = plot.suffix.removeprefix(".")
+    if suffix not in FORMATS:
         raise UsageError(
             f"A plot cannot be written as {plot.name!r}.",
-            expected=f"a name that ends with {', '.join(_PLOTS)}.",
+            expected=f"a name that ends with {', '.join(f'.{each}' for each in FORMATS)}.",
         )
     try:
         from sana_rt.engines import plan_plot
@@ -62,7 +64,8 @@ def _draw(reports: list[PlanReport], plot: Path) -> None:
             remedy='pip install "sana-rt[bench]"',
         ) from error
 
-    plan_plot.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
+    blocks = {f"{one.variant}, {one.target}": one.block_groups for one in reports}
+    write_bytes(plot, plan_plot.draw(blocks, suffix))
 
 
 def _show(report: PlanReport) -> None:
