@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from sana_rt.benchmarks import bound, random_bundle
-from sana_rt.engines import builder, plan_table, presets, profiles, roofline
+from sana_rt.engines import builder, cards, plan_table, profiles, roofline
+from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.roofline import Row
-from sana_rt.engines.trt_api import TARGETS, Request, TensorRT
+from sana_rt.engines.trt_api import BuildRequest, TensorRT
 from sana_rt.export.graphs import transformer_graphs
 from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
 from sana_rt.export.trace import trace
@@ -24,7 +25,7 @@ from sana_rt.quantize.layers import layers_of
 pytest.importorskip("tensorrt_rtx")
 
 MODEL = PRESETS["sana-video-2b-720p-dcaev"]
-DEVICE = presets.device("rtx5090")
+CARD = cards.card("rtx5090")
 FP8 = "float8_e4m3fn"
 #: Seconds: 20 blocks, 50 steps, both halves of guidance. The FLOPs alone take 4.6.
 BOUND = 10.0
@@ -52,7 +53,7 @@ class Block:
         """The kernels of the plan of a graph that was made of the block."""
         spans = profiles.profile(bound.BLOCK, self.graph, MODEL, bound.workload(MODEL))
         shapes = builder.input_shapes(self.graph.inputs, spans)
-        request = Request(path, TARGETS["sm120"], shapes)
+        request = BuildRequest(path, TARGETS["sm120"], shapes)
         built = builder.build_plan(request, folder / "plan", TensorRT("rtx"), lambda _: None)
         return roofline.rows(plan_table.read(built.log))
 
@@ -95,7 +96,7 @@ def test_bfloat16_is_no_worse_than_a_block_written_plainly(block: Block, tmp_pat
     rows = block.compile("bf16", tmp_path)
     assert not in_fp4(rows, block.layers)
     assert {row.work.dtype for row in rows if row.work.op_class == "gemm"} == {"bfloat16"}
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= PLAIN_BOUND
 
 
@@ -108,7 +109,7 @@ def test_max_compiles_to_fp4_and_is_bounded_by_ten_seconds(block: Block, tmp_pat
         flops["all"] += row.work.flops
         flops["fp4"] += row.work.flops if row.work.dtype == bound.FP4 else 0
     assert flops["fp4"] / flops["all"] > 0.97
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= BOUND
 
 
@@ -130,7 +131,7 @@ def test_scaled_inputs_stay_fp4_and_cost_a_few_per_cent(block: Block, tmp_path: 
     graph_file.write(rewrite.device(model, layers, made), block.path.parent, path)
     rows = block.plan(path, tmp_path)
     assert in_fp4(rows, block.layers) == block.layers
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= SCALED_BOUND
 
 

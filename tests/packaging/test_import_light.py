@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "sana_rt.files": set(),
     "sana_rt.bundle": MSGSPEC,
     "sana_rt.cli": {"click"},
+    "sana_rt.engines.cards": MSGSPEC,
 }
 COMMAND = {"click", "rich", *MSGSPEC}
 

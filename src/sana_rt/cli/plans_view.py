@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
-from sana_rt.engines import plan_report, presets
+from sana_rt.engines import cards, plan_report
 from sana_rt.engines.plan_report import PlanReport
 from sana_rt.engines.roofline import KernelRow
 from sana_rt.errors import MissingDependencyError, UsageError
 from sana_rt.figures import FORMATS
 from sana_rt.files import write_bytes
 
-#: The card whose limits are used for plans of a target, unless another is asked for.
-_DEVICES: Final = {"sm120": "rtx5090", "sm89": "rtx4090", "sm86": "rtx3090"}
-
 
 def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None) -> None:
     """Print a report of every variant's plans for every target, and draw them."""
     reports = [
-        plan_report.report(bundle, name, target, presets.device(device or _device(target)))
+        plan_report.report(
+            bundle, name, target, cards.card(device) if device else cards.card_of(target)
+        )
         for name, variant in bundle.manifest.variants.items()
         for target in variant.plans
     ]
@@ -38,15 +36,6 @@ def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None
         return
     for report in reports:
         _show(report)
-
-
-def _device(target: str) -> str:
-    if target not in _DEVICES:
-        raise UsageError(
-            f"It is not known which card the target {target!r} is.",
-            expected=f"--device with one of {', '.join(presets.names('devices'))}.",
-        )
-    return _DEVICES[target]
 
 
 def _draw(reports: list[PlanReport], plot: Path) -> None:
