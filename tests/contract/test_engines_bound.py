@@ -20,6 +20,7 @@ from sana_rt.engines.roofline import Totals
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.errors import RecipeError
 from sana_rt.export.seeded import SMALL
+from sana_rt.graph_names import TEXT_ENCODER
 from sana_rt.model_spec import PRESETS
 from sana_rt.quantize import recipe as recipes
 
@@ -48,7 +49,7 @@ def bounded(small_bundle: Path, recipe: str, folder: Path) -> BoundReport:
     """The bound for the small model, whose graphs are those of the small bundle."""
     bundle = Bundle.open(small_bundle)
     graphs = dict(bundle.manifest.variant("fp32").graphs)
-    graphs[random_bundle.TWO_LAYERS] = graphs[bound.TEXT]
+    graphs[random_bundle.TWO_LAYERS] = graphs[TEXT_ENCODER]
     for name in ("block_01", "block_02", "block_03", "vae_encoder"):
         del graphs[name]
     variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), graphs=graphs)
@@ -134,7 +135,7 @@ def test_kernels_of_the_block_are_the_block(report: BoundReport) -> None:
 
 
 def test_both_prompts_are_encoded(report: BoundReport) -> None:
-    (text,) = (row for row in report.rows if row.graph == bound.TEXT)
+    (text,) = (row for row in report.rows if row.graph == TEXT_ENCODER)
     assert text.runs == 2
     assert "2 layers, from plans of 1 and 2" in text.note
     assert text.seconds == 2 * text.seconds_each > 0

@@ -115,7 +115,8 @@ def test_it_draws_what_a_block_does(built: Path, tmp_path: Path) -> None:
 def test_plots_say_what_to_install(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "sana_rt.engines.plan_plot", raising=False)
     monkeypatch.delattr(sana_rt.engines, "plan_plot", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
+    for name in ("matplotlib", "matplotlib.axes"):
+        monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     refused = _run("inspect", built, "--plot", "a.svg")
     assert refused.exit_code == 1
     assert "sana-rt[bench]" in refused.stderr

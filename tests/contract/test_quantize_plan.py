@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sana_rt import graph_names
 from sana_rt.benchmarks import bound, random_bundle
 from sana_rt.engines import builder, cards, plan_table, profiles, roofline
 from sana_rt.engines.cards import TARGETS
@@ -25,6 +26,7 @@ from sana_rt.quantize.layers import layers_of
 pytest.importorskip("tensorrt_rtx")
 
 MODEL = PRESETS["sana-video-2b-720p-dcaev"]
+BLOCK = graph_names.block(0)
 CARD = cards.card("rtx5090")
 FP8 = "float8_e4m3fn"
 #: Seconds: 20 blocks, 50 steps, both halves of guidance. The FLOPs alone take 4.6.
@@ -44,14 +46,14 @@ class Block:
     path: Path
     layers: frozenset[str]
 
-    def compile(self, recipe: str, folder: Path, name: str = bound.BLOCK) -> tuple[Row, ...]:
+    def compile(self, recipe: str, folder: Path, name: str = BLOCK) -> tuple[Row, ...]:
         """The kernels of the plan that the block ``name`` of 20 has for 18,480 tokens, twice."""
         rules = recipes.resolve(recipes.load(recipe).recipe, self._model())
         return self.plan(bound.quantized(rules, name, self.path, folder), folder)
 
     def plan(self, path: Path, folder: Path) -> tuple[Row, ...]:
         """The kernels of the plan of a graph that was made of the block."""
-        spans = profiles.profile(bound.BLOCK, self.graph, MODEL, bound.workload(MODEL))
+        spans = profiles.profile(BLOCK, self.graph, MODEL, bound.workload(MODEL))
         shapes = builder.input_shapes(self.graph.inputs, spans)
         request = BuildRequest(path, TARGETS["sm120"], shapes)
         built = builder.build_plan(request, folder / "plan", TensorRT("rtx"), lambda _: None)
@@ -78,13 +80,11 @@ def in_format(rows: tuple[Row, ...], layers: frozenset[str], dtype: str) -> set[
 def block(tmp_path_factory: pytest.TempPathFactory) -> Block:
     folder = tmp_path_factory.mktemp("full") / "bf16"
     one = random_bundle.with_layers(MODEL, blocks=1, text=1)
-    definition = next(
-        each for each in transformer_graphs(one, "bfloat16") if each.name == bound.BLOCK
-    )
+    definition = next(each for each in transformer_graphs(one, "bfloat16") if each.name == BLOCK)
     topology = trace(definition, TRACE_SIZES.dims(one))
     graph = write_graph(topology, definition, random_bundle.random_weights(definition), folder)
     path = folder.parent / graph.path
-    layers = layers_of(bound.BLOCK, graph_file.read(path))
+    layers = layers_of(BLOCK, graph_file.read(path))
     return Block(graph, path, frozenset(layer.node for layer in layers))
 
 
@@ -116,7 +116,7 @@ def test_max_compiles_to_fp4_and_is_bounded_by_ten_seconds(block: Block, tmp_pat
 def test_scaled_inputs_stay_fp4_and_cost_a_few_per_cent(block: Block, tmp_path: Path) -> None:
     """What AWQ adds: one multiplication in front of every input's quantization."""
     model = graph_file.read(block.path)
-    layers = layers_of(bound.BLOCK, model)
+    layers = layers_of(BLOCK, model)
     random = np.random.default_rng(0)
     scales = {
         layer.input: random.choice([0.5, 0.75, 1.5], layer.shape[0]).tolist() for layer in layers
