@@ -18,11 +18,11 @@ from sana_rt import geometry, graph_names
 from sana_rt.benchmarks import random_bundle
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, plan_table, profiles, roofline
+from sana_rt.engines.cards import Card, Target
 from sana_rt.engines.plan_table import PlanTable
-from sana_rt.engines.presets import Device
-from sana_rt.engines.profiles import Workload
 from sana_rt.engines.roofline import KernelRow, Sums, Totals
-from sana_rt.engines.trt_api import Request, Target, TensorRT
+from sana_rt.engines.trt_api import BuildRequest, TensorRT
+from sana_rt.engines.workloads import Workload
 from sana_rt.graph_names import (
     DECODER,
     DECODER_FIRST,
@@ -105,7 +105,7 @@ class BlockKernel(KernelRow, frozen=True):
     graph: str
 
 
-class Report(Frozen, frozen=True):
+class BoundReport(Frozen, frozen=True):
     """The bound on a job; every number of seconds is a bound.
 
     What is said of a block is the mean over all blocks.
@@ -158,37 +158,37 @@ def workload(model: ModelSpec) -> Workload:
 
 
 @dataclass(frozen=True)
-class Setup:
+class BoundSetup:
     """What is bounded, and what it is built with."""
 
     model: ModelSpec
     recipe: LoadedRecipe
-    device: Device
+    card: Card
     tensorrt: TensorRT
     target: Target
 
 
-def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report:
+def measure(setup: BoundSetup, folder: Path, report: Callable[[str], None]) -> BoundReport:
     """Export, compile and count the graphs of a model; ``folder`` keeps graphs and logs.
 
     Raises :class:`sana_rt.errors.RecipeError` if the recipe is for another model.
     """
-    model, device = setup.model, setup.device
+    model, card = setup.model, setup.card
     bundle = random_bundle.write(folder / "bundle", model, lambda name: report(f"export {name}"))
     job = _Job.of(setup, bundle, folder)
     tables = dict(job.tables(report))
-    totals = {name: roofline.totals([table], device) for name, table in tables.items()}
+    totals = {name: roofline.totals([table], card) for name, table in tables.items()}
     by_graph = tuple(rows(model, job.blocks, tables, totals))
     parts: dict[str, float] = {}
     for row in by_graph:
         parts[row.part] = parts.get(row.part, 0.0) + row.seconds
     block = roofline.mean([(totals[alike[0]], len(alike)) for alike in job.blocks])
     seconds, frames = sum(parts.values()), schedule(model).frames
-    return Report(
+    return BoundReport(
         model=model.name,
         recipe=setup.recipe.recipe.name,
-        device=device.name,
-        source=f"{device.source.document}, {device.source.url}",
+        device=card.name,
+        source=f"{card.source.document}, {card.source.url}",
         tensorrt=f"{setup.tensorrt.flavour} {setup.tensorrt.version} for {setup.target.name}",
         rule=_RULE,
         frames=frames,
@@ -206,7 +206,7 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
         block_kernels=tuple(
             BlockKernel(**msgspec.structs.asdict(row), graph=alike[0])
             for alike in job.blocks
-            for row in roofline.kernel_rows(tables[alike[0]], device)
+            for row in roofline.kernel_rows(tables[alike[0]], card)
         ),
         missing=() if DECODER in tables else (f"the {model.vae.kind} autoencoder",),
     )
@@ -216,14 +216,14 @@ def measure(setup: Setup, folder: Path, report: Callable[[str], None]) -> Report
 class _Job:
     """The graphs to compile; ``blocks`` in groups whose layers have the same formats."""
 
-    setup: Setup
+    setup: BoundSetup
     bundle: Bundle
     folder: Path
     rules: Mapping[str, Rule]  # of the whole model's layers
     blocks: tuple[tuple[str, ...], ...]
 
     @staticmethod
-    def of(setup: Setup, bundle: Bundle, folder: Path) -> _Job:
+    def of(setup: BoundSetup, bundle: Bundle, folder: Path) -> _Job:
         """Read which layers there are, and what the recipe makes of them."""
         blocks = graph_names.blocks(setup.model.transformer.num_layers)
         layers = [
@@ -253,7 +253,7 @@ class _Job:
         # The two text encoders differ in nothing but the number of layers.
         kind = TEXT_ENCODER if name == random_bundle.TWO_LAYERS else name
         spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
-        request = Request(path, setup.target, builder.input_shapes(graph.inputs, spans))
+        request = BuildRequest(path, setup.target, builder.input_shapes(graph.inputs, spans))
         plan = self.folder / "plans" / f"{name}.plan"
         built = builder.build_plan(request, plan, setup.tensorrt, lambda _phase: None)
         plan.unlink()

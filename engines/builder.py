@@ -14,14 +14,14 @@ import msgspec
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
 from sana_rt.engines import freshness, graph_types, plan_table
+from sana_rt.engines.cards import Target
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import (
     FLAVOURS,
     BuildLog,
+    BuildRequest,
     RefusedNodesError,
-    Request,
     Shapes,
-    Target,
     TensorRT,
 )
 from sana_rt.errors import BuildError, TargetError, UnsupportedNodeError
@@ -36,7 +36,7 @@ _WEIGHT_COPIES: Final = 3
 
 
 @dataclass(frozen=True)
-class Progress:
+class BuildProgress:
     """Where a build is: graph ``index`` (from 0) of ``total``, in TensorRT's ``phase``."""
 
     graph: str
@@ -57,7 +57,7 @@ class Built:
 
 
 def build_variant(
-    root: Path, settings: Settings, tensorrt: TensorRT, report: Callable[[Progress], None]
+    root: Path, settings: Settings, tensorrt: TensorRT, report: Callable[[BuildProgress], None]
 ) -> dict[str, Built]:
     """Build the plans of a variant that are not current; each is listed as soon as it is done.
 
@@ -83,7 +83,7 @@ def build_variant(
         for index, name in enumerate(stale):
 
             def phase(text: str, name: str = name, index: int = index) -> None:
-                report(Progress(name, index, len(stale), text))
+                report(BuildProgress(name, index, len(stale), text))
 
             built[name] = _build(bundle, settings, name, tensorrt, phase)
             bundle = _remember(bundle, settings, name, built[name])
@@ -91,7 +91,7 @@ def build_variant(
 
 
 def build_plan(
-    request: Request, plan: Path, tensorrt: TensorRT, report: Callable[[str], None]
+    request: BuildRequest, plan: Path, tensorrt: TensorRT, report: Callable[[str], None]
 ) -> Built:
     """Write the plan of a graph to ``plan`` and the complete log of its build beside it.
 
@@ -142,7 +142,7 @@ def check_target(name: str, path: Path, target: Target) -> None:
         raise TargetError(
             f"{name} computes in {' and '.join(missing)} (the tensor {needed[missing[0]]!r} for "
             f"one), which {target.name} does not have.",
-            expected=f"{', '.join(['bfloat16', *sorted(target.dtypes)])} GEMMs for {target.name}.",
+            expected=f"{', '.join(target.dtypes)} GEMMs for {target.name}.",
             remedy="build a variant without it, such as bf16, or for a target that has it (sm120).",
         )
 
@@ -168,7 +168,7 @@ def _build(
 ) -> Built:
     graph = bundle.manifest.variant(settings.variant).graphs[name]
     shapes = input_shapes(graph.inputs, freshness.wanted(bundle, settings, name).profile)
-    request = Request(bundle.path(graph.path), settings.target, shapes, settings.tf32)
+    request = BuildRequest(bundle.path(graph.path), settings.target, shapes, settings.tf32)
     plan = bundle.root / settings.variant / settings.target.name / f"{name}.plan"
     return build_plan(request, plan, tensorrt, report)
 

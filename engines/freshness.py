@@ -1,4 +1,7 @@
-"""Which plans are current: a plan is good only while everything it was built from is the same."""
+"""Which plans are current, and why the others are stale.
+
+A plan is current while everything that it was built from is the same.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from dataclasses import dataclass, fields
 
 from sana_rt.bundle import Bundle
 from sana_rt.engines import profiles
-from sana_rt.engines.profiles import Workload
-from sana_rt.engines.trt_api import Flavour, Target
+from sana_rt.engines.cards import Target
+from sana_rt.engines.trt_api import Flavour
+from sana_rt.engines.workloads import Workload
 from sana_rt.errors import BundleFileError
 from sana_rt.manifest import BuiltFrom, DimRange, Plan
 
@@ -31,7 +35,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Key:
+class PlanKey:
     """All that decides what a plan is; each field is a reason of its own to build again."""
 
     graph: str
@@ -45,33 +49,33 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Status:
-    """Whether the plan of a graph is current; if not, why it would be built."""
+class PlanStatus:
+    """Whether the plan of a graph is current; the ``reasons`` why it is stale, if it is."""
 
     graph: str
     reasons: tuple[str, ...]
 
     @property
     def is_current(self) -> bool:
-        """Whether nothing would be built."""
+        """Whether it would not be built again."""
         return not self.reasons
 
 
-def survey(bundle: Bundle, settings: Settings) -> tuple[Status, ...]:
+def survey(bundle: Bundle, settings: Settings) -> tuple[PlanStatus, ...]:
     """The status of every graph's plan, in the order of the manifest; files are hashed."""
     variant = bundle.manifest.variant(settings.variant)
     plans = variant.plans.get(settings.target.name, {})
     return tuple(
-        Status(name, tuple(_reasons(bundle, plans.get(name), wanted(bundle, settings, name))))
+        PlanStatus(name, tuple(_reasons(bundle, plans.get(name), wanted(bundle, settings, name))))
         for name in variant.graphs
     )
 
 
-def wanted(bundle: Bundle, settings: Settings, name: str) -> Key:
+def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
     """The key of the plan that a build of the graph called ``name`` would make."""
     variant = bundle.manifest.variant(settings.variant)
     source = built_from(bundle, settings.variant, name)
-    return Key(
+    return PlanKey(
         graph=source.graph,
         weights=source.weights,
         recipe=source.recipe,
@@ -93,9 +97,9 @@ def built_from(bundle: Bundle, variant_name: str, name: str) -> BuiltFrom:
     return BuiltFrom(path, tuple(weights), variant.recipe)
 
 
-def recorded(plan: Plan) -> Key:
+def recorded(plan: Plan) -> PlanKey:
     """The key that a plan was built under."""
-    return Key(
+    return PlanKey(
         graph=plan.built_from.graph,
         weights=plan.built_from.weights,
         recipe=plan.built_from.recipe,
@@ -107,9 +111,9 @@ def recorded(plan: Plan) -> Key:
     )
 
 
-def differences(old: Key, new: Key) -> Iterator[str]:
+def differences(old: PlanKey, new: PlanKey) -> Iterator[str]:
     """What of the key is not the same, in words, with both values."""
-    for part in fields(Key):
+    for part in fields(PlanKey):
         before, after = getattr(old, part.name), getattr(new, part.name)
         if before == after:
             continue
@@ -127,7 +131,7 @@ def _entries(what: str, before: dict[str, object], after: dict[str, object]) -> 
             yield f"{what}: {name} was {before.get(name)}, is {after.get(name)}"
 
 
-def _reasons(bundle: Bundle, plan: Plan | None, key: Key) -> Iterator[str]:
+def _reasons(bundle: Bundle, plan: Plan | None, key: PlanKey) -> Iterator[str]:
     if plan is None:
         yield "never built"
         return

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sana_rt import figures
 from sana_rt.engines.roofline import Sums
-from sana_rt.files import writing
 
 #: Unit, divisor and field of each panel.
 _PANELS: Final = (
@@ -22,23 +19,17 @@ _PANELS: Final = (
 )
 
 
-def draw(blocks: Mapping[str, Sequence[Sums]], path: Path) -> None:
-    """Draw the sums of a block by class of operation; ``blocks`` is by the name of a variant.
-
-    The suffix of ``path`` (svg, png, pdf) says in which format.
-    """
+def draw(blocks: Mapping[str, Sequence[Sums]], file_format: str) -> bytes:
+    """The sums of a block by class of operation; ``blocks`` is by the name of a variant."""
     names = list(dict.fromkeys(group.name for groups in blocks.values() for group in groups))
     figure = Figure(figsize=(11, 1.5 + 0.45 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(_PANELS), sharey=True)
     for axis, (title, unit, field) in zip(axes, _PANELS, strict=True):
         _panel(axis, names, blocks, field, unit)
         axis.set_title(title, fontsize=10)
     axes[0].invert_yaxis()  # of all, because they share it
     axes[0].legend(fontsize=8)
-    # A fixed salt and no date: the same plans give the same SVG.
-    with writing(path) as file, matplotlib.rc_context({"svg.hashsalt": "sana-rt"}):
-        figure.savefig(file, format=path.suffix.removeprefix("."), metadata=_metadata(path))
+    return figures.encode(figure, file_format)
 
 
 def _panel(
@@ -56,7 +47,3 @@ def _panel(
         axis.barh(places, [values.get(name, 0.0) for name in names], height, label=variant)
     axis.set_yticks(range(len(names)), names)
     axis.grid(axis="x", alpha=0.3)
-
-
-def _metadata(path: Path) -> dict[str, str | None] | None:
-    return {"Date": None} if path.suffix == ".svg" else None

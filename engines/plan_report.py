@@ -8,8 +8,8 @@ from typing import Final
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.engines import plan_table, roofline
+from sana_rt.engines.cards import Card
 from sana_rt.engines.plan_table import PlanTable
-from sana_rt.engines.presets import Device
 from sana_rt.engines.roofline import KernelRow, Sums
 from sana_rt.errors import ManifestReferenceError
 from sana_rt.manifest import Plan
@@ -49,12 +49,12 @@ class Memory(Frozen, frozen=True):
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that much."""
+        """Whether the card has that much."""
         return self.total_bytes <= self.device_bytes
 
 
 class PlanReport(Frozen, frozen=True):
-    """The plans of one variant for one target, with bounds for one device."""
+    """The plans of one variant for one target, with bounds for one card."""
 
     variant: str
     target: str
@@ -71,7 +71,7 @@ class PlanReport(Frozen, frozen=True):
     without_plan: tuple[str, ...]  # graphs that nothing here counts
 
 
-def report(bundle: Bundle, variant: str, target: str, device: Device) -> PlanReport:
+def report(bundle: Bundle, variant: str, target: str, card: Card) -> PlanReport:
     """Read the build logs of a variant's plans for ``target``."""
     listed = bundle.manifest.variant(variant)
     plans = listed.plans.get(target, {})
@@ -84,28 +84,28 @@ def report(bundle: Bundle, variant: str, target: str, device: Device) -> PlanRep
     tables = {name: plan_table.read(bundle.path(plan.log)) for name, plan in plans.items()}
     blocks = {name: table for name, table in tables.items() if graph_names.is_block(name)}
     first = list(blocks.values())[:1]
-    of_blocks = roofline.totals(blocks.values(), device)
-    used = memory(bundle.manifest.model, plans, device)
+    of_blocks = roofline.totals(blocks.values(), card)
+    used = memory(bundle.manifest.model, plans, card)
     one = next(iter(plans.values()))
     return PlanReport(
         variant=variant,
         target=target,
-        device=device.name,
+        device=card.name,
         built_with=f"{one.flavour} {one.flavour_version}",
         gemm_flop_shares=of_blocks.flop_shares("gemm"),
         blocks_seconds=of_blocks.seconds,
         blocks_bytes=of_blocks.bytes,
-        block_groups=roofline.totals(first, device).groups,
-        block_kernels=roofline.kernel_rows(first[0], device)[:HEAVIEST] if first else (),
+        block_groups=roofline.totals(first, card).groups,
+        block_kernels=roofline.kernel_rows(first[0], card)[:HEAVIEST] if first else (),
         memory=used,
         fits=used.fits,
-        graphs=tuple(_row(name, plans[name], tables[name], device) for name in plans),
+        graphs=tuple(_row(name, plans[name], tables[name], card) for name in plans),
         without_plan=tuple(name for name in listed.graphs if name not in plans),
     )
 
 
-def memory(model: ModelSpec, plans: Mapping[str, Plan], device: Device) -> Memory:
-    """What must be on the device to run all ``plans``."""
+def memory(model: ModelSpec, plans: Mapping[str, Plan], card: Card) -> Memory:
+    """What must be on the card to run all ``plans``."""
     buffers: dict[str, int] = {}
     shared = _largest(*plans.values())
     for axis in ("height", "width"):  # of frames, which only outputs have
@@ -124,7 +124,7 @@ def memory(model: ModelSpec, plans: Mapping[str, Plan], device: Device) -> Memor
         arena_bytes=max(plan.activation_bytes for plan in plans.values()),
         buffer_bytes=sum(buffers.values()),
         runtime_bytes=_RUNTIME_BYTES,
-        device_bytes=device.memory_bytes,
+        device_bytes=card.memory_bytes,
     )
 
 
@@ -137,8 +137,8 @@ def _largest(*plans: Plan) -> dict[str, int]:
     return largest
 
 
-def _row(name: str, plan: Plan, table: PlanTable, device: Device) -> GraphRow:
-    totals = roofline.totals([table], device)
+def _row(name: str, plan: Plan, table: PlanTable, card: Card) -> GraphRow:
+    totals = roofline.totals([table], card)
     return GraphRow(
         graph=name,
         seconds=totals.seconds,

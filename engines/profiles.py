@@ -1,63 +1,12 @@
-"""Workloads, and the optimization profile that each graph of a bundle needs to serve one."""
+"""The optimization profile that each graph of a bundle needs to serve a workload."""
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-
-import msgspec
-
 from sana_rt import geometry, graph_names
-from sana_rt.errors import ProfileError, UsageError
-from sana_rt.files import storage_errors
+from sana_rt.engines.workloads import Span, Workload
+from sana_rt.errors import ProfileError
 from sana_rt.manifest import DimRange, Graph
-from sana_rt.model_spec import Count, Frozen, ModelSpec
-
-Span = Count | DimRange
-
-
-class Workload(Frozen, frozen=True):
-    """What plans are built for: each size one number, or ``{min, opt, max}``.
-
-    ``batch`` counts the samples of a forward pass (2 with classifier-free guidance), ``frames``,
-    ``height`` and ``width`` are those of the video, ``length`` is that of a tokenized prompt.
-    """
-
-    frames: Span
-    height: Span
-    width: Span
-    batch: Span = 2
-    length: Span = DimRange(1, 512, 1024)
-    description: str = ""
-
-
-def for_model(model: ModelSpec) -> Workload:
-    """The workload of the model's default request; of a block-causal model, any length."""
-    sampling = model.sampling
-    frames: Span = sampling.num_frames
-    if model.transformer.causal:
-        frames = DimRange(1, sampling.num_frames, geometry.longest_clip(model))
-    return Workload(
-        frames=frames,
-        height=sampling.height,
-        width=sampling.width,
-        batch=geometry.batch_size(sampling.guidance_scale),
-        description=f"the defaults of {model.name}",
-    )
-
-
-def read(path: Path) -> Workload:
-    """A workload from a TOML file; unknown keys are refused."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        return msgspec.convert(tomllib.loads(data.decode()), Workload)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(
-            f"{path} is not a workload: {error}.",
-            expected="TOML with frames, height, width and, if they differ from the default, "
-            "batch and length: each a number or {min, opt, max}.",
-        ) from error
+from sana_rt.model_spec import ModelSpec
 
 
 def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> dict[str, DimRange]:
@@ -83,7 +32,7 @@ def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> di
 def _ranges(model: ModelSpec, workload: Workload) -> dict[str, DimRange]:
     """Every named dimension of docs/architecture.md."""
     frames, height, width = (
-        _range(name, getattr(workload, name)) for name in ("frames", "height", "width")
+        _range(name, getattr(workload, name)) for name in ("num_frames", "height", "width")
     )
     fps = model.sampling.fps
     geometry.check_positions(model, frames.max, height.max, width.max, fps)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sana_rt.engines.cards import Card
 from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
-from sana_rt.engines.presets import Device
 from sana_rt.errors import PlanTableError, UsageError
 from sana_rt.model_spec import Frozen
 
@@ -39,19 +39,19 @@ class Work:
     bytes: int
     dtype: str | None = None
 
-    def seconds(self, device: Device) -> float:
-        """The bound on its time on ``device``."""
-        return max(self._compute_seconds(device), self.bytes / device.bandwidth)
+    def seconds(self, card: Card) -> float:
+        """The bound on its time on ``card``."""
+        return max(self._compute_seconds(card), self.bytes / card.bandwidth)
 
-    def _compute_seconds(self, device: Device) -> float:
+    def _compute_seconds(self, card: Card) -> float:
         if self.dtype is None:
             return 0.0
-        if self.dtype not in device.peaks:
+        if self.dtype not in card.peaks:
             raise UsageError(
-                f"{device.name} has no peak for {self.dtype}, which the plan multiplies in.",
-                expected=f"a plan that multiplies in {', '.join(device.peaks)}.",
+                f"{card.name} has no peak for {self.dtype}, which the plan multiplies in.",
+                expected=f"a plan that multiplies in {', '.join(card.peaks)}.",
             )
-        return self.flops / device.peaks[self.dtype]
+        return self.flops / card.peaks[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def rows(table: PlanTable) -> tuple[Row, ...]:
     return tuple(Row(kernel, work(kernel)) for kernel in table.kernels if kernel.is_fixed)
 
 
-def totals(tables: Iterable[PlanTable], device: Device) -> Totals:
+def totals(tables: Iterable[PlanTable], card: Card) -> Totals:
     """The sums over the plans of ``tables``, each run once."""
     groups: dict[tuple[str, str | None], Sums] = {}
     not_counted = 0
@@ -135,20 +135,20 @@ def totals(tables: Iterable[PlanTable], device: Device) -> Totals:
         not_counted += len(table.kernels) - len(counted)
         for row in counted:
             one = row.work
-            new = Sums(one.op_class, one.dtype, one.flops, one.bytes, one.seconds(device))
+            new = Sums(one.op_class, one.dtype, one.flops, one.bytes, one.seconds(card))
             key = (one.op_class, one.dtype)
             groups[key] = combined(groups[key], new) if key in groups else new
     return Totals(tuple(group for group in groups.values() if group.bytes), not_counted)
 
 
-def kernel_rows(table: PlanTable, device: Device) -> tuple[KernelRow, ...]:
+def kernel_rows(table: PlanTable, card: Card) -> tuple[KernelRow, ...]:
     """The kernels that move or compute anything, the heaviest by the bound first."""
     found = (
         KernelRow(
             name=row.kernel.name,
             op_class=row.work.op_class,
             dtype=row.work.dtype,
-            seconds=row.work.seconds(device),
+            seconds=row.work.seconds(card),
             flops=row.work.flops,
             bytes=row.work.bytes,
             nodes=row.kernel.nodes,

@@ -13,38 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from sana_rt.engines.cards import CURRENT, TARGETS, Target
 from sana_rt.errors import BuildError, MissingDependencyError, TargetError
 
 Flavour = Literal["rtx", "trt"]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # min, opt, max
-
-#: The target of a flavour that builds for the card in this machine and for no other.
-CURRENT: Final = "current"
-
-
-@dataclass(frozen=True)
-class Target:
-    """A kind of card; ``member`` is its name in TensorRT-RTX's ``ComputeCapability``."""
-
-    name: str
-    compute_capability: str
-    member: str
-    dtypes: frozenset[str]  # of GEMM operands below 16 bits
-
-
-_FP8: Final = "float8_e4m3fn"
-_FP4: Final = "float4_e2m1"
-
-TARGETS: Final[dict[str, Target]] = {
-    target.name: target
-    for target in (
-        Target("sm120", "12.0", "SM120", frozenset({_FP8, _FP4})),  # RTX 50
-        Target("sm89", "8.9", "SM89", frozenset({_FP8})),  # RTX 40
-        Target("sm86", "8.6", "SM86", frozenset()),  # RTX 30
-        Target("sm80", "8.0", "SM80", frozenset()),  # A100
-        Target(CURRENT, CURRENT, "CURRENT", frozenset({_FP8, _FP4})),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +35,7 @@ FLAVOURS: Final[dict[Flavour, Capabilities]] = {
     "rtx": Capabilities(
         module="tensorrt_rtx",
         install='pip install "sana-rt[build]"',
-        targets=("sm120", "sm89", "sm86", "sm80", CURRENT),
+        targets=tuple(TARGETS),
         builds_without_gpu=True,
         user_allocation=True,
     ),
@@ -77,7 +50,7 @@ FLAVOURS: Final[dict[Flavour, Capabilities]] = {
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """A graph, the card to build for, and min, opt and max shape of every input by name."""
 
     graph: Path
@@ -160,7 +133,7 @@ class TensorRT:
 
     def build(
         self,
-        request: Request,
+        request: BuildRequest,
         write: Callable[[bytes], int],
         log: BuildLog,
         progress: Callable[[str], None],
@@ -194,7 +167,7 @@ class TensorRT:
                 remedy="see the complete log of the build.",
             )
 
-    def _config(self, builder: Any, request: Request) -> Any:
+    def _config(self, builder: Any, request: BuildRequest) -> Any:
         api, config = self._api, builder.create_builder_config()
         config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # prints the layer table
         if self.capabilities.builds_without_gpu:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from sana_rt import graph_names
+from sana_rt import figures, graph_names
 from sana_rt.quantize.sensitivity import Sensitivity
 
 
@@ -28,7 +26,4 @@ def draw(found: Sensitivity) -> bytes:
     axes.set_xlabel("block")
     axes.set_title(f"Error of the velocity, one layer in {found.format}", fontsize="medium")
     figure.colorbar(image)
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "sana-rt"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return figures.encode(figure)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
+from sana_rt import figures
 from sana_rt.benchmarks.quality.compare import Comparison, Frames, Report
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
@@ -77,10 +77,7 @@ def _plot(lines: Mapping[str, Sequence[float]], x: str, y: str) -> bytes:
     axes.set(xlabel=x, ylabel=y)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "sana-rt"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return figures.encode(figure)
 
 
 def _png(image: Frames) -> bytes:

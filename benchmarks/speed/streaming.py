@@ -23,13 +23,12 @@ import click
 import msgspec
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from sana_rt import geometry
+from sana_rt import figures, geometry
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
-from sana_rt.files import write_bytes, writing
+from sana_rt.files import write_bytes
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
 from sana_rt.runtime.frames import live_video
 from sana_rt.runtime.session import Session
@@ -182,7 +181,6 @@ def report(runs: Sequence[Run], model: ModelSpec, threads: int) -> Report:
 def draw(result: Report, path: Path) -> None:
     """Draw memory and pace over the video as SVG."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     memory, pace = figure.subplots(1, 2)
     for run in result.runs:
         label = f"a stream of {run.video_seconds:.0f} s"
@@ -194,8 +192,7 @@ def draw(result: Report, path: Path) -> None:
     pace.set_ylabel("seconds a chunk")
     for axis in (memory, pace):
         _finish(axis)
-    with writing(path) as file:
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    write_bytes(path, figures.encode(figure))
 
 
 def _finish(axis: Axes) -> None:

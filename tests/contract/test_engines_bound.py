@@ -11,15 +11,16 @@ from click.testing import CliRunner
 
 from sana_rt import bundle as bundles
 from sana_rt.benchmarks import bound, random_bundle
-from sana_rt.benchmarks.bound import Report, Setup
+from sana_rt.benchmarks.bound import BoundReport, BoundSetup
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
-from sana_rt.engines import presets
+from sana_rt.engines import cards
 from sana_rt.engines.plan_table import PlanTable
 from sana_rt.engines.roofline import Totals
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.errors import RecipeError
 from sana_rt.export.seeded import SMALL
+from sana_rt.graph_names import TEXT_ENCODER
 from sana_rt.model_spec import PRESETS
 from sana_rt.quantize import recipe as recipes
 
@@ -44,35 +45,35 @@ KEYS = {
 }
 
 
-def bounded(small_bundle: Path, recipe: str, folder: Path) -> Report:
+def bounded(small_bundle: Path, recipe: str, folder: Path) -> BoundReport:
     """The bound for the small model, whose graphs are those of the small bundle."""
     bundle = Bundle.open(small_bundle)
     graphs = dict(bundle.manifest.variant("fp32").graphs)
-    graphs[random_bundle.TWO_LAYERS] = graphs[bound.TEXT]
+    graphs[random_bundle.TWO_LAYERS] = graphs[TEXT_ENCODER]
     for name in ("block_01", "block_02", "block_03", "vae_encoder"):
         del graphs[name]
     variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), graphs=graphs)
     manifest = msgspec.structs.replace(bundle.manifest, variants={random_bundle.VARIANT: variant})
     rtx = TensorRT("rtx")
     loaded = recipes.load(recipe)
-    setup = Setup(SMALL, loaded, presets.device("rtx5090"), rtx, rtx.target("sm120"))
+    setup = BoundSetup(SMALL, loaded, cards.card("rtx5090"), rtx, rtx.target("sm120"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random_bundle, "write", lambda *_: bundles.Bundle(bundle.root, manifest))
         return bound.measure(setup, folder, lambda _: None)
 
 
 @pytest.fixture(scope="module")
-def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> BoundReport:
     return bounded(small_bundle, "bf16", tmp_path_factory.mktemp("bound"))
 
 
 @pytest.fixture(scope="module")
-def mixed(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
+def mixed(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> BoundReport:
     """With a recipe whose first rules are for the last three of the four blocks only."""
     return bounded(small_bundle, "mixed", tmp_path_factory.mktemp("mixed"))
 
 
-def test_rows_sum_to_the_job(report: Report) -> None:
+def test_rows_sum_to_the_job(report: BoundReport) -> None:
     rows = {row.graph: row for row in report.rows}
     steps = SMALL.sampling.num_inference_steps
     block = rows["block_00"]
@@ -93,7 +94,7 @@ def test_rows_sum_to_the_job(report: Report) -> None:
     assert report.missing == ()
 
 
-def test_blocks_that_differ_are_compiled_one_by_one_and_weighted(mixed: Report) -> None:
+def test_blocks_that_differ_are_compiled_one_by_one_and_weighted(mixed: BoundReport) -> None:
     shallow, deep = (row for row in mixed.rows if row.part == "blocks")
     assert (shallow.graph, shallow.stands_for) == ("block_00", ("block_00",))
     assert (deep.graph, deep.stands_for) == ("block_01", ("block_01", "block_02", "block_03"))
@@ -108,7 +109,7 @@ def test_blocks_that_differ_are_compiled_one_by_one_and_weighted(mixed: Report) 
     assert shallow.bytes_each != deep.bytes_each
 
 
-def test_the_share_in_fp4_is_that_of_all_blocks(mixed: Report) -> None:
+def test_the_share_in_fp4_is_that_of_all_blocks(mixed: BoundReport) -> None:
     flops = {"block_00": 0, "block_01": 0}
     for row in mixed.block_kernels:
         flops[row.graph] += row.flops if row.dtype == bound.FP4 else 0
@@ -124,7 +125,7 @@ def test_an_autoencoder_that_is_not_here_is_said_to_be_missing() -> None:
     assert rows["vae_decoder"].seconds == 0
 
 
-def test_kernels_of_the_block_are_the_block(report: Report) -> None:
+def test_kernels_of_the_block_are_the_block(report: BoundReport) -> None:
     assert sum(row.bytes for row in report.block_kernels) == report.bytes_per_block
     assert sum(row.flops for row in report.block_kernels) == report.flops_per_block
     (block,) = (row for row in report.rows if row.graph == "block_00")
@@ -133,22 +134,24 @@ def test_kernels_of_the_block_are_the_block(report: Report) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
-def test_both_prompts_are_encoded(report: Report) -> None:
-    (text,) = (row for row in report.rows if row.graph == bound.TEXT)
+def test_both_prompts_are_encoded(report: BoundReport) -> None:
+    (text,) = (row for row in report.rows if row.graph == TEXT_ENCODER)
     assert text.runs == 2
     assert "2 layers, from plans of 1 and 2" in text.note
     assert text.seconds == 2 * text.seconds_each > 0
 
 
-def test_the_command_prints_the_report(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Setup] = []
+def test_the_command_prints_the_report(
+    report: BoundReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[BoundSetup] = []
     monkeypatch.setattr(bound, "measure", lambda setup, *_: asked.append(setup) or report)
     for model in ("sana-video-2b-720p-dcaev", "2b-720p-dcaev"):
         arguments = ["bound", "--model", model, "--device", "rtx5080"]
         result = CliRunner().invoke(cli, [*arguments, "--json"])
         assert set(json.loads(result.stdout)) >= KEYS
         assert asked[-1].model is PRESETS["sana-video-2b-720p-dcaev"]
-        assert asked[-1].device.name == "GeForce RTX 5080"
+        assert asked[-1].card.name == "GeForce RTX 5080"
         assert asked[-1].recipe == recipes.load("bf16")
     shown = CliRunner().invoke(cli, arguments).stdout
     assert "a bound, not a time" in shown
@@ -158,7 +161,7 @@ def test_the_command_prints_the_report(report: Report, monkeypatch: pytest.Monke
 
 
 def test_the_command_shows_every_kind_of_block(
-    mixed: Report, monkeypatch: pytest.MonkeyPatch
+    mixed: BoundReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bound, "measure", lambda *_: mixed)
     shown = CliRunner().invoke(cli, ["bound", "--model", "2b-480p", "--recipe", "mixed"]).stdout
@@ -198,4 +201,4 @@ def test_jobs_of_the_released_models() -> None:
     assert minute.runs()["block_00"] == 24 * 5
     assert minute.runs()["solver"] == 24 * 4
     assert minute.runs()["vae_decoder"] == 239
-    assert bound.workload(PRESETS["longsana-2b-480p"]).frames == 37  # 10 latent frames
+    assert bound.workload(PRESETS["longsana-2b-480p"]).num_frames == 37  # 10 latent frames

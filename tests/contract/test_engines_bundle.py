@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-import sana_rt.benchmarks
+import sana_rt.engines
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
-from sana_rt.engines import plan_report, plan_table, presets
+from sana_rt.engines import cards, plan_report, plan_table
 from sana_rt.runtime import request
 from sana_rt.runtime.session import Session
 
@@ -59,7 +59,7 @@ def test_every_graph_has_a_plan_and_a_table_without_a_gap(built: Path) -> None:
 
 
 def test_what_is_current_is_said_and_left_alone(built: Path) -> None:
-    reasons = _json("explain", built)["fp32"]["sm120"]
+    reasons = _json("build", built, "--dry-run")["fp32"]["sm120"]
     assert len(reasons) == len(Bundle.open(built).manifest.variant("fp32").graphs)
     assert not any(reasons.values())
     assert _json("build", built)["built"] == {}
@@ -67,10 +67,10 @@ def test_what_is_current_is_said_and_left_alone(built: Path) -> None:
 
 
 def test_why_a_plan_would_be_built_is_said(built: Path) -> None:
-    shown = _run("explain", built, "--workload", "sana-video-2b-480p")
+    shown = _run("build", built, "--dry-run", "--workload", "sana-video-2b-480p")
     assert "profile: rows was 4, is 30" in shown.stdout
     assert "profile: frames was 5, is 21" in shown.stdout
-    assert "never built" in _run("explain", built, "--target", "sm89").stdout
+    assert "never built" in _run("build", built, "--dry-run", "--target", "sm89").stdout
 
 
 def test_the_report_counts_what_a_clip_needs(built: Path) -> None:
@@ -93,7 +93,7 @@ def test_its_memory_is_no_less_than_what_the_runtime_allocates(built: Path) -> N
 
 def test_a_smaller_card_does_not_hold_it_when_it_does_not(built: Path) -> None:
     bundle = Bundle.open(built)
-    card = presets.device("rtx5090")
+    card = cards.card("rtx5090")
     small = msgspec.structs.replace(
         card, memory_bytes=plan_report.report(bundle, "fp32", "sm120", card).memory.total_bytes - 1
     )
@@ -114,8 +114,9 @@ def test_it_draws_what_a_block_does(built: Path, tmp_path: Path) -> None:
 
 def test_plots_say_what_to_install(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "sana_rt.engines.plan_plot", raising=False)
-    monkeypatch.delattr(sana_rt.benchmarks, "plots", raising=False)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # type: ignore[arg-type]
+    monkeypatch.delattr(sana_rt.engines, "plan_plot", raising=False)
+    for name in ("matplotlib", "matplotlib.axes"):
+        monkeypatch.setitem(sys.modules, name, None)  # type: ignore[arg-type]
     refused = _run("inspect", built, "--plot", "a.svg")
     assert refused.exit_code == 1
     assert "sana-rt[bench]" in refused.stderr
@@ -127,7 +128,7 @@ def test_a_build_that_is_not_finished_is_said_to_be_so(built: Path) -> None:
     plans = {name: plan for name, plan in variant.plans["sm120"].items() if name != "solver"}
     unfinished = msgspec.structs.replace(variant, plans={"sm120": plans})
     manifest = msgspec.structs.replace(bundle.manifest, variants={"fp32": unfinished})
-    report = plan_report.report(Bundle(built, manifest), "fp32", "sm120", presets.device("rtx5090"))
+    report = plan_report.report(Bundle(built, manifest), "fp32", "sm120", cards.card("rtx5090"))
     assert report.without_plan == ("solver",)
 
 

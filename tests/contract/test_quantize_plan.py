@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sana_rt import graph_names
 from sana_rt.benchmarks import bound, random_bundle
-from sana_rt.engines import builder, plan_table, presets, profiles, roofline
+from sana_rt.engines import builder, cards, plan_table, profiles, roofline
+from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.roofline import Row
-from sana_rt.engines.trt_api import TARGETS, Request, TensorRT
+from sana_rt.engines.trt_api import BuildRequest, TensorRT
 from sana_rt.export.graphs import transformer_graphs
 from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
 from sana_rt.export.trace import trace
@@ -24,7 +26,8 @@ from sana_rt.quantize.layers import layers_of
 pytest.importorskip("tensorrt_rtx")
 
 MODEL = PRESETS["sana-video-2b-720p-dcaev"]
-DEVICE = presets.device("rtx5090")
+BLOCK = graph_names.block(0)
+CARD = cards.card("rtx5090")
 FP8 = "float8_e4m3fn"
 #: Seconds: 20 blocks, 50 steps, both halves of guidance. The FLOPs alone take 4.6.
 BOUND = 10.0
@@ -43,16 +46,16 @@ class Block:
     path: Path
     layers: frozenset[str]
 
-    def compile(self, recipe: str, folder: Path, name: str = bound.BLOCK) -> tuple[Row, ...]:
+    def compile(self, recipe: str, folder: Path, name: str = BLOCK) -> tuple[Row, ...]:
         """The kernels of the plan that the block ``name`` of 20 has for 18,480 tokens, twice."""
         rules = recipes.resolve(recipes.load(recipe).recipe, self._model())
         return self.plan(bound.quantized(rules, name, self.path, folder), folder)
 
     def plan(self, path: Path, folder: Path) -> tuple[Row, ...]:
         """The kernels of the plan of a graph that was made of the block."""
-        spans = profiles.profile(bound.BLOCK, self.graph, MODEL, bound.workload(MODEL))
+        spans = profiles.profile(BLOCK, self.graph, MODEL, bound.workload(MODEL))
         shapes = builder.input_shapes(self.graph.inputs, spans)
-        request = Request(path, TARGETS["sm120"], shapes)
+        request = BuildRequest(path, TARGETS["sm120"], shapes)
         built = builder.build_plan(request, folder / "plan", TensorRT("rtx"), lambda _: None)
         return roofline.rows(plan_table.read(built.log))
 
@@ -77,13 +80,11 @@ def in_format(rows: tuple[Row, ...], layers: frozenset[str], dtype: str) -> set[
 def block(tmp_path_factory: pytest.TempPathFactory) -> Block:
     folder = tmp_path_factory.mktemp("full") / "bf16"
     one = random_bundle.with_layers(MODEL, blocks=1, text=1)
-    definition = next(
-        each for each in transformer_graphs(one, "bfloat16") if each.name == bound.BLOCK
-    )
+    definition = next(each for each in transformer_graphs(one, "bfloat16") if each.name == BLOCK)
     topology = trace(definition, TRACE_SIZES.dims(one))
     graph = write_graph(topology, definition, random_bundle.random_weights(definition), folder)
     path = folder.parent / graph.path
-    layers = layers_of(bound.BLOCK, graph_file.read(path))
+    layers = layers_of(BLOCK, graph_file.read(path))
     return Block(graph, path, frozenset(layer.node for layer in layers))
 
 
@@ -95,7 +96,7 @@ def test_bfloat16_is_no_worse_than_a_block_written_plainly(block: Block, tmp_pat
     rows = block.compile("bf16", tmp_path)
     assert not in_fp4(rows, block.layers)
     assert {row.work.dtype for row in rows if row.work.op_class == "gemm"} == {"bfloat16"}
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= PLAIN_BOUND
 
 
@@ -108,14 +109,14 @@ def test_max_compiles_to_fp4_and_is_bounded_by_ten_seconds(block: Block, tmp_pat
         flops["all"] += row.work.flops
         flops["fp4"] += row.work.flops if row.work.dtype == bound.FP4 else 0
     assert flops["fp4"] / flops["all"] > 0.97
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= BOUND
 
 
 def test_scaled_inputs_stay_fp4_and_cost_a_few_per_cent(block: Block, tmp_path: Path) -> None:
     """What AWQ adds: one multiplication in front of every input's quantization."""
     model = graph_file.read(block.path)
-    layers = layers_of(bound.BLOCK, model)
+    layers = layers_of(BLOCK, model)
     random = np.random.default_rng(0)
     scales = {
         layer.input: random.choice([0.5, 0.75, 1.5], layer.shape[0]).tolist() for layer in layers
@@ -130,7 +131,7 @@ def test_scaled_inputs_stay_fp4_and_cost_a_few_per_cent(block: Block, tmp_path: 
     graph_file.write(rewrite.device(model, layers, made), block.path.parent, path)
     rows = block.plan(path, tmp_path)
     assert in_fp4(rows, block.layers) == block.layers
-    seconds = sum(row.work.seconds(DEVICE) for row in rows)
+    seconds = sum(row.work.seconds(CARD) for row in rows)
     assert seconds * 20 * 50 <= SCALED_BOUND
 
 

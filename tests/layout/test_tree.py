@@ -16,6 +16,7 @@ FOUNDATION = {
     "__main__",
     "bundle",
     "errors",
+    "figures",
     "files",
     "geometry",
     "graph_names",

@@ -24,9 +24,11 @@ MSGSPEC = {"msgspec", "typing_extensions"}  # the second where it is installed
 ALLOWED: dict[str, set[str]] = {
     "sana_rt": set(),
     "sana_rt.errors": set(),
+    "sana_rt.figures": set(),
     "sana_rt.files": set(),
     "sana_rt.bundle": MSGSPEC,
     "sana_rt.cli": {"click"},
+    "sana_rt.engines.cards": MSGSPEC,
 }
 COMMAND = {"click", "rich", *MSGSPEC}
 

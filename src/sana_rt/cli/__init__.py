@@ -24,7 +24,6 @@ COMMANDS: Final[dict[str, Entry]] = {
     "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
     "quantize": Entry("Add NVFP4 variants to a bundle.", "build,cpu"),
     "build": Entry("Build the TensorRT plans of a bundle.", "build"),
-    "explain": Entry("Say which plans are current and why others would be built.", "build"),
     "inspect": Entry("Show what is in a bundle."),
     "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
     "bound": Entry("Bound the seconds a model needs on a card, at best.", "build"),

@@ -13,7 +13,7 @@ from sana_rt.errors import UsageError
 from sana_rt.model_spec import PRESETS
 
 if TYPE_CHECKING:
-    from sana_rt.benchmarks.bound import Report, Setup
+    from sana_rt.benchmarks.bound import BoundReport, BoundSetup
 
 #: Names of models, with and without the family's.
 _MODELS: Final = {name.removeprefix("sana-video-"): name for name in PRESETS} | {
@@ -48,31 +48,30 @@ def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json:
         _show(report)
 
 
-def _setup(model: str, recipe: str, device: str) -> Setup:
+def _setup(model: str, recipe: str, device: str) -> BoundSetup:
     from sana_rt.benchmarks import bound
-    from sana_rt.engines import presets
-    from sana_rt.engines.trt_api import TARGETS, TensorRT
+    from sana_rt.engines import cards
+    from sana_rt.engines.trt_api import TensorRT
     from sana_rt.quantize import recipe as recipes
 
     if model not in _MODELS:
         raise UsageError(
             f"There is no model {model!r} to bound.", expected=f"one of {', '.join(_MODELS)}."
         )
-    loaded = recipes.load(recipe)
-    card = presets.device(device)
-    targets = [
-        each for each in TARGETS.values() if each.compute_capability == card.compute_capability
-    ]
-    if not targets:
+    loaded, card = recipes.load(recipe), cards.card(device)
+    target = cards.target_of(card.compute_capability)
+    if target is None:
         raise UsageError(
             f"{card.name} has the compute capability {card.compute_capability}, for which "
             "TensorRT-RTX builds no plans.",
-            expected=f"one of {', '.join(each.compute_capability for each in TARGETS.values())}.",
+            expected="one of "
+            + ", ".join(n for n, c in cards.CARDS.items() if cards.target_of(c.compute_capability))
+            + ".",
         )
-    return bound.Setup(PRESETS[_MODELS[model]], loaded, card, TensorRT("rtx"), targets[0])
+    return bound.BoundSetup(PRESETS[_MODELS[model]], loaded, card, TensorRT("rtx"), target)
 
 
-def _show(report: Report) -> None:
+def _show(report: BoundReport) -> None:
     output.table(
         f"Bounds for {report.model} in {report.recipe} on {report.device}",
         ("", ""),

@@ -5,25 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, get_args
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output, plan_settings
+from sana_rt.cli import output
+from sana_rt.engines import freshness, workloads
+from sana_rt.engines.cards import TARGETS
+from sana_rt.engines.freshness import PlanStatus, Settings
 from sana_rt.engines.trt_api import Flavour, TensorRT
+from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from sana_rt.engines import builder
-    from sana_rt.engines.builder import Built
-    from sana_rt.engines.freshness import Settings
+    from sana_rt.engines.builder import BuildProgress, Built
+
+_DEFAULT_TARGET: Final = "sm120"
+
+_SettingsOf = Callable[[str, str], Settings]  # of a variant and a target
+_Statuses = dict[str, dict[str, tuple[PlanStatus, ...]]]  # by variant and target
 
 
 @click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@plan_settings.options
-@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
+@click.option("--variant", help="Which variant of the bundle; needed if it has several.")
+@click.option("--target", type=click.Choice(list(TARGETS)), help="The card to build for.")
+@click.option("--workload", help="Name or .toml file; the model's defaults if left out.")
+@click.option("--flavour", type=click.Choice(get_args(Flavour)), default="rtx", show_default=True)
+@click.option("--tf32", is_flag=True, help="Let float32 GEMMs round their operands to TF32.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say which plans are current and why the others would be built; build nothing. "
+    "Without --variant and --target, of all of them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was built, or why, as JSON.")
 def command(
     bundle: Path,
     *,
@@ -32,29 +49,85 @@ def command(
     workload: str | None,
     flavour: Flavour,
     tf32: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Build TensorRT plans of the graphs in BUNDLE, for a card that need not be in this machine.
 
-    Plans that are current are left alone (`sana-rt explain` says which). Each finished plan is
-    listed in the manifest at once: a build that was killed goes on where it stopped.
+    Plans that are current are left alone (--dry-run says which). Each finished plan is listed in
+    the manifest at once: a build that was killed goes on where it stopped.
     """
-    from sana_rt.engines import builder
-
     tensorrt = TensorRT(flavour)
     read = Bundle.read(bundle)
-    name = plan_settings.only_variant(read, variant)
-    settings = plan_settings.settings(
-        read, tensorrt, variant=name, target=target, workload=workload, tf32=tf32
-    )
-    predicted = builder.predicted_peak_bytes(read, name)
-    output.stderr().print(f"At most {output.size(predicted)} of memory is expected to be needed.")
-    with _progress() as report:
-        built = builder.build_variant(bundle, settings, tensorrt, report)
+    sizes = workloads.load(workload) if workload else workloads.for_model(read.manifest.model)
+
+    def settings(variant: str, target: str) -> Settings:
+        return Settings(variant, tensorrt.target(target), sizes, flavour, tensorrt.version, tf32)
+
+    if dry_run:
+        _show_statuses(_statuses(read, variant, target, settings), as_json=as_json)
+    else:
+        asked = settings(_only_variant(read, variant), target or _DEFAULT_TARGET)
+        _build(read, asked, tensorrt, as_json=as_json)
+
+
+def _statuses(
+    bundle: Bundle, variant: str | None, target: str | None, settings: _SettingsOf
+) -> _Statuses:
+    """The status of every plan that is meant, by variant and target."""
+    manifest = bundle.manifest
+    return {
+        name: {
+            each: freshness.survey(bundle, settings(name, each))
+            for each in ([target] if target else manifest.variant(name).plans or [_DEFAULT_TARGET])
+        }
+        for name in ([variant] if variant else manifest.variants)
+    }
+
+
+def _show_statuses(statuses: _Statuses, *, as_json: bool) -> None:
     if as_json:
         output.json(
             {
-                "variant": name,
+                variant: {
+                    target: {status.graph: status.reasons for status in each}
+                    for target, each in targets.items()
+                }
+                for variant, targets in statuses.items()
+            }
+        )
+        return
+    for variant, targets in statuses.items():
+        for target, each in targets.items():
+            output.table(
+                f"Plans of {variant} for {target}",
+                ("graph", "would `sana-rt build` build it?"),
+                [(status.graph, "; ".join(status.reasons) or "no, current") for status in each],
+            )
+
+
+def _only_variant(bundle: Bundle, variant: str | None) -> str:
+    """The variant that is meant."""
+    names = list(bundle.manifest.variants)
+    if variant is None and len(names) > 1:
+        raise UsageError(
+            f"{bundle.root} has the variants {', '.join(names)}.",
+            expected="--variant with one of them.",
+        )
+    return variant or names[0]
+
+
+def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: bool) -> None:
+    from sana_rt.engines import builder
+
+    predicted = builder.predicted_peak_bytes(bundle, settings.variant)
+    output.stderr().print(f"At most {output.size(predicted)} of memory is expected to be needed.")
+    with _progress() as report:
+        built = builder.build_variant(bundle.root, settings, tensorrt, report)
+    if as_json:
+        output.json(
+            {
+                "variant": settings.variant,
                 "target": settings.target.name,
                 "built": {graph: _facts(one) for graph, one in built.items()},
                 "predicted_peak_bytes": predicted,
@@ -62,11 +135,11 @@ def command(
             }
         )
         return
-    _show(settings, built)
+    _show_built(settings, built)
     click.echo(f"Peak memory of this process: {output.size(builder.peak_bytes())}.")
 
 
-def _show(settings: Settings, built: dict[str, Built]) -> None:
+def _show_built(settings: Settings, built: dict[str, Built]) -> None:
     plans = f"of {settings.variant} for {settings.target.name}"
     if not built:
         click.echo(f"All plans {plans} are current.")
@@ -80,7 +153,7 @@ def _show(settings: Settings, built: dict[str, Built]) -> None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[builder.Progress], None]]:
+def _progress() -> Iterator[Callable[[BuildProgress], None]]:
     """Graphs done of all that are built, and what TensorRT is at, on stderr.
 
     Where that is no terminal, a line a graph.
@@ -90,7 +163,7 @@ def _progress() -> Iterator[Callable[[builder.Progress], None]]:
     with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("Looking at what is there", total=None)
 
-        def report(state: builder.Progress) -> None:
+        def report(state: BuildProgress) -> None:
             started = bar.tasks[task].completed != state.index or bar.tasks[task].total is None
             if started and not console.is_terminal:
                 console.print(f"{state.graph} ({state.index + 1} of {state.total})")

@@ -15,15 +15,9 @@ import msgspec
 
 from sana_rt import __version__
 from sana_rt.cli import output
+from sana_rt.engines import cards
 
-#: Number formats that a card's tensor cores multiply in, by compute capability: those with a
-#: published peak in ``engines/devices``, where the source is named. What TensorRT-RTX makes
-#: of them was seen in compiled plans for 12.0; none was run.
-FORMATS: Final[dict[tuple[int, int], tuple[str, ...]]] = {
-    (8, 6): ("BF16",),
-    (8, 9): ("BF16", "FP8"),
-    (12, 0): ("BF16", "FP8", "NVFP4"),
-}
+_FORMATS: Final = {"bfloat16": "BF16", "float8_e4m3fn": "FP8", "float4_e2m1": "NVFP4"}
 _SHOWN_EXTRAS: Final = ("cpu", "rtx", "build", "bench")
 _SUBSTITUTES: Final = {"onnxruntime": ("onnxruntime-gpu",)}  # the same module with CUDA
 _REQUIREMENT: Final = re.compile(
@@ -87,7 +81,7 @@ class Ability(Record, frozen=True):
     missing: str
 
 
-class Report(Record, frozen=True):
+class DoctorReport(Record, frozen=True):
     """All that ``sana-rt doctor`` says."""
 
     machine: Machine
@@ -97,22 +91,25 @@ class Report(Record, frozen=True):
     abilities: tuple[Ability, ...]
 
 
-def examine() -> Report:
+def examine() -> DoctorReport:
     """Look at this machine; nothing heavy is imported but ONNX Runtime, if it is there."""
     extras = tuple(_extra(name) for name in _SHOWN_EXTRAS)
     providers = _providers()
     nvidia = _nvidia()
-    return Report(_machine(), extras, providers, nvidia, _abilities(extras, providers, nvidia))
+    return DoctorReport(
+        _machine(), extras, providers, nvidia, _abilities(extras, providers, nvidia)
+    )
 
 
-def formats(capability: tuple[int, int]) -> tuple[str, ...]:
-    """The number formats of a compute capability.
+def formats(major: int, minor: int) -> tuple[str, ...]:
+    """The number formats that cards of a compute capability can play a bundle in.
 
-    Of a capability that is not listed, ONNX Runtime's CUDA provider runs BF16, from 8.0 on.
+    Where no plans are built for it, ONNX Runtime's CUDA provider runs BF16, from 8.0 on.
     """
-    if capability in FORMATS:
-        return FORMATS[capability]
-    return ("BF16",) if capability >= (8, 0) else ("FP32",)
+    target = cards.target_of(f"{major}.{minor}")
+    if target is not None:
+        return tuple(_FORMATS[dtype] for dtype in target.dtypes)
+    return ("BF16",) if major >= 8 else ("FP32",)
 
 
 def _machine() -> Machine:
@@ -198,7 +195,7 @@ def _gpu(cuda: Any, index: int) -> GPU:
     )
     name = _call(cuda.cuDeviceGetName, 256, device).split(b"\0")[0].decode()
     memory = _call(cuda.cuDeviceTotalMem, device)
-    return GPU(name, f"{major}.{minor}", memory, formats((major, minor)))
+    return GPU(name, f"{major}.{minor}", memory, formats(major, minor))
 
 
 def _call(function: Any, *arguments: Any) -> Any:
@@ -222,7 +219,7 @@ def _abilities(
             "play bundles on an NVIDIA GPU through ONNX Runtime", gpu or install["cpu"] or cuda
         ),
         Ability("make bundles from checkpoints (fetch, export, verify)", install["build"]),
-        Ability("build plans for RTX cards (build, explain)", install["build"] or install["rtx"]),
+        Ability("build plans for RTX cards (build)", install["build"] or install["rtx"]),
         Ability("run the demo", install["build"] or install["cpu"]),
     )
 
@@ -242,7 +239,7 @@ def command(as_json: bool) -> None:
         _show(report)
 
 
-def _show(report: Report) -> None:
+def _show(report: DoctorReport) -> None:
     machine = report.machine
     output.table(
         "This machine",
@@ -280,7 +277,7 @@ def _show(report: Report) -> None:
     )
 
 
-def _package_rows(report: Report) -> list[tuple[str, str, str, str]]:
+def _package_rows(report: DoctorReport) -> list[tuple[str, str, str, str]]:
     return [
         (extra.name, package.name, package.installed or "missing", package.wanted)
         for extra in report.extras

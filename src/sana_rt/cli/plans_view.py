@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
-from sana_rt.engines import plan_report, presets
+from sana_rt.engines import cards, plan_report
 from sana_rt.engines.plan_report import PlanReport
 from sana_rt.engines.roofline import KernelRow
 from sana_rt.errors import MissingDependencyError, UsageError
-
-#: The card whose limits are used for plans of a target, unless another is asked for.
-_DEVICES: Final = {"sm120": "rtx5090", "sm89": "rtx4090", "sm86": "rtx3090"}
-_PLOTS: Final = (".svg", ".png", ".pdf")
+from sana_rt.figures import FORMATS
+from sana_rt.files import write_bytes
 
 
 def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None) -> None:
     """Print a report of every variant's plans for every target, and draw them."""
     reports = [
-        plan_report.report(bundle, name, target, presets.device(device or _device(target)))
+        plan_report.report(
+            bundle, name, target, cards.card(device) if device else cards.card_of(target)
+        )
         for name, variant in bundle.manifest.variants.items()
         for target in variant.plans
     ]
@@ -39,20 +38,12 @@ def show(bundle: Bundle, *, device: str | None, as_json: bool, plot: Path | None
         _show(report)
 
 
-def _device(target: str) -> str:
-    if target not in _DEVICES:
-        raise UsageError(
-            f"It is not known which card the target {target!r} is.",
-            expected=f"--device with one of {', '.join(presets.names('devices'))}.",
-        )
-    return _DEVICES[target]
-
-
 def _draw(reports: list[PlanReport], plot: Path) -> None:
-    if plot.suffix not in _PLOTS:
+    suffix = plot.suffix.removeprefix(".")
+    if suffix not in FORMATS:
         raise UsageError(
             f"A plot cannot be written as {plot.name!r}.",
-            expected=f"a name that ends with {', '.join(_PLOTS)}.",
+            expected=f"a name that ends with {', '.join(f'.{each}' for each in FORMATS)}.",
         )
     try:
         from sana_rt.engines import plan_plot
@@ -62,7 +53,8 @@ def _draw(reports: list[PlanReport], plot: Path) -> None:
             remedy='pip install "sana-rt[bench]"',
         ) from error
 
-    plan_plot.draw({f"{one.variant}, {one.target}": one.block_groups for one in reports}, plot)
+    blocks = {f"{one.variant}, {one.target}": one.block_groups for one in reports}
+    write_bytes(plot, plan_plot.draw(blocks, suffix))
 
 
 def _show(report: PlanReport) -> None:

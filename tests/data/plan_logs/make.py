@@ -193,14 +193,14 @@ def main(kept: Path) -> None:
 
 def build_log(graph: ModelProto, shapes: dict[str, tuple[int, ...]]) -> bytes:
     from sana_rt.engines import builder
-    from sana_rt.engines.trt_api import Request, TensorRT
+    from sana_rt.engines.trt_api import BuildRequest, TensorRT
 
     tensorrt = TensorRT("rtx")
     fixed = {name: (shape, shape, shape) for name, shape in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         onnx.save(graph, path)
-        request = Request(path, tensorrt.target("sm120"), fixed)
+        request = BuildRequest(path, tensorrt.target("sm120"), fixed)
         built = builder.build_plan(request, path.with_suffix(".plan"), tensorrt, lambda _: None)
         return built.log.read_bytes()
 

@@ -216,4 +216,4 @@ def test_without_cuda_python_the_kernel_says_if_there_is_a_driver(
     [((12, 0), "BF16 FP8 NVFP4"), ((8, 9), "BF16 FP8"), ((9, 0), "BF16"), ((7, 5), "FP32")],
 )
 def test_formats(capability: tuple[int, int], formats: str) -> None:
-    assert " ".join(doctor.formats(capability)) == formats
+    assert " ".join(doctor.formats(*capability)) == formats

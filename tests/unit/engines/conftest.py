@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
-from sana_rt.engines import profiles
+from sana_rt.engines import workloads
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.manifest import FORMAT, FORMAT_VERSION, Graph, Manifest, Source, Variant
@@ -73,7 +73,7 @@ def linear_bundle(bundle_of: BundleOf, graphs: ModuleType) -> Bundle:
 @pytest.fixture
 def settings(rtx: TensorRT) -> Settings:
     """Build variant ``v`` for SM120 and the model's defaults."""
-    return Settings("v", rtx.target("sm120"), profiles.for_model(MODEL), "rtx", rtx.version)
+    return Settings("v", rtx.target("sm120"), workloads.for_model(MODEL), "rtx", rtx.version)
 
 
 def _save(root: Path, name: str, model: ModelProto) -> Graph:

@@ -16,10 +16,10 @@ import pytest
 from sana_rt import files
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, freshness, plan_table, profiles
-from sana_rt.engines.builder import Progress
+from sana_rt.engines.builder import BuildProgress
 from sana_rt.engines.freshness import Settings
-from sana_rt.engines.profiles import Workload
 from sana_rt.engines.trt_api import TensorRT
+from sana_rt.engines.workloads import Workload
 from sana_rt.errors import (
     BuildError,
     BundleFileError,
@@ -34,10 +34,10 @@ from sana_rt.manifest import DimRange, Plan
 
 from .conftest import MODEL, BundleOf
 
-WORKLOAD_720P = Workload(frames=81, height=704, width=1280)
+WORKLOAD_720P = Workload(num_frames=81, height=704, width=1280)
 
 
-def _silent(_: Progress) -> None:
+def _silent(_: BuildProgress) -> None:
     """Report nothing."""
 
 
@@ -71,7 +71,7 @@ def test_lists_every_plan_with_what_it_was_built_from(
 
 
 def test_reports_progress(linear_bundle: Bundle, settings: Settings, rtx: TensorRT) -> None:
-    seen: list[Progress] = []
+    seen: list[BuildProgress] = []
     builder.build_variant(linear_bundle.root, settings, rtx, seen.append)
     assert {(state.graph, state.index, state.total) for state in seen} == {
         ("timestep", 0, 3),
@@ -146,7 +146,7 @@ def test_quotes_tensorrt_and_keeps_the_log_when_it_refuses(
     linear_bundle: Bundle, rtx: TensorRT, tmp_path: Path
 ) -> None:
     graph = linear_bundle.path("v/timestep.onnx")
-    wrong = builder.Request(graph, rtx.target("sm120"), {"timestep": ((1, 2, 63),) * 3})
+    wrong = builder.BuildRequest(graph, rtx.target("sm120"), {"timestep": ((1, 2, 63),) * 3})
     with pytest.raises(BuildError, match="profile has min=63") as caught:
         builder.build_plan(wrong, tmp_path / "plan.plan", rtx, lambda _: None)
     assert "driver" not in str(caught.value), "a build needs none"
@@ -181,7 +181,7 @@ def test_a_full_disk_keeps_what_is_finished(
 def test_a_cancelled_build_stops_and_goes_on_later(
     linear_bundle: Bundle, settings: Settings, rtx: TensorRT
 ) -> None:
-    def cancel(state: Progress) -> None:
+    def cancel(state: BuildProgress) -> None:
         if state.graph == "block_00":
             raise KeyboardInterrupt
 
@@ -195,7 +195,7 @@ def test_a_cancelled_build_stops_and_goes_on_later(
 BUILD_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from sana_rt.engines import builder, profiles
+from sana_rt.engines import builder, workloads
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.model_spec import PRESETS
@@ -206,7 +206,7 @@ def wait(state):
         time.sleep(60)
 
 rtx = TensorRT("rtx")
-workload = profiles.for_model(PRESETS["sana-video-2b-480p"])
+workload = workloads.for_model(PRESETS["sana-video-2b-480p"])
 settings = Settings("v", rtx.target("sm120"), workload, "rtx", rtx.version)
 builder.build_variant(Path(sys.argv[1]), settings, rtx, wait)
 """

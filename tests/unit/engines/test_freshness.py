@@ -12,8 +12,8 @@ from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, freshness
 from sana_rt.engines.freshness import Settings
-from sana_rt.engines.profiles import Workload
 from sana_rt.engines.trt_api import TensorRT
+from sana_rt.engines.workloads import Workload
 from sana_rt.manifest import DimRange
 
 NAME = "timestep"
@@ -53,7 +53,7 @@ def test_another_compute_capability_under_the_name_of_a_target(
     linear_bundle: Bundle, settings: Settings, rtx: TensorRT
 ) -> None:
     _built(linear_bundle, settings, rtx)
-    moved = replace(settings.target, compute_capability="12.1")
+    moved = msgspec.structs.replace(settings.target, compute_capability="12.1")
     assert _reasons(linear_bundle, replace(settings, target=moved)) == (
         "compute capability was 12.0, is 12.1",
     )

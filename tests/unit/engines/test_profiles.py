@@ -1,15 +1,13 @@
-"""Workloads, and the range of every dimension of every graph."""
+"""The range of every dimension of every graph."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 from sana_rt import graph_names
-from sana_rt.engines import profiles
-from sana_rt.engines.profiles import Workload
-from sana_rt.errors import ProfileError, RequestError, StorageError, UsageError
+from sana_rt.engines import profiles, workloads
+from sana_rt.engines.workloads import Workload
+from sana_rt.errors import ProfileError, RequestError
 from sana_rt.export import graphs
 from sana_rt.export.graphs import Sizes
 from sana_rt.manifest import DimRange, Graph
@@ -17,7 +15,7 @@ from sana_rt.model_spec import PRESETS
 
 WAN = PRESETS["sana-video-2b-480p"]
 LONG = PRESETS["longsana-2b-480p"]
-FIXED = Workload(frames=81, height=480, width=832, length=512)
+FIXED = Workload(num_frames=81, height=480, width=832, length=512)
 
 
 def _signatures(name: str) -> dict[str, Graph]:
@@ -39,7 +37,7 @@ def test_every_graph_gets_the_dimensions_that_the_exporter_would_give_it(name: s
     model = PRESETS[name]
     rows, columns = (30, 52) if model.vae.spatial_stride == 8 else (22, 40)
     latent = model.latent_frames(model.sampling.num_frames)
-    workload = profiles.for_model(model)
+    workload = workloads.for_model(model)
     for graph_name, graph in _signatures(name).items():
         batch = 1 if graph_names.is_single(graph_name) or model.transformer.causal else 2
         frames = 10 if model.transformer.causal else latent
@@ -118,7 +116,7 @@ def test_more_than_the_model_has_positions_for_is_refused(wrong: Workload, asked
 def test_ranges_out_of_order_are_refused() -> None:
     graph = _signatures("sana-video-2b-480p")["patch_embed"]
     for name, wrong in (
-        ("frames", Workload(DimRange(81, 41, 161), 480, 832)),
+        ("num_frames", Workload(DimRange(81, 41, 161), 480, 832)),
         ("height", Workload(81, DimRange(720, 720, 480), 832)),
     ):
         with pytest.raises(ProfileError, match=f"workload's {name} is"):
@@ -131,33 +129,3 @@ def test_dimensions_that_no_workload_sets_are_refused() -> None:
     strange = Graph("", (), 23, (TensorSpec("x", "float32", ("batch", "depth")),), ())
     with pytest.raises(ProfileError, match="'depth'"):
         profiles.profile("strange", strange, WAN, FIXED)
-
-
-def test_reads_toml(tmp_path: Path) -> None:
-    path = tmp_path / "w.toml"
-    path.write_text(
-        "frames = 81\nheight = {min = 480, opt = 480, max = 720}\nwidth = 832\nbatch = 1"
-    )
-    assert profiles.read(path) == Workload(81, DimRange(480, 480, 720), 832, batch=1)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("frames = ", "not a workload"),
-        ("frames = 81\nheight = 480", "width"),
-        ("frames = 81\nheight = 480\nwidth = 832\nheigth = 4", "heigth"),
-        ("frames = 0\nheight = 480\nwidth = 832", "frames"),
-        ("frames = 81\nheight = {min = 480, max = 720}\nwidth = 832", "opt"),
-    ],
-)
-def test_what_is_no_workload_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "w.toml"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=message):
-        profiles.read(path)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError):
-        profiles.read(tmp_path / "w.toml")

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sana_rt.engines import plan_table, presets, roofline
+from sana_rt.engines import cards, plan_table, roofline
 from sana_rt.engines.plan_table import Kernel, PlanTable, Tensor
 from sana_rt.engines.roofline import Sums, Totals, Work
 from sana_rt.errors import PlanTableError, UsageError
 
 LOGS = Path(__file__).parents[2] / "data/plan_logs"
-RTX5090 = presets.device("rtx5090")
+RTX5090 = cards.card("rtx5090")
 
 # FLOPs of SANA-Video's blocks at 480p (32,760 tokens), of one sample and all 20 blocks, by
 # counting the published architecture: q, k, v; out; linear attention; cross q; cross out; cross
@@ -162,28 +162,4 @@ def test_the_larger_of_compute_and_traffic_bounds_a_kernel() -> None:
 
 def test_no_bound_for_types_that_the_card_has_not() -> None:
     with pytest.raises(UsageError, match="GeForce RTX 4090 has no peak for float4_e2m1"):
-        Work("gemm", 1, 1, "float4_e2m1").seconds(presets.device("rtx4090"))
-
-
-@pytest.mark.parametrize("name", presets.names("devices"))
-def test_devices_have_limits_and_sources(name: str) -> None:
-    device = presets.device(name)
-    assert device.peaks["bfloat16"] > device.peaks["float32"] > 1e13
-    assert 1e11 < device.bandwidth < 1e13
-    assert device.source.document
-    assert device.source.url.startswith("https://")
-    # What computes in fewer bits is faster, in powers of two but for Blackwell's FP4.
-    if "float8_e4m3fn" in device.peaks:
-        assert device.peaks["float8_e4m3fn"] == pytest.approx(2 * device.peaks["bfloat16"], 1e-3)
-
-
-def test_fp4_is_for_cards_of_compute_capability_12() -> None:
-    devices = [presets.device(name) for name in presets.names("devices")]
-    fp4 = {device.compute_capability for device in devices if "float4_e2m1" in device.peaks}
-    assert fp4 == {"12.0"}
-
-
-def test_names_that_do_not_exist_are_refused_with_those_that_do() -> None:
-    for find, name in ((presets.device, "rtx5090"), (presets.workload, "sana-video-2b-480p")):
-        with pytest.raises(UsageError, match=name):
-            find("rtx9999")
+        Work("gemm", 1, 1, "float4_e2m1").seconds(cards.card("rtx4090"))

@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 from sana_rt.engines import trt_api
-from sana_rt.engines.trt_api import FLAVOURS, TARGETS, BuildLog, Request, TensorRT
+from sana_rt.engines.cards import TARGETS
+from sana_rt.engines.trt_api import FLAVOURS, BuildLog, BuildRequest, TensorRT
 from sana_rt.errors import MissingDependencyError, TargetError
 
 API = json.loads((Path(__file__).parents[2] / "data/tensorrt_api.json").read_text())
@@ -65,7 +66,7 @@ def test_builds_for_a_card_that_is_not_there(linear: Path, rtx: TensorRT) -> Non
         plan.extend(data)
         return len(data)
 
-    rtx.build(Request(linear, rtx.target("sm120"), SHAPES), write, log, phases.append)
+    rtx.build(BuildRequest(linear, rtx.target("sm120"), SHAPES), write, log, phases.append)
     assert plan.startswith(b"vtrt"), "TensorRT's plans do"
     assert "Building engine" in phases
     assert "[VERBOSE] Layers:" in log.text
@@ -85,7 +86,7 @@ def test_the_second_flavour_uses_nothing_that_it_has_not(
 
     tensorrt = TensorRT("trt")
     written: list[int] = []
-    request = Request(linear, tensorrt.target("current"), SHAPES)
+    request = BuildRequest(linear, tensorrt.target("current"), SHAPES)
     log = BuildLog()
     tensorrt.build(request, lambda data: written.append(len(data)) or len(data), log, print)
     assert sum(written) > 1000
@@ -116,13 +117,6 @@ def test_the_library_has_every_target(rtx: TensorRT) -> None:
         assert hasattr(members, TARGETS[name].member)
 
 
-def test_only_the_newest_cards_have_fp4() -> None:
-    assert {name for name, target in TARGETS.items() if "float4_e2m1" in target.dtypes} == {
-        "sm120",
-        "current",
-    }
-
-
 @pytest.mark.parametrize("error", [OSError("no room"), KeyboardInterrupt()])
 def test_an_exception_in_a_callback_ends_the_build_and_is_raised(
     linear: Path, rtx: TensorRT, error: BaseException
@@ -130,7 +124,7 @@ def test_an_exception_in_a_callback_ends_the_build_and_is_raised(
     def fail(_: object) -> int:
         raise error
 
-    request = Request(linear, rtx.target("sm120"), SHAPES)
+    request = BuildRequest(linear, rtx.target("sm120"), SHAPES)
     with pytest.raises(type(error)):
         rtx.build(request, fail, BuildLog(), lambda _: None)
     with pytest.raises(type(error)):
@@ -139,7 +133,7 @@ def test_an_exception_in_a_callback_ends_the_build_and_is_raised(
 
 def test_each_build_has_its_own_log(linear: Path, rtx: TensorRT) -> None:
     """Even while objects of a former build live, to which TensorRT ties its logger."""
-    request = Request(linear, rtx.target("sm120"), SHAPES)
+    request = BuildRequest(linear, rtx.target("sm120"), SHAPES)
     alive = rtx._api.Builder(trt_api._logger("rtx").interface)
     first, second = BuildLog(), BuildLog()
     for log in (first, second):
