@@ -2,7 +2,7 @@
 
 ONNX Runtime plays the graphs that will be quantized; what is made of the values that it shows is
 ModelOpt's. Blocks are calibrated one after another on recorded passes, the output of one being
-the input of the next, so that memory holds one block, one pass of it, and the recorded tokens.
+the input of the next, so that memory holds one block, one pass of it, and the tokens of all.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 from onnx import ModelProto
 
@@ -29,34 +28,15 @@ from sana_rt.quantize.calibration_table import (
 )
 from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.minifloat import Float32Array
+from sana_rt.quantize.passes import Array, Pass
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 
 _REMEDY: Final = "`sana-rt generate --check-finite` names the first graph that writes them."
 
-Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 #: About as many rows of a layer's input are what AWQ compares its few candidates on.
 SAMPLES: Final = 512
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What the blocks are given in one pass of the transformer at ``timestep`` (0..1000).
-
-    ``inputs`` are those of the first block but for the text's; ``text`` has (K, V) by block;
-    ``embedding`` is what the final layer has beside the tokens.
-    """
-
-    timestep: float
-    inputs: Mapping[str, Array]
-    text: tuple[tuple[Array, Array], ...]
-    embedding: Array
-
-    def of_block(self, index: int) -> dict[str, Array]:
-        """The inputs of a block, if ``tokens`` are those in front of it."""
-        text_k, text_v = self.text[index]
-        return {**self.inputs, "text_k": text_k, "text_v": text_v}
 
 
 def calibrate(

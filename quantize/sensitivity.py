@@ -10,10 +10,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from sana_rt import graph_names
@@ -21,13 +20,12 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import Frozen
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
-from sana_rt.quantize.calibrate import Pass
 from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
+from sana_rt.quantize.passes import Array, Pass
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 from sana_rt.quantize.recipe import Recipe, Rule
 
-Array = npt.NDArray[Any]
 Progress = Callable[[str, int, int], None]
 
 #: dB; what is shown for a layer that loses nothing, such as one whose input is zero.

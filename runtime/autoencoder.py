@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
-from sana_rt.runtime.backends.base import Buffer, HostArray
+from sana_rt.runtime.backends.buffers import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Buffers, Region, region, single
 
@@ -52,15 +52,12 @@ class Decoder:
         reads = [self._read_by(index, graphs, buffers) for index in (1, 2)]
         writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
         latent = {"latents": buffers["latent_frame"]}
-        self._first = graphs.bind(
-            DECODER_FIRST, latent, {"frames": buffers["first_frames"], **writes[0]}
+        self._first = graphs.program(
+            graphs.bind(DECODER_FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
         )
+        outputs = [{"frames": buffers["frames"], **writes[1 - turn]} for turn in (0, 1)]
         self._later = tuple(
-            graphs.bind(
-                DECODER,
-                {**latent, **reads[turn]},
-                {"frames": buffers["frames"], **writes[1 - turn]},
-            )
+            graphs.program(graphs.bind(DECODER, {**latent, **reads[turn]}, outputs[turn]))
             for turn in (0, 1)
         )
 
@@ -69,10 +66,10 @@ class Decoder:
 
         ``latents`` are [1, C, 1, h, w]. The frames must come in order, from 0.
         """
-        binding = self._later[_turn(index)] if index else self._first
-        self._graphs.memory.upload(self._buffers["latent_frame"], latents)
-        self._graphs.run(binding)
-        frames: Frames = self._graphs.memory.download(binding.outputs["frames"]).squeeze(0)
+        self._graphs.memory.fill(self._buffers["latent_frame"], latents)
+        self._graphs.run(self._later[_turn(index)] if index else self._first)
+        written = self._buffers["frames" if index else "first_frames"]
+        frames: Frames = self._graphs.memory.download(written).squeeze(0)
         return frames
 
     def caches(self, index: int) -> dict[str, HostArray]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sana_rt import graph_names
 from sana_rt.graph_names import FINAL_LAYER, PATCH_EMBED, ROPE, SOLVER, TIMESTEP
-from sana_rt.runtime.backends.base import Binding, Buffer
+from sana_rt.runtime.backends.base import Binding, Clear, Copy
+from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Region, region, single
 from sana_rt.runtime.solver import Step, coefficients, timesteps
@@ -23,9 +25,9 @@ _ROPE = ("rope_t", "rope_h", "rope_w")
 class Denoiser:
     """The transformer and the solver over the first ``frames`` latent frames of the buffers.
 
-    Every graph is bound once, to addresses that do not change: a step is a fixed sequence of
-    runs and copies. With guidance the batch is (negative, positive); the latents are the same
-    in both halves.
+    Every graph is bound once, to addresses that do not change. A step fills what is its own
+    (timesteps, coefficients, noise) and runs a program that is the same at every step. With
+    guidance the batch is (negative, positive); the latents are the same in both halves.
     """
 
     @staticmethod
@@ -49,37 +51,26 @@ class Denoiser:
     def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: State) -> None:
         self._graphs, self._memory = graphs, graphs.memory
         self._buffers, self._state = buffers, state
-        self._rope = graphs.bind(
-            ROPE,
-            _pick(buffers, "frame_index", "row_index", "column_index"),
-            _pick(buffers, *_ROPE),
-        )
-        self._before = (
-            graphs.bind(
-                TIMESTEP,
-                _pick(buffers, "timestep"),
-                _pick(buffers, "modulation", "embedding"),
-            ),
-            graphs.bind(PATCH_EMBED, _pick(buffers, "latents"), _pick(buffers, "tokens")),
-        )
         names = graph_names.blocks(buffers["text_k"].shape[0])
-        self._blocks = [self._bind_block(index, name) for index, name in enumerate(names)]
-        self._after = graphs.bind(
-            FINAL_LAYER,
-            {"tokens": self._tokens(len(names)), "embedding": buffers["embedding"]},
-            _pick(buffers, "velocity"),
+        blocks = [self._bind_block(index, name) for index, name in enumerate(names)]
+        before = self._bind_before()
+        self._start = graphs.program(
+            self._bind_rope(), Clear(self._memory, buffers["previous_sample"])
         )
-        self._solver = self._bind_solver()
+        self._step = graphs.program(
+            *before, *blocks, self._bind_final(len(names)), self._bind_solver(), *self._moves()
+        )
+        commits = ((block, *state.commit(index)) for index, block in enumerate(blocks))
+        self._commit = graphs.program(*before, *chain.from_iterable(commits))
 
     def start(self, frames: range, latents: Latents) -> None:
         """Begin a chunk at the absolute latent ``frames`` with latents [1, C, T, h, w]."""
         for name, first in (("frame_index", frames.start), ("row_index", 0), ("column_index", 0)):
             buffer = self._buffers[name]
-            self._memory.upload(buffer, np.arange(first, first + buffer.shape[0], dtype=np.int64))
-        self._graphs.run(self._rope)
+            self._memory.fill(buffer, np.arange(first, first + buffer.shape[0], dtype=np.int64))
         for half in _halves(self._buffers["latents"]):
-            self._memory.upload(half, latents)
-        self._memory.clear(self._buffers["previous_sample"])
+            self._memory.fill(half, latents)
+        self._graphs.run(self._start)
 
     def step(
         self,
@@ -91,20 +82,17 @@ class Denoiser:
     ) -> None:
         """One pass through the transformer and one move of the latents."""
         buffers, memory, frames = self._buffers, self._memory, self._frames
-        self._forward(timesteps(step, frames, condition_frames=condition_frames))
+        self._fill_timesteps(timesteps(step, frames, condition_frames=condition_frames))
         rows = coefficients(step, guidance_scale, frames, condition_frames=condition_frames)
-        memory.upload(buffers["coefficients"], rows)
+        memory.fill(buffers["coefficients"], rows)
         if noise is not None:
-            memory.upload(buffers["noise"], noise)
-        self._graphs.run(self._solver)
-        memory.copy(buffers["previous_sample"], buffers["sample"])
-        for half in _halves(buffers["latents"]):
-            memory.copy(half, buffers["latents_out"])
+            memory.fill(buffers["noise"], noise)
+        self._graphs.run(self._step)
 
     def commit(self) -> None:
         """One pass over the finished latents at t = 0, after which the state includes them."""
-        for block in self._forward_blocks(np.zeros(self._frames, np.float32)):
-            self._state.commit(block)
+        self._fill_timesteps(np.zeros(self._frames, np.float32))
+        self._graphs.run(self._commit)
 
     def latents(self) -> Latents:
         """A host copy of the latents [1, C, T, h, w]."""
@@ -114,24 +102,26 @@ class Denoiser:
     def _frames(self) -> int:
         return self._buffers["latents"].shape[2]
 
-    def _forward(self, timesteps_of_frames: NDArray[np.float32]) -> None:
-        for _ in self._forward_blocks(timesteps_of_frames):
-            pass
-        self._graphs.run(self._after)
-
-    def _forward_blocks(self, timesteps_of_frames: NDArray[np.float32]) -> Iterator[int]:
-        """Run everything up to the last block; yields after each block."""
+    def _fill_timesteps(self, timesteps_of_frames: NDArray[np.float32]) -> None:
         buffer = self._buffers["timestep"]
-        self._memory.upload(buffer, np.tile(timesteps_of_frames, (buffer.shape[0], 1)))
-        for binding in self._before:
-            self._graphs.run(binding)
-        for index, block in enumerate(self._blocks):
-            self._graphs.run(block)
-            yield index
+        self._memory.fill(buffer, np.tile(timesteps_of_frames, (buffer.shape[0], 1)))
 
     def _tokens(self, index: int) -> Buffer:
         """Where block ``index`` reads its tokens; the block before it writes them there."""
         return self._buffers[("tokens", "tokens_out")[index % 2]]
+
+    def _bind_rope(self) -> Binding:
+        indices = _pick(self._buffers, "frame_index", "row_index", "column_index")
+        return self._graphs.bind(ROPE, indices, _pick(self._buffers, *_ROPE))
+
+    def _bind_before(self) -> tuple[Binding, ...]:
+        """What runs in front of the blocks."""
+        bind, buffers = self._graphs.bind, self._buffers
+        modulation = _pick(buffers, "modulation", "embedding")
+        return (
+            bind(TIMESTEP, _pick(buffers, "timestep"), modulation),
+            bind(PATCH_EMBED, _pick(buffers, "latents"), _pick(buffers, "tokens")),
+        )
 
     def _bind_block(self, index: int, name: str) -> Binding:
         buffers = self._buffers
@@ -147,6 +137,10 @@ class Denoiser:
             {"tokens_out": self._tokens(index + 1), **self._state.scratch},
         )
 
+    def _bind_final(self, blocks: int) -> Binding:
+        inputs = {"tokens": self._tokens(blocks), **_pick(self._buffers, "embedding")}
+        return self._graphs.bind(FINAL_LAYER, inputs, _pick(self._buffers, "velocity"))
+
     def _bind_solver(self) -> Binding:
         buffers = self._buffers
         velocities = _halves(buffers["velocity"])
@@ -157,6 +151,15 @@ class Denoiser:
             **_pick(buffers, "previous_sample", "noise", "coefficients"),
         }
         return self._graphs.bind(SOLVER, inputs, _pick(buffers, "latents_out", "sample"))
+
+    def _moves(self) -> tuple[Copy, ...]:
+        """What the solver wrote becomes what the next step reads."""
+        memory, buffers = self._memory, self._buffers
+        halves = _halves(buffers["latents"])
+        return (
+            Copy(memory, buffers["previous_sample"], buffers["sample"]),
+            *(Copy(memory, half, buffers["latents_out"]) for half in halves),
+        )
 
 
 _TIMESTEP = ("timestep", "modulation", "embedding")

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from sana_rt.bundle import Bundle
-from sana_rt.errors import ManifestReferenceError, NonFiniteError
-from sana_rt.manifest import Graph
-from sana_rt.runtime.backends.base import Backend, Binding, Buffer, Context
+from sana_rt.errors import ManifestReferenceError, UsageError
+from sana_rt.runtime.backends.base import (
+    Artifact,
+    Backend,
+    Binding,
+    Command,
+    Context,
+    Entry,
+    Program,
+)
+from sana_rt.runtime.backends.buffers import Buffer
+from sana_rt.runtime.observers import Observer
 
 
 class Graphs:
-    """Opens graphs on a backend and runs them.
+    """Opens graphs on a backend and runs them for one player at a time.
 
-    ``moment`` says in words what is being done; with ``check_finite`` every floating-point
-    output is looked at after each run.
+    ``observers`` see every run; where there are any, programs run command by command.
     """
 
-    def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: str, backend: Backend, observers: Sequence[Observer] = ()
+    ) -> None:
         self.variant = variant
-        self.signatures = bundle.manifest.variant(variant).graphs
+        self.signatures = backend.artifacts(bundle.manifest.variant(variant))
         self.memory = backend.memory
-        self.player: object = None  # who may run them now
-        self.check_finite = False
-        self.moment = ""
         self._bundle = bundle
         self._backend = backend
+        self._always = tuple(observers)
+        self._observers = self._always
+        self._player: object = None
         self._opened: dict[str, Context] = {}
 
     @property
@@ -35,8 +43,8 @@ class Graphs:
         """The names of the graphs that are loaded."""
         return tuple(self._opened)
 
-    def signature(self, name: str) -> Graph:
-        """The graph's files, inputs and outputs."""
+    def signature(self, name: str) -> Entry:
+        """What is opened for a graph: its files, inputs and outputs."""
         if name not in self.signatures:
             raise ManifestReferenceError(
                 f"The variant {self.variant!r} has no graph {name!r}.",
@@ -45,17 +53,27 @@ class Graphs:
             )
         return self.signatures[name]
 
+    def activation_bytes(self, names: Sequence[str]) -> int | None:
+        """See :meth:`Backend.activation_bytes`."""
+        return self._backend.activation_bytes([self.signature(name) for name in names])
+
     def open(self, name: str, *, lasting: bool = True) -> Context:
         """Load a graph, unless it is; see :meth:`Backend.open`."""
         if name not in self._opened:
-            graph = self.signature(name)
-            path = self._bundle.path(graph.path)
-            self._opened[name] = self._backend.open(name, graph, path, lasting=lasting)
+            entry = self.signature(name)
+            artifact = Artifact(name, entry, self._bundle.path(entry.path))
+            self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]
 
     def close(self, name: str) -> None:
         """Give a graph's memory back, once no binding of it is left."""
         self._opened.pop(name, None)
+
+    def close_all(self) -> None:
+        """Give back all graphs and the device."""
+        self._player = None
+        self._opened.clear()
+        self._backend.close()
 
     def bind(
         self, name: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
@@ -63,24 +81,44 @@ class Graphs:
         """Fix the buffers of a graph; see :meth:`Context.bind`."""
         return self.open(name).bind(inputs, outputs)
 
-    def run(self, binding: Binding) -> None:
-        """Run a graph.
+    def program(self, *commands: Command) -> Program:
+        """A sequence to :meth:`run` again and again; see :meth:`Backend.program`."""
+        return self._backend.program(commands)
+
+    def take_over(self, player: object, *observers: Observer) -> None:
+        """From now on ``player`` runs graphs, and its own observers see them as well."""
+        self._player = player
+        self._observers = (*self._always, *observers)
+
+    def begin(self, player: object, moment: str) -> None:
+        """Say in words what ``player`` does next.
 
         Raises:
-            NonFiniteError: with ``check_finite``, an output has NaN or infinity.
+            UsageError: another player took over; the buffers hold its clip.
         """
-        binding.run()
-        if self.check_finite:
-            for name, buffer in binding.outputs.items():
-                self._check(binding.graph, name, buffer)
-
-    def _check(self, graph: str, output: str, buffer: Buffer) -> None:
-        values = self.memory.download(buffer)
-        bad = 0 if values.dtype.kind != "f" else int(np.count_nonzero(~np.isfinite(values)))
-        if bad:
-            raise NonFiniteError(
-                f"The graph {graph!r} wrote {bad:,} of {values.size:,} values of {output!r} as NaN "
-                f"or infinity ({self.moment}).",
-                remedy="`sana-rt verify` compares the graph with its module; noise and prompt "
-                "embeddings of your own may be too large.",
+        if self._player is not player:
+            raise UsageError(
+                "Another clip was started in this session.",
+                expected="one clip at a time.",
+                remedy="finish a clip first, or open a second session.",
             )
+        for observer in self._observers:
+            observer.begin(moment)
+
+    def run(self, work: Program | Binding) -> None:
+        """Run a program, or a single graph."""
+        if not self._observers:
+            work.run()
+            return
+        for command in work.commands if isinstance(work, Program) else (work,):
+            self._observe(command)
+
+    def _observe(self, command: Command) -> None:
+        if not isinstance(command, Binding):
+            command.run()
+            return
+        for observer in self._observers:
+            observer.before(command, self.memory)
+        command.run()
+        for observer in self._observers:
+            observer.after(command, self.memory)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sana_rt.errors import DeviceMemoryError
 from sana_rt.graph_names import TEXT_ENCODER
-from sana_rt.manifest import Graph
-from sana_rt.runtime.backends.base import Buffer, Memory
+from sana_rt.manifest import Plan
+from sana_rt.runtime.backends.base import Entry
+from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.tensors import Shape, num_bytes, resolve
 
 
@@ -22,7 +23,7 @@ class Region:
     shape: Shape
 
 
-def region(group: str, graph: Graph, tensor: str, name: str = "") -> Region:
+def region(group: str, graph: Entry, tensor: str, name: str = "") -> Region:
     """Room for an input or output of ``graph``, called ``name`` or as the tensor is."""
     spec = next(spec for spec in (*graph.inputs, *graph.outputs) if spec.name == tensor)
     return Region(name or tensor, group, spec.dtype, spec.shape)
@@ -41,10 +42,10 @@ def stacked(one: Region, count: int) -> Region:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """All of a clip's memory that we allocate, and the weights; the rest is the backend's.
+    """A clip's memory on ``device``, as the backend is called: weights, activations, buffers.
 
     ``weights`` are bytes by graph. Unless the text encoder is kept it is gone before the other
-    graphs are loaded.
+    graphs are loaded. ``activation_bytes`` is None where the backend sizes them as it runs.
     """
 
     device: str
@@ -52,6 +53,7 @@ class MemoryPlan:
     regions: tuple[Region, ...]
     dims: Mapping[str, int]
     keep_text_encoder: bool = False
+    activation_bytes: int | None = None
 
     @property
     def buffer_bytes(self) -> int:
@@ -68,21 +70,24 @@ class MemoryPlan:
     @property
     def total_bytes(self) -> int:
         """What must be free on the device."""
-        return self.weight_bytes + self.buffer_bytes
+        return self.weight_bytes + (self.activation_bytes or 0) + self.buffer_bytes
 
     def rows(self) -> list[tuple[str, int]]:
         """What the memory is for, and bytes."""
         groups: dict[str, int] = {}
         for one in self.regions:
             groups[one.group] = groups.get(one.group, 0) + self._bytes(one)
-        return [("weights (most at one time)", self.weight_bytes), *groups.items()]
+        planned = () if self.activation_bytes is None else (("activations", self.activation_bytes),)
+        return [("weights (most at one time)", self.weight_bytes), *planned, *groups.items()]
 
     def table(self) -> str:
         """The plan for a person."""
         rows = [*self.rows(), ("total", self.total_bytes)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {size / 2**20:>10,.1f} MiB" for name, size in rows]
-        return "\n".join([*lines, "and the activations, which ONNX Runtime sizes as it runs."])
+        if self.activation_bytes is None:
+            lines.append(f"and the activations, which {self.device} sizes as it runs.")
+        return "\n".join(lines)
 
     def check(self, free: int | None, loaded: int = 0) -> None:
         """Raise :class:`DeviceMemoryError` if less is ``free`` than needed.
@@ -134,9 +139,11 @@ class Buffers(Mapping[str, Buffer]):
         }
 
 
-def weight_bytes(sizes: Mapping[str, int], graphs: Mapping[str, Graph]) -> dict[str, int]:
-    """Bytes of the files of each graph, from the ``sizes`` of the manifest's files."""
+def weight_bytes(sizes: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[str, int]:
+    """Bytes of each graph's files, from the ``sizes`` of the manifest's files, or of its plan."""
     return {
-        name: sum(sizes[path] for path in (graph.path, *graph.weights))
-        for name, graph in graphs.items()
+        name: entry.weight_bytes
+        if isinstance(entry, Plan)
+        else sum(sizes[path] for path in (entry.path, *entry.weights))
+        for name, entry in entries.items()
     }

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 
 from sana_rt import graph_names
-from sana_rt.errors import StateError, UsageError
+from sana_rt.errors import StateError
 from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, cache_regions
-from sana_rt.runtime.backends.base import host_dtype
+from sana_rt.runtime.backends.buffers import host_dtype
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds
@@ -92,7 +92,6 @@ class Pipeline:
         self._committed = self._decoded = 0
         self._projected: tuple[str, Embeds] | None = None
         self._whole = False  # whether the state is that of a position, not on the way to another
-        graphs.player = self
 
     def encode(self, tokenizer: PromptTokenizer) -> dict[str, Embeds]:
         """Run the text encoder on the job's prompts."""
@@ -236,14 +235,8 @@ class Pipeline:
         return ImageEncoder(self._graphs, self._buffers).encode(self._job.inputs.image)
 
     def _begin(self, moment: str) -> None:
-        """Say what comes now; the buffers hold another clip if one was started meanwhile."""
-        if self._graphs.player is not self:
-            raise UsageError(
-                "Another clip was started in this session.",
-                expected="one clip at a time.",
-                remedy="finish a clip first, or open a second session.",
-            )
-        self._graphs.moment = moment
+        """Say what comes now; refused if another clip was started meanwhile."""
+        self._graphs.begin(self, moment)
 
     def _count(self) -> None:
         self._passes += 1

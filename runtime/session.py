@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
@@ -17,6 +17,7 @@ from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
 from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
+from sana_rt.runtime.observers import FiniteCheck, Observer
 from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
 from sana_rt.runtime.request import Request, continued, dims, for_model
 from sana_rt.runtime.scenes import NO_SCRIPT, Script
@@ -47,11 +48,13 @@ class Session:
         backend: str = backends.AUTO,
         threads: int | None = None,
         keep_text_encoder: bool = False,
+        observers: Sequence[Observer] = (),
     ) -> Session:
         """Open the bundle at ``root``; weights are loaded when they are first needed.
 
         Without ``variant`` the backend chooses (:func:`sana_rt.runtime.backends.select`).
         ``keep_text_encoder`` keeps its weights for the next prompt instead of making room.
+        ``observers`` see every run of a graph (:mod:`sana_rt.runtime.observers`).
 
         Raises:
             ManifestError: no bundle, or a damaged one, or it has no such variant.
@@ -62,7 +65,8 @@ class Session:
         if variant is not None:
             bundle.manifest.variant(variant)
         chosen, name = backends.select(backend, variants, variant, threads)
-        return Session(bundle, Graphs(bundle, name, chosen), chosen.name, keep_text_encoder)
+        graphs = Graphs(bundle, name, chosen, observers)
+        return Session(bundle, graphs, chosen.name, keep_text_encoder)
 
     def __init__(
         self, bundle: Bundle, graphs: Graphs, backend: str, keep_text_encoder: bool
@@ -73,6 +77,19 @@ class Session:
         self.backend = backend
         self._keep_text_encoder = keep_text_encoder
         self._buffers: Buffers | None = None
+
+    def __enter__(self) -> Self:
+        """Itself; the end of the ``with`` closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See :meth:`close`."""
+        self.close()
+
+    def close(self) -> None:
+        """Give back graphs, buffers and the device; a clip that is being made ends."""
+        self._buffers = None
+        self.graphs.close_all()
 
     @property
     def can_decode(self) -> bool:
@@ -112,8 +129,8 @@ class Session:
             NonFiniteError: with ``check_finite``, the first graph that wrote NaN or infinity.
         """
         job = Job(self.model, request, inputs)
-        pipeline = self._prepare(job, progress, check_finite, decode=False)
-        return pipeline.chunks(self._embeds(pipeline, job, decode=False))
+        _, chunks = self._start(job, progress, check_finite, decode=False)
+        return chunks
 
     def generate(
         self,
@@ -130,8 +147,7 @@ class Session:
         :meth:`latents`.
         """
         job = Job(self.model, request, inputs)
-        pipeline = self._prepare(job, progress, check_finite, decode=True)
-        chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
+        pipeline, chunks = self._start(job, progress, check_finite, decode=True)
         return pipeline.frames(_observed(chunks, on_chunk) if on_chunk else chunks)
 
     def stream(
@@ -159,8 +175,7 @@ class Session:
         identity = Identity.of(self.bundle, self.graphs.variant)
         job = Job(self.model, request, inputs, resume=resume)
         job = streaming_job(job, script, identity, self.graphs)
-        pipeline = self._prepare(job, progress, check_finite, decode=True)
-        chunks = pipeline.chunks(self._embeds(pipeline, job, decode=True))
+        pipeline, chunks = self._start(job, progress, check_finite, decode=True)
         return Stream(pipeline.frames(chunks), pipeline, job, identity)
 
     @cached_property
@@ -174,21 +189,30 @@ class Session:
             )
         return PromptTokenizer.from_file(self.bundle.path(path), self.model.text)
 
-    def _prepare(
+    def _start(
         self, job: Job, progress: ProgressCallback, check_finite: bool, *, decode: bool
-    ) -> Pipeline:
+    ) -> tuple[Pipeline, Iterator[Chunk]]:
+        """Allocate, load and encode what a job needs; its chunks are made as they are taken."""
         job.inputs.check(job.request, self.model)
+        pipeline = Pipeline(self.graphs, self._allocate(job, decode=decode), job, progress)
+        self.graphs.take_over(pipeline, *([FiniteCheck()] if check_finite else []))
+        embeds = self._embeds(pipeline, job)
+        names = self._names(job, decode=decode)
+        pipeline.load(tuple(name for name in names if name != graph_names.TEXT_ENCODER))
+        return pipeline, pipeline.chunks(embeds)
+
+    def _allocate(self, job: Job, *, decode: bool) -> Buffers:
+        """The buffers of the clip before, if they are what the job needs."""
         plan = self._plan(job, decode=decode)
         if self._buffers is None or self._buffers.plan != plan:
             self._buffers = None  # the old ones make room first
             loaded = sum(plan.weights.get(name, 0) for name in self.graphs.opened)
             plan.check(self.graphs.memory.free_bytes(), loaded)
             self._buffers = Buffers(plan, self.graphs.memory)
-        self.graphs.check_finite = check_finite
-        return Pipeline(self.graphs, self._buffers, job, progress)
+        return self._buffers
 
-    def _embeds(self, pipeline: Pipeline, job: Job, *, decode: bool) -> dict[str, Embeds]:
-        """What the transformer sees of each prompt."""
+    def _embeds(self, pipeline: Pipeline, job: Job) -> dict[str, Embeds]:
+        """What the transformer sees of each prompt; the text encoder then makes room."""
         embeds = dict(job.known)
         if job.prompts:
             # The same way whether it is kept or not: packed weights round differently.
@@ -196,22 +220,22 @@ class Session:
             embeds |= pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
             self.graphs.close(graph_names.TEXT_ENCODER)
-        names = self._names(job, decode=decode)
-        pipeline.load(tuple(name for name in names if name != graph_names.TEXT_ENCODER))
         return embeds
 
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
-        graphs = {name: self.graphs.signature(name) for name in self._names(job, decode=decode)}
+        names = self._names(job, decode=decode)
+        entries = {name: self.graphs.signature(name) for name in names}
         named = dims(job.request, self.model) | {"frames": job.longest}
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
         return MemoryPlan(
             self.backend,
-            memory.weight_bytes(sizes, graphs),
+            memory.weight_bytes(sizes, entries),
             self._regions(job, decode=decode),
             named,
             self._keep_text_encoder,
+            self.graphs.activation_bytes(names),
         )
 
     def _regions(self, job: Job, *, decode: bool) -> tuple[Region, ...]:

@@ -18,7 +18,7 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import StateError
 from sana_rt.files import storage_errors, writing
 from sana_rt.model_spec import Frozen, Natural
-from sana_rt.runtime.backends.base import HostArray
+from sana_rt.runtime.backends.buffers import HostArray
 from sana_rt.runtime.inputs import Embeds, PromptEmbeds
 from sana_rt.runtime.request import Request
 from sana_rt.runtime.scenes import Shot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from sana_rt.manifest import Graph
-from sana_rt.runtime.backends.base import Buffer, HostArray, Memory
+from sana_rt.runtime.backends.base import Copy, Entry
+from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory
 from sana_rt.runtime.memory import Region, region, stacked
 
 NAMES: Final = ("state_s", "state_k", "state_z")
@@ -21,7 +21,7 @@ class State:
     """
 
     @staticmethod
-    def regions(block: Graph, blocks: int) -> tuple[Region, ...]:
+    def regions(block: Entry, blocks: int) -> tuple[Region, ...]:
         """State of ``blocks`` blocks (1 if none commits) and scratch."""
         carried = (stacked(region("state", block, name), blocks) for name in NAMES)
         scratch = (region("state", block, f"{name}_out") for name in NAMES)
@@ -36,10 +36,12 @@ class State:
         """The state inputs of a block."""
         return {name: buffer.row(block % buffer.shape[0]) for name, buffer in self._carried.items()}
 
-    def commit(self, block: int) -> None:
-        """Take what the block has just written as its state."""
-        for name, buffer in self.of(block).items():
-            self._memory.copy(buffer, self.scratch[f"{name}_out"])
+    def commit(self, block: int) -> tuple[Copy, ...]:
+        """The copies that make what the block has just written its state."""
+        return tuple(
+            Copy(self._memory, buffer, self.scratch[f"{name}_out"])
+            for name, buffer in self.of(block).items()
+        )
 
     def download(self) -> dict[str, HostArray]:
         """A host copy of all blocks' state; a bfloat16 z becomes float32."""

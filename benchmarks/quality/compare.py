@@ -21,9 +21,9 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import Frozen
-from sana_rt.runtime import backends
-from sana_rt.runtime.backends.base import Backend, Binding
-from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.backends.base import Binding
+from sana_rt.runtime.backends.buffers import Memory
+from sana_rt.runtime.observers import Observer
 from sana_rt.runtime.request import Request
 from sana_rt.runtime.session import Session
 
@@ -103,55 +103,55 @@ class Comparison:
     frames: tuple[dict[str, Frames], ...]
 
 
-class WatchedGraphs(Graphs):
-    """Graphs that keep what the solver writes, and can put a teacher's values in its place."""
+class SolverWatch(Observer):
+    """Keeps what the solver writes, and can put a teacher's values in its place."""
 
-    def __init__(self, bundle: Bundle, variant: str, backend: Backend) -> None:
-        super().__init__(bundle, variant, backend)
+    def __init__(self) -> None:
         self.steps: list[Step] = []
-        self.teacher: Sequence[Step] = ()
+        self._teacher: Sequence[Step] = ()
 
-    def run(self, binding: Binding) -> None:
-        """Run a graph; after the solver, keep its step."""
-        super().run(binding)
+    def restart(self, teacher: Sequence[Step] = ()) -> None:
+        """Watch another clip."""
+        self.steps, self._teacher = [], teacher
+
+    def after(self, binding: Binding, memory: Memory) -> None:
+        """After the solver, keep its step."""
         if binding.graph != SOLVER:
             return
-        outputs = binding.outputs
-        latents, sample = (self.memory.download(outputs[name]) for name in _SOLVER)
-        self.steps.append(Step(latents, sample))
-        if self.teacher:
-            right = self.teacher[len(self.steps) - 1]
-            for name, value in zip(_SOLVER, (right.latents, right.sample), strict=True):
-                self.memory.upload(outputs[name], value)
-
-
-_SOLVER: Final = ("latents_out", "sample")
+        outputs = [binding.outputs[name] for name in ("latents_out", "sample")]
+        self.steps.append(Step(*map(memory.download, outputs)))
+        if self._teacher:
+            right = self._teacher[len(self.steps) - 1]
+            for buffer, value in zip(outputs, (right.latents, right.sample), strict=True):
+                memory.upload(buffer, value)
 
 
 class Player:
     """A variant of a bundle that plays requests."""
 
     def __init__(self, bundle: Bundle, variant: str, threads: int | None) -> None:
-        backend, name = backends.select("onnxruntime", bundle.manifest.variants, variant, threads)
-        self._graphs = WatchedGraphs(bundle, name, backend)
-        self._session = Session(bundle, self._graphs, backend.name, keep_text_encoder=False)
-        self.backend = backend.name
+        self._watch = SolverWatch()
+        self._session = Session.open(
+            bundle.root,
+            variant=variant,
+            backend="onnxruntime",
+            threads=threads,
+            observers=(self._watch,),
+        )
+        self.backend = self._session.backend
 
     def play(self, request: Request) -> Clip:
         """Make a clip."""
-        self._watch(())
+        self._watch.restart()
         frames = np.concatenate(list(self._session.generate(request)))
-        return Clip(frames, tuple(self._graphs.steps))
+        return Clip(frames, tuple(self._watch.steps))
 
     def forced(self, request: Request, teacher: Sequence[Step]) -> tuple[Step, ...]:
         """The steps that the variant takes from where the teacher is."""
-        self._watch(teacher)
+        self._watch.restart(teacher)
         for _ in self._session.latents(request):
             pass
-        return tuple(self._graphs.steps)
-
-    def _watch(self, teacher: Sequence[Step]) -> None:
-        self._graphs.steps, self._graphs.teacher = [], teacher
+        return tuple(self._watch.steps)
 
 
 def compare(

@@ -7,25 +7,25 @@ from typing import Final
 
 from sana_rt.errors import BackendError, SanaRTError, UsageError
 from sana_rt.manifest import Variant
-from sana_rt.runtime.backends.base import Backend
+from sana_rt.runtime.backends.base import Backend, Candidate, Offers
 
 AUTO: Final = "auto"
 
 
-def _cpu(threads: int | None) -> Backend:
+def _cpu() -> Candidate:
     from sana_rt.runtime.backends import onnxruntime  # noqa: PLC0415 (an optional dependency)
 
-    return onnxruntime.cpu(threads)
+    return onnxruntime.CPU_CANDIDATE
 
 
-def _cuda(threads: int | None) -> Backend:
+def _cuda() -> Candidate:
     from sana_rt.runtime.backends import onnxruntime  # noqa: PLC0415 (an optional dependency)
 
-    return onnxruntime.cuda(threads)
+    return onnxruntime.CUDA_CANDIDATE
 
 
-#: What opens a backend, by name; `auto` tries them in this order.
-BACKENDS: Final[Mapping[str, Callable[[int | None], Backend]]] = {
+#: The backends by name; `auto` tries them in this order.
+BACKENDS: Final[Mapping[str, Callable[[], Candidate]]] = {
     "onnxruntime-cuda": _cuda,
     "onnxruntime": _cpu,
 }
@@ -34,32 +34,37 @@ BACKENDS: Final[Mapping[str, Callable[[int | None], Backend]]] = {
 def select(
     backend: str, variants: Mapping[str, Variant], variant: str | None, threads: int | None = None
 ) -> tuple[Backend, str]:
-    """The first backend that can play the bundle, and the name of the variant it plays.
+    """The first backend that can play the bundle, opened, and the name of the variant it plays.
 
-    Without ``variant`` a backend takes the first of the manifest in the dtype it prefers:
-    ``float32`` on a CPU, ``bfloat16`` before ``float32`` on a GPU. A quantized variant is played
-    only when it is asked for.
+    Without ``variant`` that is the first one that the backend prefers: on a CPU in ``float32``,
+    on a GPU in ``bfloat16`` before ``float32``. A quantized variant is played only when it is
+    asked for.
 
     Raises:
         BackendError: none can; every refusal is listed with its reason.
     """
-    refusals = {}
-    for name in _candidates(backend):
+    refusals: dict[str, str] = {}
+    for name in _names(backend):
         try:
-            opened = BACKENDS[name](threads)
-            return opened, _variant(opened, variants, variant)
+            candidate = BACKENDS[name]()
+            offers = candidate.offers(variants)
+            played = _played(offers, variants, variant)
+            if played is not None:
+                return candidate.open(threads), played
+            refusals[name] = _reasons(offers, variants, variant)
         except SanaRTError as error:
             refusals[name] = str(error).replace("\n", " ")
         except ModuleNotFoundError as error:
             refusals[name] = f"the package {error.name!r} is not installed."
+    what = "this bundle" if variant is None else f"the variant {variant!r}"
     raise BackendError(
-        "No backend can play this bundle here:\n"
+        f"No backend can play {what} here:\n"
         + "\n".join(f"  {name}: {reason}" for name, reason in refusals.items()),
-        remedy="`sana-rt doctor` says what to install.",
+        remedy=_remedy(variants, variant),
     )
 
 
-def _candidates(backend: str) -> tuple[str, ...]:
+def _names(backend: str) -> tuple[str, ...]:
     if backend == AUTO:
         return tuple(BACKENDS)
     if backend not in BACKENDS:
@@ -69,15 +74,26 @@ def _candidates(backend: str) -> tuple[str, ...]:
     return (backend,)
 
 
-def _variant(backend: Backend, variants: Mapping[str, Variant], wanted: str | None) -> str:
-    plain = [name for name, variant in variants.items() if variant.recipe is None]
-    names = plain if wanted is None else [wanted]
-    for dtype in backend.dtypes:
-        for name in names:
-            if variants[name].dtype == dtype:
-                return name
-    there = {name: variants[name].dtype for name in (variants if wanted is None else names)}
-    raise BackendError(
-        f"it plays {' and '.join(backend.dtypes)} only, quantized variants only if asked for, "
-        f"and the bundle has {there}."
-    )
+def _played(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str | None:
+    if wanted is not None:
+        return wanted if wanted in offers.playable else None
+    return next((name for name in offers.playable if variants[name].recipe is None), None)
+
+
+def _reasons(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str:
+    """Why none of the variants that may be played is."""
+    if wanted is not None:
+        return f"{offers.refusals[wanted]}."
+    quantized = "it is quantized, which is played only if asked for"
+    reasons = (f"{name!r}: {offers.refusals.get(name, quantized)}" for name in variants)
+    return "; ".join(reasons) + "."
+
+
+def _remedy(variants: Mapping[str, Variant], wanted: str | None) -> str:
+    """The emulation of a variant that is for TensorRT, if the bundle has it."""
+    recipe = None if wanted is None else variants[wanted].recipe
+    for name, variant in variants.items():
+        same = recipe is not None and variant.recipe == recipe and name != wanted
+        if same and variant.dtype == "float32":
+            return f"play {name!r} (--variant): it rounds as {wanted!r} does, in float32."
+    return "`sana-rt doctor` says what to install."

@@ -1,141 +1,104 @@
-"""What a backend is: memory of a device, and graphs opened on it."""
+"""What a backend is: artifacts opened on one device, and programs of their runs."""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
 
 from sana_rt.errors import BindingError
-from sana_rt.manifest import Graph
-from sana_rt.tensors import TensorSpec, num_bytes, unify
+from sana_rt.manifest import Graph, Plan, Variant
+from sana_rt.runtime.backends.buffers import Buffer, Memory
+from sana_rt.tensors import TensorSpec, unify
 
-HostArray = NDArray[Any]
-
-#: numpy's type for the elements of a host copy; bfloat16, which numpy lacks, travels as bits.
-HOST_DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(np.uint16),
-    "int64": np.dtype(np.int64),
-    "int32": np.dtype(np.int32),
-    "uint8": np.dtype(np.uint8),
-    "bool": np.dtype(np.bool_),
-}
+#: What the manifest says of an artifact; both have the inputs and outputs of the graph.
+Entry = Graph | Plan
 
 
 @dataclass(frozen=True)
-class Buffer:
-    """A dense tensor in device memory, or a contiguous part of one; it keeps its memory alive."""
+class Artifact:
+    """A file that a backend opens: the graph called ``name``, or a plan of it."""
 
-    address: int
-    dtype: str
-    shape: tuple[int, ...]
-    owner: object = field(repr=False, compare=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        return num_bytes(self.dtype, self.shape)
-
-    def __getitem__(self, part: slice) -> Buffer:
-        """The rows ``start:stop`` of the first axis, in the same memory."""
-        start, stop, step = part.indices(self.shape[0])
-        if step != 1:
-            raise BindingError(f"A buffer cannot be cut with step {step}.", expected="step 1.")
-        row = num_bytes(self.dtype, self.shape[1:])
-        shape = (max(stop - start, 0), *self.shape[1:])
-        return replace(self, address=self.address + start * row, shape=shape)
-
-    def row(self, index: int) -> Buffer:
-        """Row ``index`` of the first axis, without that axis."""
-        return self[index : index + 1].view(self.shape[1:])
-
-    def view(self, shape: tuple[int, ...]) -> Buffer:
-        """The first elements of the memory as another shape, which may be smaller."""
-        if math.prod(shape) > math.prod(self.shape):
-            raise BindingError(
-                f"A buffer of shape {self.shape} cannot be seen as {shape}.",
-                expected=f"at most {math.prod(self.shape):,} elements.",
-            )
-        return replace(self, shape=shape)
+    name: str
+    entry: Entry
+    path: Path
 
 
-class Memory(ABC):
-    """Memory of one device. Copies are ordered with the graphs that run on the device."""
+@dataclass(frozen=True)
+class Offers:
+    """The variants that a backend plays, the preferred one first, and why it plays no other."""
 
-    def __init__(self) -> None:
-        self.allocations = 0  # how often `allocate` was called; flat after warm-up
-
-    def allocate(self, dtype: str, shape: tuple[int, ...]) -> Buffer:
-        """A new tensor of zeros."""
-        self.allocations += 1
-        address, owner = self._allocate(num_bytes(dtype, shape))
-        return Buffer(address, dtype, shape, owner)
-
-    def upload(self, destination: Buffer, array: HostArray) -> None:
-        """Copy a host array of the buffer's shape; float32 is rounded to a bfloat16 buffer."""
-        host = to_device_dtype(array, destination.dtype)
-        _check_copy(destination, host.shape, host.dtype == HOST_DTYPES[destination.dtype])
-        self._upload(destination, np.ascontiguousarray(host))
-
-    def copy(self, destination: Buffer, source: Buffer) -> None:
-        """Copy between two buffers of one shape on the device."""
-        _check_copy(destination, source.shape, source.dtype == destination.dtype)
-        self._copy(destination, source)
-
-    def download(self, source: Buffer) -> HostArray:
-        """A host copy; bfloat16 becomes float32."""
-        host = np.empty(source.shape, HOST_DTYPES[source.dtype])
-        self._download(host, source)
-        return widen(host) if source.dtype == "bfloat16" else host
-
-    @abstractmethod
-    def clear(self, buffer: Buffer) -> None:
-        """Fill a buffer with zeros."""
-
-    @abstractmethod
-    def free_bytes(self) -> int | None:
-        """Bytes that can still be allocated, or None where the device does not say."""
-
-    @abstractmethod
-    def _allocate(self, nbytes: int) -> tuple[int, object]:
-        """Address and owner of ``nbytes`` zero bytes."""
-
-    @abstractmethod
-    def _upload(self, destination: Buffer, host: HostArray) -> None: ...
-
-    @abstractmethod
-    def _copy(self, destination: Buffer, source: Buffer) -> None: ...
-
-    @abstractmethod
-    def _download(self, host: HostArray, source: Buffer) -> None: ...
+    playable: tuple[str, ...]
+    refusals: Mapping[str, str]  # by variant
 
 
-class Binding(ABC):
-    """A graph with a buffer on every input and output; it can run any number of times."""
-
-    def __init__(self, graph: str, outputs: Mapping[str, Buffer]) -> None:
-        self.graph = graph
-        self.outputs = dict(outputs)
+class Command(ABC):
+    """One entry of a program: a graph on its buffers, a copy, or a clear."""
 
     @abstractmethod
     def run(self) -> None:
-        """Run the graph once; later work on the device sees its outputs."""
+        """Do it once; later work on the device sees the result."""
+
+
+class Binding(Command):
+    """A graph with a buffer on every input and output; it can run any number of times."""
+
+    def __init__(
+        self, graph: str, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]
+    ) -> None:
+        self.graph = graph
+        self.inputs = dict(inputs)  # keeps their memory alive where only addresses are bound
+        self.outputs = dict(outputs)
+
+
+@dataclass(frozen=True)
+class Copy(Command):
+    """A copy between two buffers of one shape on the device."""
+
+    memory: Memory
+    destination: Buffer
+    source: Buffer
+
+    def run(self) -> None:
+        """Copy."""
+        self.memory.copy(self.destination, self.source)
+
+
+@dataclass(frozen=True)
+class Clear(Command):
+    """A buffer that becomes zeros."""
+
+    memory: Memory
+    buffer: Buffer
+
+    def run(self) -> None:
+        """Fill the buffer with zeros."""
+        self.memory.clear(self.buffer)
+
+
+class Program:
+    """A fixed sequence of commands on fixed buffers.
+
+    A run depends on nothing but the contents of buffers, so that a backend may record the
+    commands once (a CUDA graph) and replay them.
+    """
+
+    def __init__(self, commands: Iterable[Command]) -> None:
+        self.commands = tuple(commands)
+
+    def run(self) -> None:
+        """Run the commands in order."""
+        for command in self.commands:
+            command.run()
 
 
 class Context(ABC):
-    """An opened graph."""
+    """An opened artifact."""
 
-    def __init__(self, name: str, graph: Graph) -> None:
-        self.name = name
-        self.graph = graph
+    def __init__(self, artifact: Artifact) -> None:
+        self.name = artifact.name
+        self.entry = artifact.entry
 
     def bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Binding:
         """Check the buffers against the graph's signature and fix them.
@@ -145,8 +108,8 @@ class Context(ABC):
                 dimension two values, or an output overlaps another buffer.
         """
         dims: dict[str, int] = {}
-        _check_buffers(f"input of {self.name}", self.graph.inputs, inputs, dims)
-        _check_buffers(f"output of {self.name}", self.graph.outputs, outputs, dims)
+        _check_buffers(f"input of {self.name}", self.entry.inputs, inputs, dims)
+        _check_buffers(f"output of {self.name}", self.entry.outputs, outputs, dims)
         _check_overlap(self.name, inputs, outputs)
         return self._bind(inputs, outputs)
 
@@ -157,49 +120,49 @@ class Context(ABC):
 class Backend(ABC):
     """A way to run graphs on one device."""
 
-    def __init__(self, name: str, dtypes: tuple[str, ...], memory: Memory) -> None:
+    def __init__(self, name: str, memory: Memory) -> None:
         self.name = name
-        self.dtypes = dtypes  # of the variants it plays, the preferred one first
         self.memory = memory
 
-    @abstractmethod
-    def open(self, name: str, graph: Graph, path: Path, *, lasting: bool = True) -> Context:
-        """Load ``graph``, called ``name`` in the manifest, from its file.
+    def artifacts(self, variant: Variant) -> Mapping[str, Entry]:
+        """What it opens for each graph of a variant that it offers: here, the graph itself."""
+        return variant.graphs
 
-        A graph that is not ``lasting`` runs a few times and may be closed: it should be quick
-        to load and leave nothing behind, even if it runs more slowly.
+    @abstractmethod
+    def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
+        """Load an artifact from its file.
+
+        One that is not ``lasting`` runs a few times and may be closed: it should be quick to
+        load and leave nothing behind, even if it runs more slowly.
 
         Raises:
             BackendError: the backend cannot run it; the message says why.
         """
 
+    def program(self, commands: Iterable[Command]) -> Program:
+        """A program of bindings of this backend; here it runs them one by one."""
+        return Program(commands)
 
-def host_dtype(dtype: str) -> str:
-    """Dtype of the host copy of a buffer (:meth:`Memory.download`)."""
-    return "float32" if dtype == "bfloat16" else HOST_DTYPES[dtype].name
+    def activation_bytes(self, entries: Iterable[Entry]) -> int | None:
+        """Memory for activations that these share, or None if it is sized while they run."""
+        del entries
+        return None
 
-
-def to_device_dtype(array: HostArray, dtype: str) -> HostArray:
-    """``array`` as the host form of ``dtype``: float32 is rounded for bfloat16 (ties to even)."""
-    if dtype != "bfloat16" or array.dtype != np.float32:
-        return array
-    bits = np.ascontiguousarray(array).view(np.uint32)
-    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
-    quiet_nan = (bits >> 16) | 0x40  # rounding must not carry a NaN into infinity
-    return np.where(np.isnan(array), quiet_nan, rounded).astype(np.uint16)
+    def close(self) -> None:
+        """Give back what the device holds for it; afterwards nothing of it can be used."""
+        self.memory.close()
 
 
-def widen(bits: HostArray) -> HostArray:
-    """The float32 values of bfloat16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+@dataclass(frozen=True)
+class Candidate:
+    """A backend that is not open yet: what it would play, which needs no device, and its opening.
 
+    Opening (with a number of CPU threads, or None) raises :class:`BackendError` where it cannot
+    work, and leaves nothing behind.
+    """
 
-def _check_copy(destination: Buffer, shape: tuple[int, ...], same_dtype: bool) -> None:
-    if not same_dtype or shape != destination.shape:
-        raise BindingError(
-            f"A tensor of shape {shape} was copied into another kind of buffer.",
-            expected=f"{destination.dtype} of shape {destination.shape}.",
-        )
+    offers: Callable[[Mapping[str, Variant]], Offers]
+    open: Callable[[int | None], Backend]
 
 
 def _check_buffers(

@@ -8,7 +8,7 @@ from typing import Any, Final
 from cuda.bindings import runtime as cuda
 
 from sana_rt.errors import BackendError, DeviceMemoryError
-from sana_rt.runtime.backends.base import Buffer, HostArray, Memory
+from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory
 
 _COPY: Final = cuda.cudaMemcpyKind.cudaMemcpyDefault  # the direction follows from the addresses
 

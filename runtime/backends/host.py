@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sana_rt.errors import DeviceMemoryError
-from sana_rt.runtime.backends.base import Buffer, HostArray, Memory
+from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory
 
 _ALIGNMENT = 64  # bytes of a cache line, and of the widest vector register
 

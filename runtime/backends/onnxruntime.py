@@ -9,15 +9,15 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
 
 from sana_rt.errors import BackendError, BundleFileError
-from sana_rt.manifest import Graph
-from sana_rt.runtime.backends.base import Backend, Binding, Buffer, Context, Memory
+from sana_rt.manifest import Variant
+from sana_rt.runtime.backends.base import Artifact, Backend, Binding, Candidate, Context, Offers
+from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.tensors import TensorSpec
 
@@ -64,24 +64,23 @@ class OnnxRuntime(Backend):
     def __init__(
         self,
         name: str,
-        dtypes: tuple[str, ...],
         memory: Memory,
         provider: tuple[str, dict[str, str]],
         threads: int | None,
     ) -> None:
-        super().__init__(name, dtypes, memory)
+        super().__init__(name, memory)
         self._provider = provider
         self._threads = threads or len(os.sched_getaffinity(0))
         _share_arena(provider[0])
 
-    def open(self, name: str, graph: Graph, path: Path, *, lasting: bool = True) -> Context:
+    def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
         """Load a graph as an inference session."""
-        options = self._options(lasting=lasting)
+        name, options = artifact.name, self._options(lasting=lasting)
         try:
-            session = ort.InferenceSession(path, options, providers=[self._provider])
+            session = ort.InferenceSession(artifact.path, options, providers=[self._provider])
         except _ERRORS as error:
             raise BackendError(
-                f"{self.name} cannot load the graph {name!r} from {path}: {error}"
+                f"{self.name} cannot load the graph {name!r} from {artifact.path}: {error}"
             ) from error
         session.disable_fallback()
         if session.get_providers()[0] != self._provider[0]:
@@ -90,9 +89,9 @@ class OnnxRuntime(Backend):
                 expected=self._provider[0],
                 remedy="run `sana-rt doctor` to see what its CUDA provider misses.",
             )
-        _check_names(name, "inputs", session.get_inputs(), graph.inputs)
-        _check_names(name, "outputs", session.get_outputs(), graph.outputs)
-        return _SessionContext(name, graph, session, self._provider[0])
+        _check_names(name, "inputs", session.get_inputs(), artifact.entry.inputs)
+        _check_names(name, "outputs", session.get_outputs(), artifact.entry.outputs)
+        return _SessionContext(artifact, session, self._provider[0])
 
     def _options(self, *, lasting: bool) -> Any:
         options = ort.SessionOptions()
@@ -109,8 +108,8 @@ class OnnxRuntime(Backend):
 
 
 class _SessionContext(Context):
-    def __init__(self, name: str, graph: Graph, session: Any, provider: str) -> None:
-        super().__init__(name, graph)
+    def __init__(self, artifact: Artifact, session: Any, provider: str) -> None:
+        super().__init__(artifact)
         self._session = session
         self._device = "cuda" if provider == CUDA else "cpu"
 
@@ -132,9 +131,8 @@ class _SessionBinding(Binding):
         inputs: Mapping[str, Buffer],
         outputs: Mapping[str, Buffer],
     ) -> None:
-        super().__init__(graph, outputs)
+        super().__init__(graph, inputs, outputs)
         self._session, self._io = session, io
-        self._inputs = dict(inputs)  # keeps their memory alive: ONNX Runtime has the address only
 
     def run(self) -> None:
         try:
@@ -158,8 +156,8 @@ def _check_names(
 
 
 def cpu(threads: int | None = None) -> OnnxRuntime:
-    """The CPU provider; it has no bfloat16 kernels. ``threads`` defaults to the CPUs we may use."""
-    return OnnxRuntime("onnxruntime", ("float32",), HostMemory(), (CPU, {}), threads)
+    """The CPU provider. ``threads`` defaults to the CPUs we may use."""
+    return OnnxRuntime("onnxruntime", HostMemory(), (CPU, {}), threads)
 
 
 def cuda(threads: int | None = None) -> OnnxRuntime:
@@ -174,9 +172,36 @@ def cuda(threads: int | None = None) -> OnnxRuntime:
 
     memory = CudaMemory()
     options = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
-    return OnnxRuntime(
-        "onnxruntime-cuda", ("bfloat16", "float32"), memory, (CUDA, options), threads
-    )
+    try:
+        return OnnxRuntime("onnxruntime-cuda", memory, (CUDA, options), threads)
+    except BackendError:
+        memory.close()
+        raise
+
+
+def offers(variants: Mapping[str, Variant], *dtypes: str) -> Offers:
+    """Graphs in ``dtypes``, the preferred one first; none in operators of TensorRT."""
+    refusals = {
+        name: reason
+        for name, variant in variants.items()
+        if (reason := _refusal(variant, dtypes)) is not None
+    }
+    playable = [name for name in variants if name not in refusals]
+    playable.sort(key=lambda name: dtypes.index(variants[name].dtype))  # stable
+    return Offers(tuple(playable), refusals)
+
+
+def _refusal(variant: Variant, dtypes: tuple[str, ...]) -> str | None:
+    if variant.recipe is not None and variant.dtype != "float32":
+        return "it is quantized in operators that only TensorRT has"
+    if variant.dtype not in dtypes:
+        return f"it is in {variant.dtype}, and ONNX Runtime plays {' and '.join(dtypes)} only here"
+    return None
+
+
+#: float32 alone: the CPU provider has no kernels for bfloat16.
+CPU_CANDIDATE: Final = Candidate(lambda variants: offers(variants, "float32"), cpu)
+CUDA_CANDIDATE: Final = Candidate(lambda variants: offers(variants, "bfloat16", "float32"), cuda)
 
 
 @functools.cache

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 from sana_rt import bundle as bundles
-from sana_rt.benchmarks import record
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli, prompts_file
 from sana_rt.errors import CalibrationError, QuantizationError, StorageError, UsageError
@@ -32,10 +31,11 @@ from sana_rt.quantize import (
     nvfp4,
     variant,
 )
-from sana_rt.quantize.calibrate import Pass
 from sana_rt.quantize.calibration_table import Algorithm, CalibrationTable
+from sana_rt.quantize.passes import Pass
 from sana_rt.quantize.quantized_layer import QuantizedFormat, fp8_scale
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
+from sana_rt.runtime import recording
 from sana_rt.runtime.session import Session
 from sana_rt.tensors import resolve
 
@@ -349,7 +349,7 @@ def test_from_prompts_to_a_clip(small_bundle: Path, tmp_path: Path, algorithm: A
     assert result.exit_code == 0, result.output
     assert "nvfp4-mixed-emulation" in result.output
     table = calibration_table.read(saved)
-    assert (table.passes, table.algorithm) == (record.STEPS, algorithm)
+    assert (table.passes, table.algorithm) == (recording.STEPS, algorithm)
     assert bool(table.channel_scales) == (algorithm == "awq-lite")
 
     model = Bundle.open(root).manifest.model

@@ -13,15 +13,15 @@ import onnxruntime as ort
 import pytest
 from click.testing import CliRunner
 
-from sana_rt.benchmarks import record
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli, prompts_file
 from sana_rt.errors import UsageError
 from sana_rt.quantize import calibrate, heat_map, recipe, sensitivity, variant
-from sana_rt.quantize.calibrate import Pass
 from sana_rt.quantize.calibration_table import CalibrationTable
+from sana_rt.quantize.passes import Pass, RecordedPasses
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe, Rule
 from sana_rt.quantize.sensitivity import Sensitivity
+from sana_rt.runtime import recording
 
 #: Two runs of the same float32 graphs, one with weights repacked by ONNX Runtime: the error of a
 #: sum is 1e-6 of it, and that of a velocity that moved by 1e-3 a thousand times as much.
@@ -39,18 +39,23 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two_steps() -> Iterator[None]:
     """Play prompts in two steps: two noise levels."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record, "STEPS", 2)
+        patch.setattr(recording, "STEPS", 2)
         yield
 
 
 @pytest.fixture(scope="module")
-def passes(small_bundle: Path, prompts: Path, two_steps: None) -> list[Pass]:
-    lines, _ = prompts_file.read(prompts)
-    return record.record(Bundle.open(small_bundle), "fp32", lines, 1, lambda *_: None)
+def passes(
+    small_bundle: Path, prompts: Path, two_steps: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RecordedPasses]:
+    lines, sha256 = prompts_file.read(prompts)
+    bundle, path = Bundle.open(small_bundle), tmp_path_factory.mktemp("passes") / "passes.npz"
+    recording.record(path, bundle, "fp32", lines, sha256, threads=1, progress=lambda *_: None)
+    with RecordedPasses.open(path, bundle.manifest.source.sha256) as passes:
+        yield passes
 
 
 @pytest.fixture(scope="module")
-def table(small_bundle: Path, passes: list[Pass]) -> CalibrationTable:
+def table(small_bundle: Path, passes: RecordedPasses) -> CalibrationTable:
     bundle = Bundle.open(small_bundle)
     return calibrate.calibrate(bundle, "fp32", passes, "0" * 64, lambda *_: None)
 
@@ -98,7 +103,7 @@ def velocity(bundle: Bundle, name: str, each: Pass) -> np.ndarray:
 def test_the_error_is_that_of_a_variant_with_this_layer(
     small_bundle: Path,
     tmp_path: Path,
-    passes: list[Pass],
+    passes: RecordedPasses,
     table: CalibrationTable,
     found: Sensitivity,
 ) -> None:
@@ -116,7 +121,9 @@ def test_the_error_is_that_of_a_variant_with_this_layer(
         assert entry.velocity_error == pytest.approx(error, rel=TOLERANCE)
 
 
-def test_there_is_an_entry_for_each_layer_and_pass(found: Sensitivity, passes: list[Pass]) -> None:
+def test_there_is_an_entry_for_each_layer_and_pass(
+    found: Sensitivity, passes: RecordedPasses
+) -> None:
     assert len(found.entries) == 4 * 9 * len(passes)
     assert {entry.timestep for entry in found.entries} == {each.timestep for each in passes}
     first = [entry for entry in found.entries if entry.timestep == passes[0].timestep]
@@ -132,7 +139,7 @@ def test_ten_to_twenty_five_decibels_for_four_bits(found: Sensitivity) -> None:
 
 
 def test_fp8_loses_less(
-    small_bundle: Path, passes: list[Pass], table: CalibrationTable, found: Sensitivity
+    small_bundle: Path, passes: RecordedPasses, table: CalibrationTable, found: Sensitivity
 ) -> None:
     bundle = Bundle.open(small_bundle)
     fp8 = sensitivity.measure(bundle, "fp32", passes[:1], table, fmt="fp8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -127,17 +126,21 @@ def _calibrate(
     threads: int | None,
     report: Report,
 ) -> CalibrationTable:
-    from sana_rt.benchmarks import record
-    from sana_rt.cli import prompts_file
+    from sana_rt.cli.recorded_passes import recorded_passes
     from sana_rt.quantize import calibrate
     from sana_rt.quantize import variant as variants
 
-    lines, sha256 = prompts_file.read(prompts)
     name = variants.source_variant(bundle.manifest)
-    passes = record.record(bundle, name, lines, threads, partial(report, "playing prompts"))
-    return calibrate.calibrate(
-        bundle, name, passes, sha256, report, algorithm=algorithm, formats=formats
-    )
+    with recorded_passes(bundle, name, prompts, threads, report) as passes:
+        return calibrate.calibrate(
+            bundle,
+            name,
+            passes,
+            passes.header.prompts,
+            report,
+            algorithm=algorithm,
+            formats=formats,
+        )
 
 
 def _save(table: CalibrationTable | None, path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -55,8 +54,7 @@ def command(
     """
     import msgspec
 
-    from sana_rt.benchmarks import record
-    from sana_rt.cli import prompts_file
+    from sana_rt.cli.recorded_passes import recorded_passes
     from sana_rt.quantize import calibrate, sensitivity, variant
 
     for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
@@ -69,10 +67,8 @@ def command(
     sensitivity.check_share(fp4_share)
     opened = Bundle.open(bundle)
     name = variant.source_variant(opened.manifest)
-    lines, sha256 = prompts_file.read(prompts)
-    with _progress() as report:
-        passes = record.record(opened, name, lines, threads, partial(report, "playing prompts"))
-        table = calibrate.calibrate(opened, name, passes, sha256, report)
+    with _progress() as report, recorded_passes(opened, name, prompts, threads, report) as passes:
+        table = calibrate.calibrate(opened, name, passes, passes.header.prompts, report)
         found = sensitivity.measure(opened, name, passes, table, fmt=fmt, progress=report)
     write_bytes(output, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     if heat_map is not None:

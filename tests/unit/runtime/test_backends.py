@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sana_rt.bundle import Bundle
 from sana_rt.errors import (
     BackendError,
     BindingError,
@@ -20,11 +21,25 @@ from sana_rt.errors import (
     DeviceMemoryError,
     UsageError,
 )
-from sana_rt.manifest import Graph, Variant
+from sana_rt.manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    BuiltFrom,
+    File,
+    Graph,
+    Manifest,
+    Plan,
+    Source,
+    Variant,
+)
+from sana_rt.model_spec import PRESETS
 from sana_rt.runtime import backends
-from sana_rt.runtime.backends import base, onnxruntime
-from sana_rt.runtime.backends.base import Backend, Buffer
+from sana_rt.runtime.backends import buffers, onnxruntime
+from sana_rt.runtime.backends.base import Artifact, Backend, Candidate, Context, Entry, Offers
+from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.host import HostMemory, _group_bytes
+from sana_rt.runtime.graphs import Graphs
+from sana_rt.runtime.memory import weight_bytes
 from sana_rt.tensors import TensorSpec
 
 Save = Callable[[onnx.NodeProto], tuple[Graph, Path]]
@@ -61,7 +76,7 @@ def doubling(save: Save) -> tuple[Graph, Path]:
 
 
 def buffer(backend: Backend, values: object, dtype: str = "float32") -> Buffer:
-    array = np.array(values, base.HOST_DTYPES[dtype])
+    array = np.array(values, buffers.HOST_DTYPES[dtype])
     allocated = backend.memory.allocate(dtype, array.shape)
     backend.memory.upload(allocated, array)
     return allocated
@@ -72,7 +87,7 @@ def test_a_graph_runs_on_bound_buffers_any_number_of_times(
 ) -> None:
     graph, path = doubling
     x, y = buffer(backend, [[1, 2, 3], [4, 5, 6]]), backend.memory.allocate("float32", (2, 3))
-    binding = backend.open("doubling", graph, path).bind({"x": x}, {"y": y})
+    binding = backend.open(Artifact("doubling", graph, path)).bind({"x": x}, {"y": y})
     allocations = backend.memory.allocations
     for factor in (1, 10):
         backend.memory.upload(x, np.float32([[1, 2, 3], [4, 5, 6]]) * factor)
@@ -90,7 +105,7 @@ def test_parts_of_buffers_are_bound_in_place(
     graph, path = doubling
     stack = buffer(backend, np.arange(18).reshape(3, 2, 3))
     out = backend.memory.allocate("float32", (2, 3))
-    context = backend.open("doubling", graph, path)
+    context = backend.open(Artifact("doubling", graph, path))
     context.bind({"x": stack.row(1)}, {"y": out}).run()
     np.testing.assert_array_equal(backend.memory.download(out), [[12, 14, 16], [18, 20, 22]])
     context.bind({"x": stack.row(2)[1:2]}, {"y": out[0:1]}).run()
@@ -100,7 +115,7 @@ def test_parts_of_buffers_are_bound_in_place(
 def test_a_binding_keeps_its_memory_alive(backend: Backend, doubling: tuple[Graph, Path]) -> None:
     graph, path = doubling
     y = backend.memory.allocate("float32", (1000, 3))
-    context = backend.open("doubling", graph, path)
+    context = backend.open(Artifact("doubling", graph, path))
     binding = context.bind({"x": buffer(backend, np.ones((1000, 3)))}, {"y": y})
     gc.collect()
     others = [buffer(backend, np.full((1000, 3), 7)) for _ in range(50)]
@@ -127,7 +142,7 @@ def test_bindings_that_do_not_fit_are_refused(
     words: str,
 ) -> None:
     graph, path = doubling
-    context = backend.open("doubling", graph, path)
+    context = backend.open(Artifact("doubling", graph, path))
     sides = [
         {name: backend.memory.allocate("float32", shape) for name, shape in side.items()}
         for side in (inputs, outputs)
@@ -140,7 +155,7 @@ def test_other_dtypes_and_shared_memory_are_refused(
     backend: Backend, doubling: tuple[Graph, Path]
 ) -> None:
     graph, path = doubling
-    context = backend.open("doubling", graph, path)
+    context = backend.open(Artifact("doubling", graph, path))
     x, y = (backend.memory.allocate("float32", (4, 3)) for _ in "xy")
     with pytest.raises(BindingError, match="was given int64"):
         context.bind({"x": backend.memory.allocate("int64", (4, 3))}, {"y": y})
@@ -183,7 +198,7 @@ def test_bfloat16_travels_as_bits_and_rounds_to_even() -> None:
     back = memory.download(there)
     np.testing.assert_array_equal(back, values.astype(ml_dtypes.bfloat16).astype(np.float32))
     nan = np.array([0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    assert np.isnan(base.widen(base.to_device_dtype(nan, "bfloat16"))).all()
+    assert np.isnan(buffers.widen(buffers.to_device_dtype(nan, "bfloat16"))).all()
 
 
 def test_host_memory_is_aligned_and_zero() -> None:
@@ -211,12 +226,12 @@ def test_limits_of_a_control_group(tmp_path: Path) -> None:
 def test_a_graph_that_fails_is_named(backend: Backend, save: Save, tmp_path: Path) -> None:
     graph, path = save(helper.make_node("NoSuchOperator", ["x"], ["y"]))
     with pytest.raises(BackendError, match=r"'block_07'.*NoSuchOperator"):
-        backend.open("block_07", graph, path)
+        backend.open(Artifact("block_07", graph, path))
     path.write_bytes(b"no protobuf")
     with pytest.raises(BackendError, match="block_07"):
-        backend.open("block_07", graph, path)
+        backend.open(Artifact("block_07", graph, path))
     with pytest.raises(BackendError, match="block_07"):
-        backend.open("block_07", graph, tmp_path / "none.onnx")
+        backend.open(Artifact("block_07", graph, tmp_path / "none.onnx"))
 
 
 def test_a_graph_that_is_not_what_the_manifest_says_is_refused(
@@ -225,10 +240,10 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(
     graph, path = doubling
     other = msgspec.structs.replace(graph, inputs=(TensorSpec("z", "float32", ("batch", 3)),))
     with pytest.raises(BundleFileError, match=r"'block_07' has the inputs \['x'\]"):
-        backend.open("block_07", other, path)
+        backend.open(Artifact("block_07", other, path))
     graph, path = save(helper.make_node("Concat", ["x", "x"], ["y"], axis=0))
     x, y = (backend.memory.allocate("float32", (2, 3)) for _ in "xy")
-    binding = backend.open("block_07", graph, path).bind({"x": x}, {"y": y})
+    binding = backend.open(Artifact("block_07", graph, path)).bind({"x": x}, {"y": y})
     with pytest.raises(BackendError, match=r"'block_07': .*is \{4,3\}"):
         binding.run()
 
@@ -249,7 +264,7 @@ def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
     both = {"mixed-emulation": quantized, "fp32": variant("float32")}
     assert backends.select("auto", both, None, threads=1)[1] == "fp32"
     assert backends.select("auto", both, "mixed-emulation", threads=1)[1] == "mixed-emulation"
-    with pytest.raises(BackendError, match=r"only if asked for.*'mixed-emulation'"):
+    with pytest.raises(BackendError, match=r"'mixed-emulation': .* only if asked for"):
         backends.select("auto", {"mixed-emulation": quantized}, None, threads=1)
 
 
@@ -258,12 +273,114 @@ def test_one_error_lists_every_refusal() -> None:
         backends.select("auto", {"bf16": variant("bfloat16")}, None, threads=1)
     text = str(caught.value)
     assert "onnxruntime-cuda: this build of ONNX Runtime has only" in text
-    assert "onnxruntime: it plays float32 only" in text
-    assert "the bundle has {'bf16': 'bfloat16'}" in text
+    assert "onnxruntime: 'bf16': it is in bfloat16, and ONNX Runtime plays float32 only" in text
     with pytest.raises(BackendError, match="pip install onnxruntime-gpu"):
         backends.select("onnxruntime-cuda", {"fp32": variant("float32")}, None)
     with pytest.raises(UsageError, match="'gpu'"):
         backends.select("gpu", {"fp32": variant("float32")}, None)
+
+
+def device_and_emulation() -> dict[str, Variant]:
+    recipe = "max sha256:1"
+    return {
+        "fp32": variant("float32"),
+        "nvfp4-max": msgspec.structs.replace(variant("bfloat16"), recipe=recipe),
+        "nvfp4-max-emulation": msgspec.structs.replace(variant("float32"), recipe=recipe),
+        "nvfp4-own": msgspec.structs.replace(variant("bfloat16"), recipe="own sha256:2"),
+    }
+
+
+def test_a_variant_for_tensorrt_is_refused_with_its_emulation() -> None:
+    """By every backend for what it is: no package of CUDA's would help."""
+    with pytest.raises(BackendError) as caught:
+        backends.select("auto", device_and_emulation(), "nvfp4-max", threads=1)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "No backend can play the variant 'nvfp4-max' here:"
+    assert [line.split(":")[0].strip() for line in lines[1:-1]] == list(backends.BACKENDS)
+    assert all("operators that only TensorRT has" in line for line in lines[1:-1])
+    assert "play 'nvfp4-max-emulation'" in lines[-1]
+    assert "pip" not in str(caught.value)
+    with pytest.raises(BackendError) as caught:
+        backends.select("auto", device_and_emulation(), "nvfp4-own", threads=1)
+    assert "emulation" not in str(caught.value), "it has none"
+
+
+def test_offers_say_why_for_each_variant() -> None:
+    variants = {"bf16": variant("bfloat16"), **device_and_emulation()}
+    cpu = onnxruntime.CPU_CANDIDATE.offers(variants)
+    assert cpu.playable == ("fp32", "nvfp4-max-emulation")
+    assert set(cpu.refusals) == {"bf16", "nvfp4-max", "nvfp4-own"}
+    cuda = onnxruntime.CUDA_CANDIDATE.offers(variants)
+    assert cuda.playable == ("bf16", "fp32", "nvfp4-max-emulation"), "bfloat16 is preferred"
+    assert set(cuda.refusals) == {"nvfp4-max", "nvfp4-own"}
+
+
+def plan_of(name: str, graph: Graph) -> Plan:
+    return Plan(
+        path=f"{name}.engine", log=f"{name}.log", flavour="rtx", flavour_version="1",
+        compute_capability="12.0", profile={}, built_from=BuiltFrom("0" * 64, ()), options={},
+        inputs=graph.inputs, outputs=graph.outputs, activation_bytes=len(name), weight_bytes=7,
+        user_allocation=True,
+    )  # fmt: skip
+
+
+class PlanBackend(Backend):
+    """Opens the plans of a card, and knows how large their activations are."""
+
+    def __init__(self) -> None:
+        super().__init__("plans", HostMemory())
+        self.opened: list[Artifact] = []
+
+    @staticmethod
+    def offers(variants: Mapping[str, Variant]) -> Offers:
+        playable = tuple(name for name, one in variants.items() if "sm120" in one.plans)
+        refusals = {name: "it has no plans for sm120" for name in variants if name not in playable}
+        return Offers(playable, refusals)
+
+    def artifacts(self, variant: Variant) -> Mapping[str, Entry]:
+        return variant.plans["sm120"]
+
+    def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
+        self.opened.append(artifact)
+        raise BackendError(f"there is no card for {artifact.name}, lasting: {lasting}")
+
+    def activation_bytes(self, entries: Iterable[Entry]) -> int | None:
+        return max(one.activation_bytes for one in entries if isinstance(one, Plan))
+
+
+def test_a_backend_may_open_plans(
+    monkeypatch: pytest.MonkeyPatch, doubling: tuple[Graph, Path]
+) -> None:
+    """The variants that have them are offered, and their files and sizes are what counts."""
+    graph, path = doubling
+    names = ("block_00", "solver")
+    variants = {
+        "bf16": variant("bfloat16"),
+        "nvfp4-max": Variant(
+            "bfloat16", "", dict.fromkeys(names, graph),
+            {"sm120": {name: plan_of(name, graph) for name in names}}, "max sha256:1",
+        ),
+    }  # fmt: skip
+    candidate = Candidate(PlanBackend.offers, lambda _: PlanBackend())
+    monkeypatch.setattr(backends, "BACKENDS", {"plans": lambda: candidate})
+    backend, name = backends.select("auto", variants, "nvfp4-max")
+    assert name == "nvfp4-max"
+    with pytest.raises(BackendError, match=r"'bf16': it has no plans for sm120; 'nvfp4-max': .*"):
+        backends.select("auto", variants, None)
+
+    file = File("solver.engine", 1, "0" * 64)
+    spec = PRESETS["sana-video-2b-480p"]
+    manifest = Manifest(
+        FORMAT, FORMAT_VERSION, "", spec, Source("", "", "0" * 64), (file,), variants
+    )
+    graphs = Graphs(Bundle(path.parent, manifest), name, backend)
+    with pytest.raises(BackendError, match="no card"):
+        graphs.open("solver")
+    (opened,) = backend.opened
+    assert (opened.name, opened.path) == ("solver", path.parent / "solver.engine")
+    assert isinstance(opened.entry, Plan)
+    assert graphs.activation_bytes(names) == len("block_00")
+    assert weight_bytes({}, graphs.signatures) == {"block_00": 7, "solver": 7}
 
 
 def test_the_cuda_provider_without_a_gpu_says_what_is_in_the_way(
@@ -279,11 +396,11 @@ def test_the_cuda_provider_without_a_gpu_says_what_is_in_the_way(
         backends.select("onnxruntime-cuda", {"fp32": variant("float32")}, None)
     options = (onnxruntime.CUDA, {"device_id": "0"})
     with pytest.raises(BackendError, match="no arena for the CUDAExecutionProvider"):
-        onnxruntime.OnnxRuntime("onnxruntime-cuda", ("float32",), HostMemory(), options, 1)
+        onnxruntime.OnnxRuntime("onnxruntime-cuda", HostMemory(), options, 1)
 
 
 def test_a_missing_package_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(_: int | None) -> Backend:
+    def missing() -> Candidate:
         raise ModuleNotFoundError("no", name="onnxruntime")
 
     monkeypatch.setattr(backends, "BACKENDS", {"onnxruntime": missing})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sana_rt.errors import DiskFullError, RequestError, StateError, StorageError, UsageError
 from sana_rt.runtime import pipeline as pipelines
-from sana_rt.runtime.backends.base import Memory
+from sana_rt.runtime.backends.buffers import Memory
 from sana_rt.runtime.inputs import Inputs
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.scenes import Scene, Script, Shot, shots

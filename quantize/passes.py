@@ -1,0 +1,151 @@
+"""Recorded passes, read from their file when they are needed."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, overload
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from sana_rt.errors import CalibrationError
+from sana_rt.files import storage_errors
+from sana_rt.recorded import EMBEDDING, HEADER, TEXT, Header, pass_member, text_member
+
+Array = npt.NDArray[Any]
+
+
+class Text(Protocol):
+    """Keys and values of a prompt, by block."""
+
+    def __len__(self) -> int:
+        """How many blocks there are."""
+
+    def __getitem__(self, block: int, /) -> tuple[Array, Array]:
+        """Those of a block."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What the blocks are given in one pass of the transformer at ``timestep`` (0..1000).
+
+    ``inputs`` are those of the first block but for the text's; ``text`` has (K, V) by block;
+    ``embedding`` is what the final layer has beside the tokens.
+    """
+
+    timestep: float
+    inputs: Mapping[str, Array]
+    text: Text
+    embedding: Array
+
+    def of_block(self, index: int) -> dict[str, Array]:
+        """The inputs of a block, if ``tokens`` are those in front of it."""
+        text_k, text_v = self.text[index]
+        return {**self.inputs, "text_k": text_k, "text_v": text_v}
+
+
+class RecordedPasses(Sequence[Pass]):
+    """The passes of an open file; each is read when it is asked for.
+
+    Keys and values, most of what is recorded, are read block by block. Reading raises
+    :class:`CalibrationError` where the file is damaged.
+    """
+
+    @staticmethod
+    @contextmanager
+    def open(path: Path, checkpoint: str) -> Iterator[RecordedPasses]:
+        """Open a file that was recorded of the checkpoint with this SHA-256.
+
+        Raises:
+            StorageError: it cannot be opened.
+            CalibrationError: it has no passes, is damaged, or is of another checkpoint.
+        """
+        with storage_errors(path):
+            file = path.open("rb")
+        with file:
+            try:
+                arrays = np.load(file, allow_pickle=False)
+                header = msgspec.json.decode(arrays[HEADER].tobytes(), type=Header)
+            except (*_DAMAGE, msgspec.MsgspecError) as error:
+                raise _damaged(path, error) from error
+            if header.checkpoint != checkpoint:
+                raise CalibrationError(
+                    f"{path} was recorded of the checkpoint with SHA-256 {header.checkpoint}.",
+                    expected=f"{checkpoint}, the bundle's.",
+                    remedy="play the prompts again (--prompts).",
+                )
+            if not header.passes:
+                raise CalibrationError(f"{path} has no passes.", expected="at least one.")
+            yield RecordedPasses(path, arrays, header)
+
+    def __init__(self, path: Path, arrays: Mapping[str, Array], header: Header) -> None:
+        self.header = header
+        self._path, self._arrays = path, arrays
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.header.passes)
+
+    @overload
+    def __getitem__(self, number: int) -> Pass: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Pass, ...]: ...
+    def __getitem__(self, number: int | slice) -> Pass | tuple[Pass, ...]:
+        """Read a pass, or several."""
+        numbers = range(len(self))[number]
+        if isinstance(numbers, range):
+            return tuple(self[each] for each in numbers)
+        recorded = self.header.passes[numbers]
+        inputs = {name: self.read(pass_member(numbers, name)) for name in self.header.inputs}
+        embedding = self.read(pass_member(numbers, EMBEDDING))
+        return Pass(recorded.timestep, inputs, _RecordedText(self, recorded.prompt), embedding)
+
+    def read(self, member: str) -> Array:
+        """An array of the file."""
+        try:
+            return self._arrays[member]
+        except _DAMAGE as error:
+            raise _damaged(self._path, error) from error
+
+
+@dataclass(frozen=True, eq=False)
+class _RecordedText:
+    """The keys and values of a prompt."""
+
+    passes: RecordedPasses
+    prompt: int
+
+    def __len__(self) -> int:
+        return self.passes.header.blocks
+
+    def __getitem__(self, block: int) -> tuple[Array, Array]:
+        text_k, text_v = (self.passes.read(text_member(self.prompt, block, name)) for name in TEXT)
+        return text_k, text_v
+
+
+#: What numpy and zipfile raise for files that are not, or no longer, what the runtime wrote.
+_DAMAGE: Final = (
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _damaged(path: Path, error: Exception) -> CalibrationError:
+    return CalibrationError(
+        f"{path} is no file of recorded passes that can be read: {error}.",
+        expected="what this release's runtime recorded.",
+        remedy="play the prompts again (--prompts).",
+    )
