@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sana_rt import documents
+from sana_rt.documents import DocumentError
 from sana_rt.errors import PlanTableError
-from sana_rt.files import storage_errors
 from sana_rt.tensors import num_bytes
 
 #: The names of data types in the log, and ours.
@@ -33,7 +34,9 @@ DTYPES: Final = {
 _START: Final = "Layers:"
 _LINE = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+)")
 _KEY = re.compile(r", (?P<key>[A-Za-z]\w*): ")
-_DIMS: Final = r"\[(?:-?\d+(?:,-?\d+)*)?\]"
+_DIM: Final = r"-?\d{1,18}"
+_DIMS: Final = rf"\[(?:{_DIM}(?:,{_DIM})*)?\]"
+_STREAM = re.compile(r"\d{1,9}")
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>[^{},]+), (?:Location: \w+, )?"
     rf"Dimensions: (?P<dims>{_DIMS}), (?:Strides: {_DIMS}, )?(?:StrideOrder: {_DIMS}, )?"
@@ -41,7 +44,7 @@ _TENSOR = re.compile(
 )
 _NODE = re.compile(r"\[ONNX Layer: (.*)\]")
 _NODES_SEPARATOR: Final = "\x1f"
-_TOTAL: Final = r"^\[\w+\] Total {what} Memory: (\d+) bytes$"
+_TOTAL: Final = r"^\[\w+\] Total {what} Memory: (\d{{1,18}}) bytes$"
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,12 @@ class PlanTable:
 
 def read(path: Path) -> PlanTable:
     """The table in the build log at ``path``."""
-    with storage_errors(path):
-        return parse(path.read_text(encoding="utf-8"))
+    try:
+        return parse(documents.read_bytes(path).decode())
+    except (DocumentError, UnicodeDecodeError) as error:
+        raise PlanTableError(
+            f"{path} is not the log of a build: {error}.", remedy="build the plan again."
+        ) from error
 
 
 def parse(log: str) -> PlanTable:
@@ -130,11 +137,17 @@ def parse_line(line: str) -> Kernel:
             constants=_tensors(line, fields.get("Constants", "[]")),
             outputs=_tensors(line, fields["Outputs"]),
             tactic=fields.get("TacticName", ""),
-            stream=int(fields["StreamId"]),
+            stream=_stream(line, fields["StreamId"]),
             nodes=_nodes(line, fields.get("Metadata", "")),
         )
     except KeyError as error:
         raise _unparsed(line, f"the field {error}") from error
+
+
+def _stream(line: str, text: str) -> int:
+    if not _STREAM.fullmatch(text):
+        raise _unparsed(line, f"a number of a stream instead of {text[:20]!r}")
+    return int(text)
 
 
 def _table_lines(log: str) -> Iterator[str]:

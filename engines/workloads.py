@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from sana_rt import geometry
+from sana_rt import documents, geometry
 from sana_rt.errors import UsageError
-from sana_rt.files import storage_errors
 from sana_rt.manifest import DimRange
 from sana_rt.model_spec import Count, Frozen, ModelSpec
 
@@ -62,16 +58,16 @@ def load(name_or_path: str) -> Workload:
 
 def read(path: Path) -> Workload:
     """A workload from a TOML file; unknown keys are refused."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        return msgspec.convert(tomllib.loads(data.decode()), Workload)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(
-            f"{path} is not a workload: {error}.",
+    return documents.read(
+        path,
+        documents.toml,
+        Workload,
+        lambda reason: UsageError(
+            f"{path} is not a workload: {reason}.",
             expected="TOML with num_frames, height, width and, if they differ from the default, "
             "batch and length: each a number or {min, opt, max}.",
-        ) from error
+        ),
+    )
 
 
 def names() -> list[str]:

@@ -9,8 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from sana_rt import documents
 from sana_rt.errors import CalibrationError
-from sana_rt.files import storage_errors
 from sana_rt.manifest import Manifest
 from sana_rt.model_spec import Count, Frozen, NonNegative
 from sana_rt.quantize.quantized_layer import QuantizedFormat
@@ -101,13 +101,13 @@ def encode(table: CalibrationTable) -> bytes:
 
 def read(path: Path) -> CalibrationTable:
     """Read a table; raises :class:`CalibrationError` if it is none."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        return msgspec.json.decode(data, type=CalibrationTable)
-    except msgspec.DecodeError as error:
-        raise CalibrationError(
-            f"{path} is no calibration table: {error}.",
+    return documents.read(
+        path,
+        documents.json,
+        CalibrationTable,
+        lambda reason: CalibrationError(
+            f"{path} is no calibration table: {reason}.",
             expected=f"JSON of the format {FORMAT!r}, version 1.",
             remedy=_REMEDY,
-        ) from error
+        ),
+    )

@@ -9,18 +9,16 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import msgspec
 from msgspec import Meta
 
-from sana_rt import graph_names
+from sana_rt import documents, graph_names
+from sana_rt.documents import DocumentError
 from sana_rt.errors import RecipeError, UsageError
-from sana_rt.files import storage_errors
 from sana_rt.model_spec import Frozen
 
 Format = Literal["nvfp4", "fp8", "bf16"]
@@ -70,21 +68,27 @@ def load(name_or_path: str) -> LoadedRecipe:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = _packaged(name_or_path)
-    with storage_errors(path):
-        data = path.read_bytes()
+    try:
+        data = documents.read_bytes(path)
+    except DocumentError as error:
+        raise _unparsed(str(name_or_path), error) from error
     return LoadedRecipe(parse(data, str(name_or_path)), hashlib.sha256(data).hexdigest())
 
 
 def parse(data: bytes, where: str) -> Recipe:
     """The recipe in a TOML document; ``where`` is what errors call it."""
     try:
-        return msgspec.convert(tomllib.loads(data.decode()), Recipe)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise RecipeError(
-            f"The recipe {where} does not parse: {error}.",
-            expected="TOML with name, description and [[rules]]; of each rule layers, format, "
-            "reason, source and, if it is not for all blocks, depth.",
-        ) from error
+        return documents.toml(data, Recipe)
+    except DocumentError as error:
+        raise _unparsed(where, error) from error
+
+
+def _unparsed(where: str, error: DocumentError) -> RecipeError:
+    return RecipeError(
+        f"The recipe {where} does not parse: {error}.",
+        expected="TOML with name, description and [[rules]]; of each rule layers, format, "
+        "reason, source and, if it is not for all blocks, depth.",
+    )
 
 
 def device_variant(recipe: str) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sana_rt import geometry
+from sana_rt.array_files import ArrayArchive, DamagedArrayError, StoredArray, read_npy
 from sana_rt.errors import RequestError
-from sana_rt.files import storage_errors
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.request import Request
 
@@ -111,15 +111,20 @@ def _integers(mask: Array) -> Array:
 
 
 def _load(path: Path) -> Array | Mapping[str, Array]:
-    """An array or an archive of arrays; Python objects are not unpickled."""
-    with storage_errors(path):
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise RequestError(
-                f"{path} cannot be read: {error}.", expected="a file written by numpy.save(z)."
-            ) from error
+    """An array, or the arrays of an archive by name."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return _values(read_npy(path))
+        with ArrayArchive(path) as archive:
+            return {name: _values(archive[name]) for name in archive}
+    except DamagedArrayError as error:
+        raise RequestError(
+            f"{path} cannot be read: {error}.", expected="a file written by numpy.save(z)."
+        ) from error
+
+
+def _values(stored: StoredArray) -> Array:
+    return np.frombuffer(stored.data, stored.dtype).reshape(stored.shape)
 
 
 def _check(what: str, array: Array, dtype: str, shape: tuple[int, ...]) -> None:

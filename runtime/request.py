@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -10,9 +9,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from sana_rt import geometry
+from sana_rt import documents, geometry
 from sana_rt.errors import RequestError, UsageError
-from sana_rt.files import storage_errors
 from sana_rt.model_spec import Frozen, ModelSpec, SolverName
 from sana_rt.runtime import solver
 
@@ -90,12 +88,12 @@ _SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
 
 def read_options(path: Path) -> dict[str, Any]:
     """Options from a TOML file whose keys are the fields of :class:`Request`."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    try:
-        options = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from error
+    options = documents.read(
+        path,
+        documents.toml,
+        dict[str, Any],
+        lambda reason: UsageError(f"{path} is not TOML: {reason}."),
+    )
     unknown = [f"{path}: {key}" for key in options if key not in Request.__struct_fields__]
     if unknown:
         raise UsageError(

@@ -14,7 +14,9 @@ STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 FOUNDATION = {
     "__init__",
     "__main__",
+    "array_files",
     "bundle",
+    "documents",
     "errors",
     "figures",
     "files",
@@ -24,10 +26,11 @@ FOUNDATION = {
     "machine",
     "manifest",
     "model_spec",
+    "recorded",
     "tensors",
 }
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}
-TEST_ROOMS = {"unit", "parity", "contract", "packaging", "layout", "gpu", "data"}
+TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

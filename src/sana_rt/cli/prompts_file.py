@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from sana_rt import documents
+from sana_rt.documents import DocumentError
 from sana_rt.errors import UsageError
-from sana_rt.files import storage_errors
 
 
 def read(path: Path) -> tuple[tuple[str, ...], str]:
     """The prompts of a text file, one a line, and the SHA-256 of the file."""
-    with storage_errors(path):
-        data = path.read_bytes()
     try:
+        data = documents.read_bytes(path)
         lines = [line.strip() for line in data.decode().splitlines()]
-    except UnicodeDecodeError as error:
+    except (DocumentError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no text in UTF-8: {error}.") from error
     prompts = tuple(line for line in lines if line)
     if not prompts:
