@@ -6,7 +6,9 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -171,7 +173,8 @@ def of_zip(data: bytes, random: Random) -> bytes:
     else:
         members[index] = (name, _header(content, random))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
+        warnings.simplefilter("ignore")  # about names that are there twice
         for each, value in members:
             archive.writestr(each, value)
     return buffer.getvalue()
@@ -181,8 +184,11 @@ def _members(data: bytes) -> list[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return [(name, archive.read(name)) for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError):
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error):
         return []
+
+
+_UNREADABLE = (EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
 
 
 def of_npy(data: bytes, random: Random) -> bytes:

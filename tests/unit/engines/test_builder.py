@@ -242,7 +242,6 @@ def test_predicts_the_memory_it_needs(linear_bundle: Bundle) -> None:
     predicted = builder.predicted_peak_bytes(linear_bundle, "v")
     weights = linear_bundle.manifest.file("v/timestep.onnx.data").bytes
     assert predicted > 2 * weights
-    assert builder.peak_bytes() > 50 << 20
 
 
 def test_a_plan_refuses_what_is_outside_its_profile(
