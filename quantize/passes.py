@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, overload
+from typing import Any, Protocol, overload
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from sana_rt import documents
+from sana_rt.array_files import ArrayArchive, DamagedArrayError
+from sana_rt.documents import DocumentError
 from sana_rt.errors import CalibrationError
-from sana_rt.files import storage_errors
 from sana_rt.recorded import EMBEDDING, HEADER, TEXT, Header, pass_member, text_member
 
 Array = npt.NDArray[Any]
@@ -58,7 +57,7 @@ class RecordedPasses(Sequence[Pass]):
     """
 
     @staticmethod
-    @contextmanager
+    @contextlib.contextmanager
     def open(path: Path, checkpoint: str) -> Iterator[RecordedPasses]:
         """Open a file that was recorded of the checkpoint with this SHA-256.
 
@@ -66,13 +65,11 @@ class RecordedPasses(Sequence[Pass]):
             StorageError: it cannot be opened.
             CalibrationError: it has no passes, is damaged, or is of another checkpoint.
         """
-        with storage_errors(path):
-            file = path.open("rb")
-        with file:
+        with contextlib.ExitStack() as stack:
             try:
-                arrays = np.load(file, allow_pickle=False)
-                header = msgspec.json.decode(arrays[HEADER].tobytes(), type=Header)
-            except (*_DAMAGE, msgspec.MsgspecError) as error:
+                arrays = stack.enter_context(ArrayArchive(path))
+                header = documents.json(arrays[HEADER].data, Header)
+            except (DamagedArrayError, DocumentError, KeyError) as error:
                 raise _damaged(path, error) from error
             if header.checkpoint != checkpoint:
                 raise CalibrationError(
@@ -84,7 +81,7 @@ class RecordedPasses(Sequence[Pass]):
                 raise CalibrationError(f"{path} has no passes.", expected="at least one.")
             yield RecordedPasses(path, arrays, header)
 
-    def __init__(self, path: Path, arrays: Mapping[str, Array], header: Header) -> None:
+    def __init__(self, path: Path, arrays: ArrayArchive, header: Header) -> None:
         self.header = header
         self._path, self._arrays = path, arrays
 
@@ -109,9 +106,10 @@ class RecordedPasses(Sequence[Pass]):
     def read(self, member: str) -> Array:
         """An array of the file."""
         try:
-            return self._arrays[member]
-        except _DAMAGE as error:
+            stored = self._arrays[member]
+        except (DamagedArrayError, KeyError) as error:
             raise _damaged(self._path, error) from error
+        return np.frombuffer(stored.data, stored.dtype).reshape(stored.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,20 +125,6 @@ class _RecordedText:
     def __getitem__(self, block: int) -> tuple[Array, Array]:
         text_k, text_v = (self.passes.read(text_member(self.prompt, block, name)) for name in TEXT)
         return text_k, text_v
-
-
-#: What numpy and zipfile raise for files that are not, or no longer, what the runtime wrote.
-_DAMAGE: Final = (
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def _damaged(path: Path, error: Exception) -> CalibrationError:
