@@ -66,9 +66,10 @@ lint: setup ## ruff and the import rules
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-# Two processes of one thread each: with two threads in one, most tests leave a core idle.
+# Two processes of one thread each: with two threads in one, most tests leave a core idle. They
+# take files in the order of tests/conftest.py.
 test: setup ## All tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.denoise
