@@ -8,7 +8,7 @@ In the order of a generation::
     # for each: text_encoder(input_ids, attention_mask) -> hidden_states [1, length, Ct]
     hidden_states, attention_mask = select(hidden_states, positive)  # [1, S, Ct], [1, S]
 
-The rule is that of SANA-Video's own sampling script and of diffusers' ``encode_prompt``: an
+The rule is that of SANA-Video's own sampling schedule and of diffusers' ``encode_prompt``: an
 instruction of n tokens goes before the prompt, the sequence is cut or padded on the right to
 n + S - 2 tokens, and BOS with the last S - 1 positions is what the transformer sees.
 
@@ -146,7 +146,7 @@ def prompt_text(prompt: str, *, motion_score: int | None = None, lowercase: bool
 
     A positive ``motion_score`` becomes `` motion score: 30.``, zero or less `` low motion``,
     and ``None`` adds nothing. ``lowercase`` is what diffusers does before it tokenizes; the
-    original sampling script keeps the case.
+    original sampling schedule keeps the case.
     """
     text = prompt.strip()
     if motion_score is not None:

@@ -15,12 +15,12 @@ from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
 from sana_rt.runtime.backends import onnxruntime
+from sana_rt.runtime.carried_state import NAMES
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.request import for_model
 from sana_rt.runtime.session import Session
-from sana_rt.runtime.state import NAMES
 
 WEIGHT_BYTES = 1000  # of every graph, in the manifests made here
 EMBEDS = PromptEmbeds(np.zeros((1, 300, 2304), np.float32), np.ones((1, 300), np.int64))
