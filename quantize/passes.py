@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from sana_rt import documents
 from sana_rt.array_files import ArrayArchive, DamagedArrayError
-from sana_rt.documents import DocumentError
 from sana_rt.errors import CalibrationError
 from sana_rt.recorded import EMBEDDING, HEADER, TEXT, Header, pass_member, text_member
 
@@ -57,7 +56,7 @@ class RecordedPasses(Sequence[Pass]):
     """
 
     @staticmethod
-    @contextlib.contextmanager
+    @contextmanager
     def open(path: Path, checkpoint: str) -> Iterator[RecordedPasses]:
         """Open a file that was recorded of the checkpoint with this SHA-256.
 
@@ -65,12 +64,11 @@ class RecordedPasses(Sequence[Pass]):
             StorageError: it cannot be opened.
             CalibrationError: it has no passes, is damaged, or is of another checkpoint.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                arrays = stack.enter_context(ArrayArchive(path))
-                header = documents.json(arrays[HEADER].data, Header)
-            except (DamagedArrayError, DocumentError, KeyError) as error:
-                raise _damaged(path, error) from error
+        with _damage_of(path):
+            archive = ArrayArchive(path)
+        with archive:
+            with _damage_of(path):
+                header = documents.json(archive[HEADER].data, Header)
             if header.checkpoint != checkpoint:
                 raise CalibrationError(
                     f"{path} was recorded of the checkpoint with SHA-256 {header.checkpoint}.",
@@ -79,11 +77,11 @@ class RecordedPasses(Sequence[Pass]):
                 )
             if not header.passes:
                 raise CalibrationError(f"{path} has no passes.", expected="at least one.")
-            yield RecordedPasses(path, arrays, header)
+            yield RecordedPasses(path, archive, header)
 
-    def __init__(self, path: Path, arrays: ArrayArchive, header: Header) -> None:
+    def __init__(self, path: Path, archive: ArrayArchive, header: Header) -> None:
         self.header = header
-        self._path, self._arrays = path, arrays
+        self._path, self._archive = path, archive
 
     def __len__(self) -> int:
         """How many there are."""
@@ -105,10 +103,8 @@ class RecordedPasses(Sequence[Pass]):
 
     def read(self, member: str) -> Array:
         """An array of the file."""
-        try:
-            stored = self._arrays[member]
-        except (DamagedArrayError, KeyError) as error:
-            raise _damaged(self._path, error) from error
+        with _damage_of(self._path):
+            stored = self._archive[member]
         return np.frombuffer(stored.data, stored.dtype).reshape(stored.shape)
 
 
@@ -127,9 +123,14 @@ class _RecordedText:
         return text_k, text_v
 
 
-def _damaged(path: Path, error: Exception) -> CalibrationError:
-    return CalibrationError(
-        f"{path} is no file of recorded passes that can be read: {error}.",
-        expected="what this release's runtime recorded.",
-        remedy="play the prompts again (--prompts).",
-    )
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with it; a KeyError is an array that it does not have."""
+    try:
+        yield
+    except (DamagedArrayError, documents.DocumentError, KeyError) as error:
+        raise CalibrationError(
+            f"{path} is not a file of recorded passes that can be read: {error}.",
+            expected="what this release's runtime recorded.",
+            remedy="play the prompts again (--prompts).",
+        ) from error

@@ -331,7 +331,7 @@ def test_damaged_files_are_refused(session: Session, tmp_path: Path) -> None:
     older = header.replace(b'"format_version":2', b'"format_version":1')
     odd = header.replace(b'"decoded":1', b'"decoded":9')
     assert header not in (older, odd)
-    headers = [np.frombuffer(data, np.uint8) for data in (newer, odd, b"{")]
+    headers = [np.frombuffer(data, np.uint8) for data in (older, odd, b"{")]
     for header_array in (np.zeros(3), *headers):
         with path.open("wb") as file:
             np.savez(file, header=header_array)
