@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -218,10 +219,27 @@ def _load_zip(path: Path) -> object:
             expected="a dictionary of tensors.",
             remedy="do not trust this file; get the safetensors version of the checkpoint.",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise CheckpointFormatError(
-            f"{path} is damaged: {str(error).splitlines()[0]}", remedy=_TRANSFERRED
+            f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}",
+            remedy=_TRANSFERRED,
         ) from error
+
+
+#: What PyTorch's unpickler raises for pickles that nobody wrote.
+_DAMAGE: Final = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def from_tensors(tensors: Mapping[str, Any], path: Path) -> Weights:

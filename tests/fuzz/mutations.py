@@ -209,7 +209,9 @@ def _header(content: bytes, random: Random) -> bytes:
 
 def of_safetensors(data: bytes, random: Random) -> bytes:
     """Spoil the JSON header, with its length put right."""
-    (length,) = struct.unpack("<Q", data[:8])
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data):
+        return of_bytes(data, random)
     header = of_json(data[8 : 8 + length], random)
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
