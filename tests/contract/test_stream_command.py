@@ -26,7 +26,7 @@ PROMPT, OTHER = "a red circle moving to the right", "a blue square"
 SMALL = ("--height", "32", "--width", "48", "--threads", "1")
 FPS = 8
 LONG = 500  # seconds of video, which no test waits for
-SECONDS = 120  # far above what a start takes, to fail rather than hang
+SECONDS = 1800  # far above what a start takes, to fail rather than hang
 
 
 @pytest.fixture

@@ -253,6 +253,13 @@ def variant(dtype: str) -> Variant:
     return Variant(dtype, "", {})
 
 
+@pytest.fixture
+def _cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime as it is without its CUDA provider."""
+    monkeypatch.setattr(onnxruntime.ort, "get_available_providers", lambda: [onnxruntime.CPU])
+
+
+@pytest.mark.usefixtures("_cpu_only")
 def test_the_backend_chooses_the_variant_it_prefers() -> None:
     both = {"bf16": variant("bfloat16"), "fp32": variant("float32"), "other": variant("float32")}
     chosen, name = backends.select("auto", both, None, threads=1)
@@ -260,6 +267,7 @@ def test_the_backend_chooses_the_variant_it_prefers() -> None:
     assert backends.select("onnxruntime", both, "other", threads=1)[1] == "other"
 
 
+@pytest.mark.usefixtures("_cpu_only")
 def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
     quantized = msgspec.structs.replace(variant("float32"), recipe="recipe.toml")
     both = {"mixed-emulation": quantized, "fp32": variant("float32")}
@@ -269,6 +277,7 @@ def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
         backends.select("auto", {"mixed-emulation": quantized}, None, threads=1)
 
 
+@pytest.mark.usefixtures("_cpu_only")
 def test_one_error_lists_every_refusal() -> None:
     with pytest.raises(BackendError) as caught:
         backends.select("auto", {"bf16": variant("bfloat16")}, None, threads=1)
