@@ -145,12 +145,13 @@ def prompt_text(prompt: str, *, motion_score: int | None = None, lowercase: bool
     """Strip a prompt and say how much shall move, in the words of the training captions.
 
     A positive ``motion_score`` becomes `` motion score: 30.``, zero or less `` low motion``,
-    and ``None`` adds nothing. ``lowercase`` is what diffusers does before it tokenizes; the
-    original sampling script keeps the case.
+    and ``None`` adds nothing; behind an empty prompt the space is left out. ``lowercase`` is
+    what diffusers does before it tokenizes; the original sampling script keeps the case.
     """
     text = prompt.strip()
     if motion_score is not None:
-        text += f" motion score: {motion_score}." if motion_score > 0 else " low motion"
+        motion = f"motion score: {motion_score}." if motion_score > 0 else "low motion"
+        text = f"{text} {motion}".lstrip()
     return text.lower() if lowercase else text
 
 
