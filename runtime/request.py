@@ -41,7 +41,7 @@ class Request(Frozen, frozen=True):
     motion_score: int | None
     # msgspec's bounds are those of 64-bit signed integers; `_check` has the upper one.
     seed: Annotated[int, Meta(ge=0)] = 0
-    lowercase: bool = False  # what diffusers does to a prompt; the original schedule keeps its case
+    lowercase: bool = False  # what diffusers does to a prompt; the original script keeps its case
     timesteps: Timesteps | None = None  # of the solver 'renoise'; None are the model's
 
     @property

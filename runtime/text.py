@@ -8,7 +8,7 @@ In the order of a generation::
     # for each: text_encoder(input_ids, attention_mask) -> hidden_states [1, length, Ct]
     hidden_states, attention_mask = select(hidden_states, positive)  # [1, S, Ct], [1, S]
 
-The rule is that of SANA-Video's own sampling schedule and of diffusers' ``encode_prompt``: an
+The rule is that of SANA-Video's own sampling script and of diffusers' ``encode_prompt``: an
 instruction of n tokens goes before the prompt, the sequence is cut or padded on the right to
 n + S - 2 tokens, and BOS with the last S - 1 positions is what the transformer sees.
 
@@ -140,12 +140,13 @@ def prompt_text(prompt: str, *, motion_score: int | None = None, lowercase: bool
     """Strip a prompt and say how much shall move, in the words of the training captions.
 
     A positive ``motion_score`` becomes `` motion score: 30.``, zero or less `` low motion``,
-    and ``None`` adds nothing. ``lowercase`` is what diffusers does before it tokenizes; the
-    original sampling schedule keeps the case.
+    and ``None`` adds nothing; behind an empty prompt the space is left out. ``lowercase`` is
+    what diffusers does before it tokenizes; the original sampling script keeps the case.
     """
     text = prompt.strip()
     if motion_score is not None:
-        text += f" motion score: {motion_score}." if motion_score > 0 else " low motion"
+        motion = f"motion score: {motion_score}." if motion_score > 0 else "low motion"
+        text = f"{text} {motion}".lstrip()
     return text.lower() if lowercase else text
 
 
