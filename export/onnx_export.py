@@ -89,10 +89,8 @@ def export_bundle(
         before = _existing(root, checkpoint, source)
         folder = _folder(root, options.name, before)
         graphs = _write_graphs(checkpoint, root / folder, options, progress)
-        variant = Variant(options.dtype, _DESCRIPTIONS[options.dtype], graphs)
-        manifest = _manifest(
-            checkpoint, root, before, name=options.name, variant=variant, source=source
-        )
+        variant = Variant(options.dtype, _DESCRIPTIONS[options.dtype], source, graphs)
+        manifest = _manifest(checkpoint, root, before, options.name, variant)
         bundle = save(root, manifest)
         _remove_replaced(root, before, manifest)
         _clean(root, options.name, manifest)
@@ -124,11 +122,12 @@ def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | 
     if not (root / MANIFEST_NAME).is_file():
         return None
     manifest = Bundle.read(root).manifest
-    if manifest.source != source:
+    sources = [variant.source for variant in manifest.variants.values()]
+    if source.sha256 not in {each.sha256 for each in sources}:
         raise UsageError(
-            f"{root} is a bundle of {manifest.source.checkpoint}, sha256 {manifest.source.sha256}.",
+            f"{root} is a bundle of {sources[0].checkpoint}, sha256 {sources[0].sha256}.",
             expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
-            remedy="export to another directory, or remove this one.",
+            remedy="export to another directory.",
         )
     if manifest.model != checkpoint.spec:
         different = [
@@ -266,10 +265,8 @@ def _manifest(
     checkpoint: Checkpoint,
     root: Path,
     before: Manifest | None,
-    *,
     name: str,
     variant: Variant,
-    source: Source,
 ) -> Manifest:
     """The manifest with the new variant beside those that were there before."""
     variants = {**before.variants} if before else {}
@@ -286,7 +283,6 @@ def _manifest(
         format_version=manifests.FORMAT_VERSION,
         created_by=f"sana-rt {__version__}",
         model=checkpoint.spec,
-        source=source,
         files=tuple(sorted((*files, *describe(root, new)), key=lambda file: file.path)),
         variants=variants,
         tokenizer=tokenizer,

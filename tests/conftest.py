@@ -126,6 +126,7 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
     )
     root = tmp_path_factory.mktemp("blocks") / "bundle"
+    source = manifests.Source("seeded", "none", "0" * 64)
     variants = {}
     dtypes: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
     for variant, dtype in dtypes.items():
@@ -134,13 +135,12 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         graphs = {
             each.name: write_graph(topology, each, weights, root / variant) for each in blocks
         }
-        variants[variant] = manifests.Variant(dtype, "", graphs)
+        variants[variant] = manifests.Variant(dtype, "", source, graphs)
     manifest = manifests.Manifest(
         format=manifests.FORMAT,
         format_version=manifests.FORMAT_VERSION,
         created_by="tests",
         model=spec,
-        source=manifests.Source("seeded", "none", "0" * 64),
         files=bundles.describe(root, [path for path in root.rglob("*.*") if path.is_file()]),
         variants=variants,
     )

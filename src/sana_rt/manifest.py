@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -31,7 +32,7 @@ from sana_rt.tensors import TensorSpec, check_dtype
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "sana-rt-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_MANIFEST_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 16  # of nested objects and arrays; the format itself needs 9
 MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
@@ -49,6 +50,7 @@ _SHA256: Final = r"^[0-9a-f]{64}$"
 FilePath = Annotated[str, Meta(extra_json_schema={"pattern": _PATH, "maxLength": MAX_PATH_CHARS})]
 Name = Annotated[str, Meta(extra_json_schema={"pattern": _NAME})]
 Sha256 = Annotated[str, Meta(extra_json_schema={"pattern": _SHA256})]
+Form = Literal["device", "emulation"]
 
 
 class File(Frozen, frozen=True):
@@ -60,7 +62,7 @@ class File(Frozen, frozen=True):
 
 
 class Verification(Frozen, frozen=True):
-    """What ``sana-rt verify`` measured: a graph's outputs against its module's.
+    """What ``sana-rt export`` measured: a graph's outputs against its module's.
 
     ``max_error`` is the largest absolute difference divided by the largest absolute value
     of the module's output, the worst over all outputs and all sizes tried.
@@ -105,12 +107,50 @@ class DimRange(Frozen, frozen=True):
         return str(self.min) if self.is_fixed else f"{self.min}..{self.max}"
 
 
+class Source(Frozen, frozen=True):
+    """The checkpoint that weights came from; the hash alone says whether two are the same."""
+
+    checkpoint: str
+    layout: str
+    sha256: Sha256
+
+
+class Calibration(Frozen, frozen=True):
+    """How the scales of layers' inputs were found: the hash of the table, and what was played."""
+
+    algorithm: Name
+    sha256: Sha256
+    prompts_sha256: Sha256
+    passes: Count
+
+
+class Quantization(Frozen, frozen=True):
+    """How a variant was quantized: ``device`` graphs are TensorRT's, an ``emulation`` is played.
+
+    Without ``calibration`` the inputs of layers have the scale 1.
+    """
+
+    recipe: Name
+    recipe_sha256: Sha256
+    form: Form
+    calibration: Calibration | None = None
+
+    def __str__(self) -> str:
+        """Everything in a line, hashes shortened."""
+        text = f"{self.recipe} ({self.form}, sha256 {self.recipe_sha256[:12]}"
+        if self.calibration is not None:
+            found = self.calibration
+            text += f", calibrated by {found.algorithm} on {found.passes} passes"
+            text += f", sha256 {found.sha256[:12]}"
+        return f"{text})"
+
+
 class BuiltFrom(Frozen, frozen=True):
-    """What a plan was built from: the hashes of the graph's files, and the variant's recipe."""
+    """What a plan was built from: the hashes of the graph's files, and how it was quantized."""
 
     graph: Sha256
     weights: tuple[Sha256, ...]
-    recipe: str | None = None
+    quantization: Quantization | None = None
 
 
 class Plan(Frozen, frozen=True):
@@ -161,9 +201,10 @@ class Variant(Frozen, frozen=True):
 
     dtype: str
     description: str
+    source: Source
     graphs: dict[Name, Graph]
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
-    recipe: str | None = None
+    quantization: Quantization | None = None
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs it still has.
@@ -188,22 +229,13 @@ class Variant(Frozen, frozen=True):
                 yield from (plan.path, plan.log)
 
 
-class Source(Frozen, frozen=True):
-    """Where the weights came from."""
-
-    checkpoint: str
-    layout: str
-    sha256: Sha256
-
-
 class Manifest(Frozen, frozen=True):
     """The whole of ``manifest.json``."""
 
     format: Literal["sana-rt-bundle"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     created_by: str
     model: ModelSpec
-    source: Source
     files: Annotated[tuple[File, ...], Meta(extra_json_schema={"maxItems": MAX_FILES})]
     variants: Annotated[dict[Name, Variant], Meta(min_length=1)]
     tokenizer: FilePath | None = None
@@ -225,6 +257,15 @@ class Manifest(Frozen, frozen=True):
                 expected=f"one of {sorted(self.variants)}.",
             )
         return self.variants[name]
+
+    def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
+        """The variants that a recipe made in this form, whatever they are called."""
+        return tuple(
+            name
+            for name, variant in self.variants.items()
+            if variant.quantization is not None
+            and (variant.quantization.recipe, variant.quantization.form) == (recipe, form)
+        )
 
 
 def _ranges(names: Iterable[str], ranges: Mapping[str, DimRange]) -> str:
@@ -258,7 +299,6 @@ def decode(data: bytes) -> Manifest:
 def check(manifest: Manifest) -> None:
     """Raise the named error of the first rule that the manifest breaks."""
     _check_files(manifest.files)
-    _check_sha256("source", manifest.source.sha256)
     for name, variant in manifest.variants.items():
         _check_variant(name, variant)
     listed = {file.path for file in manifest.files}
@@ -375,8 +415,17 @@ def _check_version(raw: Mapping[str, Any]) -> None:
         raise ManifestVersionError(
             f"The manifest's format_version is {version!r}.",
             expected=f"{FORMAT_VERSION}, the one this release reads.",
-            remedy="use the sana-rt release that wrote the bundle, or export it again.",
+            remedy=f"make the bundle again (sana-rt export {_checkpoint_of(raw)} BUNDLE), or use "
+            "the release that wrote it.",
         )
+
+
+def _checkpoint_of(raw: Mapping[str, Any]) -> str:
+    """The checkpoint of a version 1 manifest, fit for a shell and a terminal."""
+    source = raw.get("source")
+    name = source.get("checkpoint") if isinstance(source, dict) else None
+    plain = isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_PATH_CHARS
+    return shlex.quote(str(name)) if plain else "CHECKPOINT"
 
 
 def _typed(error: msgspec.ValidationError) -> ManifestError:
@@ -413,6 +462,8 @@ def _check_files(files: tuple[File, ...]) -> None:
 def _check_variant(name: str, variant: Variant) -> None:
     check_name(name, "variant")
     check_dtype(variant.dtype, f"variant {name!r}")
+    _check_sha256(f"the source of {name!r}", variant.source.sha256)
+    _check_quantization(name, variant.quantization)
     for graph_name, graph in variant.graphs.items():
         check_name(graph_name, "graph")
         _check_signature(f"{name}/{graph_name}", graph)
@@ -427,10 +478,23 @@ def _check_variant(name: str, variant: Variant) -> None:
             _check_plan(f"{name}/{graph_name} ({target})", plan)
 
 
+def _check_quantization(where: str, quantization: Quantization | None) -> None:
+    if quantization is None:
+        return
+    check_name(quantization.recipe, "recipe")
+    _check_sha256(f"the recipe of {where}", quantization.recipe_sha256)
+    found = quantization.calibration
+    if found is not None:
+        check_name(found.algorithm, "calibration algorithm")
+        for text in (found.sha256, found.prompts_sha256):
+            _check_sha256(f"the calibration of {where}", text)
+
+
 def _check_plan(where: str, plan: Plan) -> None:
     _check_signature(where, plan)
     for text in (plan.built_from.graph, *plan.built_from.weights):
         _check_sha256(where, text)
+    _check_quantization(where, plan.built_from.quantization)
     named = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
     if named != set(plan.profile):
         raise ManifestReferenceError(
@@ -455,7 +519,7 @@ def _check_signature(where: str, artifact: Graph | Plan) -> None:
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise :class:`ManifestValueError` unless ``name`` may name a variant, graph or target."""
+    """Raise :class:`ManifestValueError` unless ``name`` may name a variant, graph, recipe, ..."""
     if not re.fullmatch(_NAME, name):
         raise ManifestValueError(
             f"The manifest names a {what} {name!r}.",

@@ -40,8 +40,8 @@ def session(
     }
     files = tuple(File(graph.path, WEIGHT_BYTES, "0" * 64) for graph in graphs.values())
     manifest = Manifest(
-        manifests.FORMAT, manifests.FORMAT_VERSION, "test", model, Source("", "", "0" * 64), files,
-        {"only": Variant(dtype, "", graphs)},
+        manifests.FORMAT, manifests.FORMAT_VERSION, "test", model, files,
+        {"only": Variant(dtype, "", Source("", "", "0" * 64), graphs)},
     )  # fmt: skip
     manifests.check(manifest)
     bundle = Bundle(Path("nowhere"), manifest)
