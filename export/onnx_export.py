@@ -27,10 +27,11 @@ from sana_rt.errors import ManifestValueError, UsageError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_passes import Weight
-from sana_rt.export.graphs import DType, GraphDefinition, Sizes, definitions
+from sana_rt.export.graphs import DType, GraphDefinition, Sizes, decode_window, definitions
 from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, writing
+from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
 
@@ -89,7 +90,7 @@ def export_bundle(
         before = _existing(root, checkpoint, source)
         folder = _folder(root, options.name, before)
         graphs = _write_graphs(checkpoint, root / folder, options, progress)
-        variant = Variant(options.dtype, _DESCRIPTIONS[options.dtype], source, graphs)
+        variant = _variant(checkpoint, options.dtype, source, graphs)
         manifest = _manifest(checkpoint, root, before, options.name, variant)
         bundle = save(root, manifest)
         _remove_replaced(root, before, manifest)
@@ -180,6 +181,13 @@ def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> No
             with storage_errors(path):
                 path.unlink(missing_ok=True)
                 _remove_if_empty(path.parent)
+
+
+def _variant(
+    checkpoint: Checkpoint, dtype: DType, source: Source, graphs: dict[str, Graph]
+) -> Variant:
+    decoder = decode_window(checkpoint.spec.vae) if DECODER in graphs else None
+    return Variant(dtype, _DESCRIPTIONS[dtype], source, graphs, decoder=decoder)
 
 
 def _write_graphs(

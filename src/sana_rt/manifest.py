@@ -21,14 +21,16 @@ from sana_rt.errors import (
     ManifestLimitError,
     ManifestPathError,
     ManifestReferenceError,
+    ManifestShapeError,
     ManifestSyntaxError,
     ManifestValueError,
     ManifestVersionError,
     PlanVersionError,
     ProfileError,
 )
+from sana_rt.graph_names import DECODER, DECODER_FIRST
 from sana_rt.model_spec import Count, Frozen, ModelSpec, Natural, NonNegative, Positive
-from sana_rt.tensors import TensorSpec, check_dtype
+from sana_rt.tensors import Dim, TensorSpec, check_dtype
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "sana-rt-bundle"
@@ -39,6 +41,9 @@ MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
 MAX_FILES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 40
 MAX_PATH_CHARS: Final = 255
+
+#: How the names of the tensors begin that the decoder hands from one call to the next.
+CACHE_PREFIX: Final = "cache_"
 
 # A part of a path starts with no dot (hidden files, "..") and ends with none (Windows drops it).
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"
@@ -196,8 +201,40 @@ class Plan(Frozen, frozen=True):
             )
 
 
+class DecodeWindow(Frozen, frozen=True):
+    """How the autoencoder's decoder turns latent frames into video frames, call by call.
+
+    Every call takes ``latent_frames`` new ones, sees the ``lookahead`` behind them as well, gives
+    ``frames``, and hands ``caches`` tensors to the next. The first call is another graph.
+    """
+
+    latent_frames: Count
+    frames: Count
+    first_latent_frames: Count
+    first_frames: Count
+    lookahead: Natural
+    caches: Natural
+
+    def call(self, latent_frame: int) -> int:
+        """Which call, from 0, decodes a latent frame of the clip."""
+        return max(0, latent_frame - self.first_latent_frames + self.latent_frames) // (
+            self.latent_frames
+        )
+
+    def calls(self, latent_frames: range) -> Iterator[range]:
+        """The new latent frames of each call that decodes a stretch which begins at a call."""
+        start = latent_frames.start
+        while start < latent_frames.stop:
+            stop = start + (self.latent_frames if start else self.first_latent_frames)
+            yield range(start, stop)
+            start = stop
+
+
 class Variant(Frozen, frozen=True):
-    """One numerical version of the model: graph by graph name, plans by target, then name."""
+    """One numerical version of the model: graph by graph name, plans by target, then name.
+
+    One without ``decoder`` makes latents, not frames.
+    """
 
     dtype: str
     description: str
@@ -205,6 +242,7 @@ class Variant(Frozen, frozen=True):
     graphs: dict[Name, Graph]
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     quantization: Quantization | None = None
+    decoder: DecodeWindow | None = None
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs it still has.
@@ -467,6 +505,8 @@ def _check_variant(name: str, variant: Variant) -> None:
     for graph_name, graph in variant.graphs.items():
         check_name(graph_name, "graph")
         _check_signature(f"{name}/{graph_name}", graph)
+    if variant.decoder is not None:
+        _check_decoder(name, variant.graphs, variant.decoder)
     for target, plans in variant.plans.items():
         check_name(target, "target")
         for graph_name, plan in plans.items():
@@ -476,6 +516,39 @@ def _check_variant(name: str, variant: Variant) -> None:
                     expected=f"one of its graphs: {sorted(variant.graphs)}.",
                 )
             _check_plan(f"{name}/{graph_name} ({target})", plan)
+
+
+def _check_decoder(where: str, graphs: Mapping[str, Graph], window: DecodeWindow) -> None:
+    for name, latent_frames, frames, caches in (
+        (DECODER_FIRST, window.first_latent_frames, window.first_frames, 0),
+        (DECODER, window.latent_frames, window.frames, window.caches),
+    ):
+        if name not in graphs:
+            raise ManifestReferenceError(
+                f"{where!r} has a decoder, but no graph {name!r}.",
+                expected=f"it among {sorted(graphs)}.",
+            )
+        wanted = (latent_frames + window.lookahead, frames, caches, window.caches)
+        if (found := _decoder_signature(graphs[name])) != wanted:
+            raise ManifestShapeError(
+                f"{where}/{name} has (latent frames, frames, caches in, caches out) = {found}.",
+                expected=f"{wanted}, as the variant's decoder says.",
+            )
+
+
+def _decoder_signature(graph: Graph) -> tuple[Dim | None, Dim | None, int, int]:
+    return (
+        _dim(graph.inputs, "latents", 2),
+        _dim(graph.outputs, "frames", 1),
+        sum(tensor.name.startswith(CACHE_PREFIX) for tensor in graph.inputs),
+        sum(tensor.name.startswith(CACHE_PREFIX) for tensor in graph.outputs),
+    )
+
+
+def _dim(tensors: Iterable[TensorSpec], name: str, axis: int) -> Dim | None:
+    """A dimension of the tensor called ``name``; None if there is none."""
+    shape = next((tensor.shape for tensor in tensors if tensor.name == name), ())
+    return shape[axis] if axis < len(shape) else None
 
 
 def _check_quantization(where: str, quantization: Quantization | None) -> None:

@@ -24,6 +24,7 @@ from sana_rt.errors import (
 from sana_rt.manifest import (
     BuiltFrom,
     Calibration,
+    DecodeWindow,
     DimRange,
     File,
     Form,
@@ -291,3 +292,21 @@ def test_a_version_1_bundle_without_a_source_is_refused_as_such() -> None:
     raw = {**json.loads(MINIMAL), "format_version": 1, "source": "tiny"}
     with pytest.raises(ManifestVersionError, match="export CHECKPOINT BUNDLE"):
         manifests.decode(json.dumps(raw).encode())
+
+
+windows = st.builds(
+    DecodeWindow, *[st.integers(1, 5)] * 4, lookahead=st.just(0), caches=st.integers(0, 3)
+)
+
+
+@given(windows, st.integers(1, 30), st.integers(0, 30))
+def test_calls_of_a_decoder_are_numbered_and_leave_nothing_out(
+    window: DecodeWindow, count: int, at: int
+) -> None:
+    calls = list(window.calls(range(count)))
+    assert [index for call in calls for index in call][:count] == list(range(count))
+    assert [window.call(call.start) for call in calls] == list(range(len(calls)))
+    assert all(window.call(index) == window.call(call.start) for call in calls for index in call)
+    assert calls[-1].start < count
+    going_on = calls[min(at, len(calls) - 1)].start
+    assert list(window.calls(range(going_on, count))) == calls[window.call(going_on) :]

@@ -184,6 +184,7 @@ def valid() -> dict[str, Json]:
     return {
         "minimal": MINIMAL,
         "plans": PLANS,
+        "decoder": DECODES,
         "verified": changed(MINIMAL, f"{GRAPH}:verification", verification),
         "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", quantized),
         "two_checkpoints": changed(MINIMAL, "variants:fp32-lora", other_source),
@@ -207,6 +208,47 @@ def valid() -> dict[str, Json]:
         "largest_dimension": changed(MINIMAL, f"{GRAPH}:inputs:0:shape", [(1 << 31) - 1]),
         "null_for_absent": changed(MINIMAL, "tokenizer", None),
     }
+
+
+def tensor(name: str, dtype: str, *shape: str | int) -> Json:
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
+def decoder_graph(*, frames: int, caches: int) -> Json:
+    """A decoder of which each call takes two latent frames, sees one more, and hands on three."""
+    latents = tensor("latents", "float32", "batch", 16, 3, "latent_height", "latent_width")
+    handed = [f"cache_{index:02d}" for index in range(3)]
+    return {
+        **GRAPHS["timestep"],
+        "inputs": [latents, *(tensor(name, "float32", 4) for name in handed[:caches])],
+        "outputs": [
+            tensor("frames", "uint8", "batch", frames, "height", "width", 3),
+            *(tensor(f"{name}_out", "float32", 4) for name in handed),
+        ],
+    }
+
+
+DECODER = "variants:fp32:decoder"
+DECODES: Json = changed(
+    changed(
+        MINIMAL,
+        DECODER,
+        {
+            "latent_frames": 2,
+            "frames": 8,
+            "first_latent_frames": 2,
+            "first_frames": 5,
+            "lookahead": 1,
+            "caches": 3,
+        },
+    ),
+    "variants:fp32:graphs",
+    {
+        **GRAPHS,
+        "vae_decoder_first": decoder_graph(frames=5, caches=0),
+        "vae_decoder": decoder_graph(frames=8, caches=3),
+    },
+)
 
 
 class Case(NamedTuple):
@@ -325,6 +367,9 @@ def values() -> dict[str, Case]:
         "calibrated_on_nothing": Case(
             error, dump(changed(made, f"{quantized}:calibration:passes", 0))
         ),
+        "decoder_that_takes_nothing": Case(
+            error, dump(changed(DECODES, f"{DECODER}:latent_frames", 0))
+        ),
         "negative_size": Case(error, dump(changed(MINIMAL, "files:0:bytes", -1))),
         "short_hash": Case(error, dump(changed(MINIMAL, "files:0:sha256", HASH[:-1]))),
         "upper_case_hash": Case(error, dump(changed(MINIMAL, "files:0:sha256", HASH.upper()))),
@@ -395,6 +440,9 @@ def references() -> dict[str, Case]:
     error = "ManifestReferenceError"
     orphan = changed(PLANS, "variants:fp32:plans:sm120:rope", PLAN)
     return {
+        "decoder_without_graph": Case(
+            error, dump(without(DECODES, "variants:fp32:graphs:vae_decoder_first")), schema=False
+        ),
         "unlisted_graph": Case(
             error, dump(changed(MINIMAL, f"{GRAPH}:path", "rope.onnx")), schema=False
         ),
@@ -425,6 +473,17 @@ def shapes() -> dict[str, Case]:
     tensor = f"{GRAPH}:inputs:0"
     twice = [*GRAPHS["timestep"]["inputs"]] * 2
     return {
+        **{
+            f"decoder_of_other_{field}": Case(
+                error, dump(changed(DECODES, f"{DECODER}:{field}", 4)), schema=False
+            )
+            for field in DECODES["variants"]["fp32"]["decoder"]
+        },
+        "decoder_of_no_frames": Case(
+            error,
+            dump(without(DECODES, "variants:fp32:graphs:vae_decoder:outputs:0")),
+            schema=False,
+        ),
         "negative_dimension": Case(
             error, dump(changed(MINIMAL, f"{tensor}:shape", [-1])), schema=False
         ),

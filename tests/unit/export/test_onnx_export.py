@@ -97,6 +97,7 @@ def test_an_export_is_a_sound_bundle(checkpoint: Checkpoint, tmp_path: Path) -> 
     assert manifest.model == SMALL
     assert manifest.tokenizer == "tokenizer.json"
     variant = manifest.variant("fp32")
+    assert variant.decoder is None  # there is no autoencoder
     assert variant.source == checkpoint.source()
     assert tuple(variant.graphs) == CHEAP
     assert variant.graphs["timestep"].path == "fp32/timestep.onnx"
