@@ -53,14 +53,14 @@ def write(root: Path, model: ModelSpec, report: Callable[[str], None]) -> Bundle
         folder, weights = root / VARIANT, random_weights(definition)
         graphs[definition.name] = write_graph(topology, definition, weights, folder)
     files = [root / path for graph in graphs.values() for path in (graph.path, *graph.weights)]
+    source = Source("random weights", "random", "0" * 64)
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         created_by=f"sana-rt {__version__}",
         model=small,
-        source=Source("random weights", "random", "0" * 64),
         files=describe(root, files),
-        variants={VARIANT: Variant("bfloat16", "Random weights, one block.", graphs)},
+        variants={VARIANT: Variant("bfloat16", "Random weights, one block.", source, graphs)},
     )
     return save(root, manifest)
 

@@ -14,7 +14,7 @@ from sana_rt.engines.cards import Target
 from sana_rt.engines.trt_api import Flavour
 from sana_rt.engines.workloads import Workload
 from sana_rt.errors import BundleFileError
-from sana_rt.manifest import BuiltFrom, DimRange, Plan
+from sana_rt.manifest import BuiltFrom, DimRange, Plan, Quantization
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PlanKey:
 
     graph: str
     weights: tuple[str, ...]
-    recipe: str | None
+    quantization: Quantization | None
     flavour: str
     version: str
     compute_capability: str
@@ -78,7 +78,7 @@ def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
     return PlanKey(
         graph=source.graph,
         weights=source.weights,
-        recipe=source.recipe,
+        quantization=source.quantization,
         flavour=settings.flavour,
         version=settings.flavour_version,
         compute_capability=settings.target.compute_capability,
@@ -94,7 +94,7 @@ def built_from(bundle: Bundle, variant_name: str, name: str) -> BuiltFrom:
     variant = bundle.manifest.variant(variant_name)
     graph = variant.graphs[name]
     path, *weights = (bundle.manifest.file(path).sha256 for path in (graph.path, *graph.weights))
-    return BuiltFrom(path, tuple(weights), variant.recipe)
+    return BuiltFrom(path, tuple(weights), variant.quantization)
 
 
 def recorded(plan: Plan) -> PlanKey:
@@ -102,7 +102,7 @@ def recorded(plan: Plan) -> PlanKey:
     return PlanKey(
         graph=plan.built_from.graph,
         weights=plan.built_from.weights,
-        recipe=plan.built_from.recipe,
+        quantization=plan.built_from.quantization,
         flavour=plan.flavour,
         version=plan.flavour_version,
         compute_capability=plan.compute_capability,

@@ -30,6 +30,7 @@ from sana_rt.graph_names import (
     TEXT_ENCODER,
     TIMESTEP,
 )
+from sana_rt.manifest import CACHE_PREFIX, DecodeWindow
 from sana_rt.model_spec import ModelSpec, TransformerSpec, VAESpec
 from sana_rt.tensors import Dim, Shape, TensorSpec
 
@@ -192,11 +193,23 @@ def vae_graphs(spec: VAESpec, dtype: DType) -> tuple[GraphDefinition, ...]:
     )
 
 
+def decode_window(spec: VAESpec) -> DecodeWindow:
+    """Wan's decoder: a latent frame a call, and the first is one picture."""
+    return DecodeWindow(
+        latent_frames=1,
+        frames=spec.temporal_stride,
+        first_latent_frames=1,
+        first_frames=1,
+        lookahead=0,
+        caches=len(_caches(spec, "float32")),
+    )
+
+
 def _caches(spec: VAESpec, dtype: DType) -> tuple[TensorSpec, ...]:
     with torch.device("meta"):
         specs = WanDecoder(spec).cache_specs()
     return tuple(
-        TensorSpec(f"cache_{index:02d}", dtype, cache.shape(spec.spatial_stride))
+        TensorSpec(f"{CACHE_PREFIX}{index:02d}", dtype, cache.shape(spec.spatial_stride))
         for index, cache in enumerate(specs)
     )
 

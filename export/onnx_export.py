@@ -27,10 +27,11 @@ from sana_rt.errors import ManifestValueError, UsageError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_passes import Weight
-from sana_rt.export.graphs import DType, GraphDefinition, Sizes, definitions
+from sana_rt.export.graphs import DType, GraphDefinition, Sizes, decode_window, definitions
 from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, writing
+from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
 
@@ -89,10 +90,8 @@ def export_bundle(
         before = _existing(root, checkpoint, source)
         folder = _folder(root, options.name, before)
         graphs = _write_graphs(checkpoint, root / folder, options, progress)
-        variant = Variant(options.dtype, _DESCRIPTIONS[options.dtype], graphs)
-        manifest = _manifest(
-            checkpoint, root, before, name=options.name, variant=variant, source=source
-        )
+        variant = _variant(checkpoint, options.dtype, source, graphs)
+        manifest = _manifest(checkpoint, root, before, options.name, variant)
         bundle = save(root, manifest)
         _remove_replaced(root, before, manifest)
         _clean(root, options.name, manifest)
@@ -124,11 +123,12 @@ def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | 
     if not (root / MANIFEST_NAME).is_file():
         return None
     manifest = Bundle.read(root).manifest
-    if manifest.source != source:
+    sources = [variant.source for variant in manifest.variants.values()]
+    if source.sha256 not in {each.sha256 for each in sources}:
         raise UsageError(
-            f"{root} is a bundle of {manifest.source.checkpoint}, sha256 {manifest.source.sha256}.",
+            f"{root} is a bundle of {sources[0].checkpoint}, sha256 {sources[0].sha256}.",
             expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
-            remedy="export to another directory, or remove this one.",
+            remedy="export to another directory.",
         )
     if manifest.model != checkpoint.spec:
         different = [
@@ -181,6 +181,13 @@ def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> No
             with storage_errors(path):
                 path.unlink(missing_ok=True)
                 _remove_if_empty(path.parent)
+
+
+def _variant(
+    checkpoint: Checkpoint, dtype: DType, source: Source, graphs: dict[str, Graph]
+) -> Variant:
+    decoder = decode_window(checkpoint.spec.vae) if DECODER in graphs else None
+    return Variant(dtype, _DESCRIPTIONS[dtype], source, graphs, decoder=decoder)
 
 
 def _write_graphs(
@@ -266,10 +273,8 @@ def _manifest(
     checkpoint: Checkpoint,
     root: Path,
     before: Manifest | None,
-    *,
     name: str,
     variant: Variant,
-    source: Source,
 ) -> Manifest:
     """The manifest with the new variant beside those that were there before."""
     variants = {**before.variants} if before else {}
@@ -286,7 +291,6 @@ def _manifest(
         format_version=manifests.FORMAT_VERSION,
         created_by=f"sana-rt {__version__}",
         model=checkpoint.spec,
-        source=source,
         files=tuple(sorted((*files, *describe(root, new)), key=lambda file: file.path)),
         variants=variants,
         tokenizer=tokenizer,

@@ -81,7 +81,7 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint | None = None) -> Itera
     """
     yield from _verify_files(bundle)
     for name, variant in bundle.manifest.variants.items():
-        if variant.recipe is not None or variant.dtype not in ("float32", "bfloat16"):
+        if variant.quantization is not None or variant.dtype not in ("float32", "bfloat16"):
             yield Finding(name, None, True, "quantized: not compared with modules")
             continue
         if checkpoint is None:

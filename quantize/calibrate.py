@@ -77,7 +77,7 @@ def calibrate(
             expected="finite activations; all layers of blocks had them in the passes before.",
             remedy=_REMEDY,
         )
-    checkpoint = bundle.manifest.source.sha256
+    checkpoint = bundle.manifest.variant(variant).source.sha256
     return CalibrationTable(FORMAT, 1, checkpoint, prompts, len(passes), algorithm, amax, scales)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from sana_rt import documents
 from sana_rt.errors import CalibrationError
-from sana_rt.manifest import Manifest
+from sana_rt.manifest import Calibration, Source
 from sana_rt.model_spec import Count, Frozen, NonNegative
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 
@@ -41,16 +41,21 @@ class CalibrationTable(Frozen, frozen=True):
         """The hash of the table as it is stored."""
         return hashlib.sha256(encode(self)).hexdigest()
 
+    @property
+    def record(self) -> Calibration:
+        """What a manifest says of it."""
+        return Calibration(self.algorithm, self.sha256, self.prompts, self.passes)
+
     def of_layer(self, layer: str) -> tuple[float, tuple[float, ...] | None]:
         """The largest magnitude of a layer's input, and its channel scales if it has some."""
         return self.amax[layer], self.channel_scales.get(layer)
 
-    def check(self, manifest: Manifest, formats: Mapping[str, QuantizedFormat]) -> None:
-        """Raise :class:`CalibrationError` if it does not fit a bundle and the formats of layers."""
-        if self.checkpoint != manifest.source.sha256:
+    def check(self, source: Source, formats: Mapping[str, QuantizedFormat]) -> None:
+        """Raise :class:`CalibrationError` for other weights, or other formats of layers."""
+        if self.checkpoint != source.sha256:
             raise CalibrationError(
                 f"The calibration is of the checkpoint with SHA-256 {self.checkpoint}.",
-                expected=f"{manifest.source.sha256}, that of {manifest.source.checkpoint}.",
+                expected=f"{source.sha256}, that of {source.checkpoint}.",
                 remedy=_REMEDY,
             )
         missing = [layer for layer in formats if layer not in self.amax]

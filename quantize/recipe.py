@@ -19,6 +19,7 @@ from msgspec import Meta
 from sana_rt import documents, graph_names
 from sana_rt.documents import DocumentError
 from sana_rt.errors import RecipeError, UsageError
+from sana_rt.manifest import Form
 from sana_rt.model_spec import Frozen
 
 Format = Literal["nvfp4", "fp8", "bf16"]
@@ -91,14 +92,14 @@ def _unparsed(where: str, error: DocumentError) -> RecipeError:
     )
 
 
-def device_variant(recipe: str) -> str:
-    """What the variant for TensorRT of the recipe called ``recipe`` is called."""
-    return f"nvfp4-{recipe}"
+def variant_name(recipe: Recipe, form: Form) -> str:
+    """What a new variant is called: the lowest format, the recipe's name, and the form.
 
-
-def emulation_variant(recipe: str) -> str:
-    """What the variant that any CPU plays of the recipe called ``recipe`` is called."""
-    return f"{device_variant(recipe)}-emulation"
+    ``nvfp4-max`` is the device variant of the recipe ``max``, ``nvfp4-max-emulation`` is what any
+    CPU plays; a recipe without NVFP4 rules makes ``fp8-...``.
+    """
+    lowest = "nvfp4" if any(rule.format == "nvfp4" for rule in recipe.rules) else "fp8"
+    return f"{lowest}-{recipe.name}{'-emulation' if form == 'emulation' else ''}"
 
 
 def check_name(name: str) -> None:

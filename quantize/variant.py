@@ -18,7 +18,7 @@ from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import lock, storage_errors
-from sana_rt.manifest import Graph, Manifest, Variant
+from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.calibration_table import CalibrationTable
@@ -40,7 +40,7 @@ class _Form:
 
     name: str
     base: str
-    folder: str
+    form: Form
     rewrite: Rewrite
     description: str
 
@@ -82,7 +82,7 @@ class _Job:
         source = self.bundle.path(graph.path)
         model = graph_file.read(source)
         rewritten = form.rewrite(model, layers_of(name, model), quantized)
-        path = self.folder / form.folder / f"{name}.onnx"
+        path = self.folder / form.form / f"{name}.onnx"
         weights = graph_file.write(rewritten, source.parent, path)
         return msgspec.structs.replace(
             graph,
@@ -94,8 +94,7 @@ class _Job:
 
 def variant_names(manifest: Manifest, recipe: str) -> list[str]:
     """The variants of the recipe called ``recipe`` that a bundle has."""
-    names = recipes.device_variant(recipe), recipes.emulation_variant(recipe)
-    return [name for name in names if name in manifest.variants]
+    return [*manifest.of_recipe(recipe, "device"), *manifest.of_recipe(recipe, "emulation")]
 
 
 def quantize_bundle(
@@ -121,13 +120,14 @@ def quantize_bundle(
         QuantizationError: a layer cannot have its format; the bundle is as it was before.
         LockedError: another process is writing the bundle.
     """
-    name = recipes.device_variant(loaded.recipe.name)
+    name = recipes.variant_name(loaded.recipe, "device")
     with lock(root):
         bundle = Bundle.open(root)
-        forms = _forms(bundle.manifest, loaded.recipe.name)
+        forms = _forms(bundle.manifest, loaded.recipe)
         formats = layer_formats(bundle, loaded)
         if table is not None:
-            table.check(bundle.manifest, formats)
+            source = bundle.manifest.variant(source_variant(bundle.manifest)).source
+            table.check(source, formats)
         _clean(root, name, bundle.manifest)
         folder = _free_folder(root, name)
         try:
@@ -135,10 +135,8 @@ def quantize_bundle(
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        made_by = _made_by(loaded, table)
         variants = {
-            form.name: _variant(bundle, form, graphs[form.name], loaded.recipe, made_by)
-            for form in forms
+            form.name: _variant(bundle, form, graphs[form.name], loaded, table) for form in forms
         }
         saved = bundles.save(root, _with(bundle, variants))
         _clean(root, name, saved.manifest)
@@ -151,7 +149,7 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
     Raises what :func:`quantize_bundle` would if the recipe does not fit; reads no weights.
     """
     layers = _layers(bundle, source_variant(bundle.manifest))
-    for form in _forms(bundle.manifest, loaded.recipe.name):
+    for form in _forms(bundle.manifest, loaded.recipe):
         if set(_layers(bundle, form.base)) != set(layers):
             raise UsageError(
                 f"The variants of the bundle differ in their layers ({form.base!r} is another).",
@@ -210,7 +208,7 @@ def source_variant(manifest: Manifest) -> str:
     """The variant that weights are taken from: float32 before bfloat16, not quantized itself."""
     for dtype in ("float32", "bfloat16"):
         for name, variant in manifest.variants.items():
-            if variant.dtype == dtype and variant.recipe is None:
+            if variant.dtype == dtype and variant.quantization is None:
                 return name
     raise UsageError(
         f"The bundle has only the variants {', '.join(manifest.variants)}.",
@@ -229,17 +227,38 @@ def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
     }
 
 
-def _forms(manifest: Manifest, recipe: str) -> tuple[_Form, ...]:
-    source_variant(manifest)  # there is at least one
-    plain = {v.dtype: key for key, v in reversed(manifest.variants.items()) if v.recipe is None}
+def _forms(manifest: Manifest, recipe: Recipe) -> tuple[_Form, ...]:
+    """What is made of the variants that have the weights of :func:`source_variant`."""
+    sha256 = manifest.variant(source_variant(manifest)).source.sha256
+    plain = {
+        variant.dtype: name
+        for name, variant in reversed(manifest.variants.items())
+        if variant.quantization is None and variant.source.sha256 == sha256
+    }
     forms = []
     if "bfloat16" in plain:
-        name, base = recipes.device_variant(recipe), plain["bfloat16"]
+        name, base = _name(manifest, recipe, "device", sha256), plain["bfloat16"]
         forms.append(_Form(name, base, "device", rewrite.device, "for TensorRT"))
     if "float32" in plain:
-        name, base = recipes.emulation_variant(recipe), plain["float32"]
+        name, base = _name(manifest, recipe, "emulation", sha256), plain["float32"]
         forms.append(_Form(name, base, "emulation", rewrite.emulation, "emulated in float32"))
     return tuple(forms)
+
+
+def _name(manifest: Manifest, recipe: Recipe, form: Form, sha256: str) -> str:
+    """The variant that the recipe made of the same weights before, or the name of a new one."""
+    for name in manifest.of_recipe(recipe.name, form):
+        if manifest.variants[name].source.sha256 == sha256:
+            return name
+    name = recipes.variant_name(recipe, form)
+    if name in manifest.variants:
+        raise UsageError(
+            f"The bundle has a variant {name!r}, which the recipe {recipe.name!r} did not make "
+            "of these weights.",
+            expected="a name that is free.",
+            remedy="give the recipe another name.",
+        )
+    return name
 
 
 def _layers(bundle: Bundle, variant: str) -> dict[str, Layer]:
@@ -262,21 +281,22 @@ def _clean(root: Path, name: str, manifest: Manifest) -> None:
                 shutil.rmtree(folder)
 
 
-def _made_by(loaded: LoadedRecipe, table: CalibrationTable | None) -> str:
-    """Recipe and calibration with their hashes: a change of either makes plans stale."""
-    text = f"{loaded.recipe.name} sha256:{loaded.sha256}"
-    return text if table is None else f"{text} calibration sha256:{table.sha256}"
-
-
 def _variant(
-    bundle: Bundle, form: _Form, graphs: Mapping[str, Graph], recipe: Recipe, made_by: str
+    bundle: Bundle,
+    form: _Form,
+    graphs: Mapping[str, Graph],
+    loaded: LoadedRecipe,
+    table: CalibrationTable | None,
 ) -> Variant:
+    """The base with other graphs; a change of recipe or calibration makes its plans stale."""
     base = bundle.manifest.variant(form.base)
-    return Variant(
-        dtype=base.dtype,
+    recipe, calibration = loaded.recipe, None if table is None else table.record
+    return msgspec.structs.replace(
+        base,
         description=f"{recipe.description} ({form.description})",
         graphs={**base.graphs, **graphs},
-        recipe=made_by,
+        plans={},
+        quantization=Quantization(recipe.name, loaded.sha256, form.form, calibration),
     )
 
 

@@ -1,14 +1,17 @@
-"""Latent frames to pictures, one at a time, and one picture to a latent frame."""
+"""Latent frames to pictures, call by call, and one picture to a latent frame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt.errors import ManifestReferenceError, RequestError
 from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
+from sana_rt.manifest import CACHE_PREFIX, DecodeWindow
+from sana_rt.runtime.backends.base import Program
 from sana_rt.runtime.backends.buffers import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Buffers, Region, region, single
@@ -18,74 +21,101 @@ Latents = NDArray[np.float32]
 
 
 class Decoder:
-    """The causal decoder: each latent frame becomes frames, given those before it.
+    """The causal decoder: latent frames become frames, given those before them.
 
-    The feature caches exist twice. A run reads one set and writes the other.
+    How many at once is said by the manifest's window; the first call is a graph of its own. The
+    feature caches exist twice. A call reads one set and writes the other.
     """
 
     @staticmethod
     def regions(graphs: Graphs) -> tuple[Region, ...]:
-        """A latent frame, its frames, and two sets of caches."""
-        later = graphs.signature(DECODER)
+        """The latent frames of a call, its frames, and two sets of caches."""
+        first, later = graphs.signature(DECODER_FIRST), graphs.signature(DECODER)
         caches = [
             replace(one, name=f"{one.name}.{turn}")
             for one in cache_regions(graphs)
             for turn in (0, 1)
         ]
         pictures = (
-            region("autoencoder", later, "latents", "latent_frame"),
-            region("autoencoder", graphs.signature(DECODER_FIRST), "frames", "first_frames"),
-            region("autoencoder", later, "frames"),
+            region("autoencoder", first, "latents", "first_latents"),
+            region("autoencoder", first, "frames", "first_frames"),
+            region("autoencoder", later, "latents", "later_latents"),
+            region("autoencoder", later, "frames", "later_frames"),
         )
         return (*map(single, pictures), *caches)
 
-    @staticmethod
-    def _read_by(index: int, graphs: Graphs, buffers: Buffers) -> dict[str, Buffer]:
-        """The caches that the latent frame ``index`` reads; none for the first."""
-        if not index:
-            return {}
-        names = [one.name for one in cache_regions(graphs)]
-        return {name: buffers[f"{name}.{_turn(index)}"] for name in names}
-
     def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
         self._graphs, self._buffers = graphs, buffers
-        reads = [self._read_by(index, graphs, buffers) for index in (1, 2)]
-        writes = [{f"{name}_out": buffer for name, buffer in read.items()} for read in reads]
-        latent = {"latents": buffers["latent_frame"]}
-        self._first = graphs.program(
-            graphs.bind(DECODER_FIRST, latent, {"frames": buffers["first_frames"], **writes[0]})
-        )
-        outputs = [{"frames": buffers["frames"], **writes[1 - turn]} for turn in (0, 1)]
-        self._later = tuple(
-            graphs.program(graphs.bind(DECODER, {**latent, **reads[turn]}, outputs[turn]))
-            for turn in (0, 1)
+        self.window = window(graphs)
+        self._cache_names = [one.name for one in cache_regions(graphs)]
+        self._first = self._program(0)
+        self._later = self._program(1), self._program(2)
+
+    def _program(self, call: int) -> Program:
+        moment = "later" if call else "first"
+        latents, frames = (self._buffers[f"{moment}_{name}"] for name in ("latents", "frames"))
+        written = {f"{name}_out": buffer for name, buffer in self._read_by(call + 1).items()}
+        return self._graphs.program(
+            self._graphs.bind(
+                DECODER if call else DECODER_FIRST,
+                {"latents": latents, **self._read_by(call)},
+                {"frames": frames, **written},
+            )
         )
 
-    def decode(self, latents: Latents, index: int) -> Frames:
-        """Frames u8 [n, height, width, 3] of the clip's latent frame ``index``.
+    def _read_by(self, call: int) -> dict[str, Buffer]:
+        """The caches that a call reads; none for the first."""
+        if not call:
+            return {}
+        return {name: self._buffers[f"{name}.{(call - 1) % 2}"] for name in self._cache_names}
 
-        ``latents`` are [1, C, 1, h, w]. The frames must come in order, from 0.
+    def decode(self, latents: Latents, start: int) -> Frames:
+        """Frames u8 [n, height, width, 3] of the call that begins at latent frame ``start``.
+
+        ``latents`` are [1, C, T, h, w], T as the window says. Calls must come in order, from 0.
         """
-        self._graphs.memory.fill(self._buffers["latent_frame"], latents)
-        self._graphs.run(self._later[_turn(index)] if index else self._first)
-        written = self._buffers["frames" if index else "first_frames"]
+        call = self.window.call(start)
+        moment = "later" if call else "first"
+        self._graphs.memory.fill(self._buffers[f"{moment}_latents"], latents)
+        self._graphs.run(self._later[(call - 1) % 2] if call else self._first)
+        written = self._buffers[f"{moment}_frames"]
         frames: Frames = self._graphs.memory.download(written).squeeze(0)
         return frames
 
-    def caches(self, index: int) -> dict[str, HostArray]:
-        """A host copy of what the latent frame ``index`` will read."""
-        read = self._read_by(index, self._graphs, self._buffers)
+    def caches(self, start: int) -> dict[str, HostArray]:
+        """A host copy of what the call that begins at latent frame ``start`` will read."""
+        read = self._read_by(self.window.call(start))
         return {name: self._graphs.memory.download(buffer) for name, buffer in read.items()}
 
-    def restore(self, index: int, arrays: Mapping[str, HostArray]) -> None:
-        """Go on at latent frame ``index`` with what :meth:`caches` returned there."""
-        for name, buffer in self._read_by(index, self._graphs, self._buffers).items():
+    def restore(self, start: int, arrays: Mapping[str, HostArray]) -> None:
+        """Go on at latent frame ``start`` with what :meth:`caches` returned there."""
+        for name, buffer in self._read_by(self.window.call(start)).items():
             self._graphs.memory.upload(buffer, arrays[name])
 
 
-def _turn(index: int) -> int:
-    """Which of the two sets of caches a later latent frame reads."""
-    return (index - 1) % 2
+def window(graphs: Graphs) -> DecodeWindow:
+    """How the decoder is called; raises :class:`ManifestReferenceError` where there is none."""
+    if graphs.decoder is None:
+        raise ManifestReferenceError(
+            f"The variant {graphs.variant!r} has no decoder.",
+            remedy="export the checkpoint again, with its autoencoder.",
+        )
+    return graphs.decoder
+
+
+def check_chunks(graphs: Graphs, chunks: Iterable[range]) -> None:
+    """Raise :class:`RequestError` unless each chunk can be decoded before there is another."""
+    found = window(graphs)
+    for chunk in chunks:
+        calls = list(found.calls(chunk))
+        if found.lookahead or calls[-1].stop != chunk.stop:
+            raise RequestError(
+                f"Latent frames {chunk.start} to {chunk.stop - 1} cannot be decoded by themselves: "
+                f"the decoder takes {found.first_latent_frames}, then {found.latent_frames} a call "
+                f"and looks {found.lookahead} ahead.",
+                expected="chunks of whole calls.",
+                remedy="ask for another number of frames, or for latents only (--save-latents).",
+            )
 
 
 class ImageEncoder:
@@ -114,5 +144,5 @@ class ImageEncoder:
 def cache_regions(graphs: Graphs) -> tuple[Region, ...]:
     """One set of the decoder's caches."""
     later = graphs.signature(DECODER)
-    names = [tensor.name for tensor in later.inputs if tensor.name.startswith("cache_")]
+    names = [tensor.name for tensor in later.inputs if tensor.name.startswith(CACHE_PREFIX)]
     return tuple(single(region("autoencoder", later, name)) for name in names)

@@ -30,6 +30,7 @@ class Graphs:
     ) -> None:
         self.variant = variant
         self.signatures = backend.artifacts(bundle.manifest.variant(variant))
+        self.decoder = bundle.manifest.variant(variant).decoder
         self.memory = backend.memory
         self._bundle = bundle
         self._backend = backend

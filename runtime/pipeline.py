@@ -130,13 +130,15 @@ class Pipeline:
             yield Chunk(frames, latents)
 
     def frames(self, chunks: Iterator[Chunk]) -> Generator[Frames]:
-        """Decode chunks: u8 [n, height, width, 3] for each latent frame, as soon as it is there."""
+        """Decode chunks: u8 [n, height, width, 3] for each call, as soon as it is there."""
         for chunk in chunks:
-            for index in chunk.frames[max(self._decoded - chunk.frames.start, 0) :]:
-                self._begin(f"decoding latent frame {index}")
-                position = index - chunk.frames.start
-                frames = self._decoder.decode(chunk.latents[:, :, position : position + 1], index)
-                self._decoded = index + 1
+            first = chunk.frames.start
+            left = range(max(self._decoded, first), chunk.frames.stop)
+            for call in self._decoder.window.calls(left):
+                self._begin(f"decoding {_span(call)}")
+                latents = chunk.latents[:, :, call.start - first : call.stop - first]
+                frames = self._decoder.decode(latents, call.start)
+                self._decoded = call.stop
                 yield frames
                 self._progress(Progress("decode", self._decoded, self._job.latent_frames))
 
@@ -254,4 +256,6 @@ def _check_finite(latents: Latents, frames: range) -> None:
 
 
 def _span(frames: range) -> str:
+    if len(frames) == 1:
+        return f"latent frame {frames.start}"
     return f"latent frames {frames.start} to {frames.stop - 1}"

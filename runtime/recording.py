@@ -57,7 +57,8 @@ def record(
                 progress(index, len(prompts))
                 for _ in session.latents(_request(model, prompt, index)):
                     pass
-        recorder.finish(bundle.manifest.source.sha256, variant, sha256)
+        source = bundle.manifest.variant(variant).source
+        recorder.finish(source.sha256, variant, sha256)
 
 
 def _request(model: ModelSpec, prompt: str, seed: int) -> Request:

@@ -11,7 +11,7 @@ from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError
 from sana_rt.runtime import backends, memory, prompts
-from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder
+from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, check_chunks
 from sana_rt.runtime.denoiser import Denoiser
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
@@ -94,7 +94,7 @@ class Session:
     @property
     def can_decode(self) -> bool:
         """Whether the bundle can turn latents into frames."""
-        return graph_names.DECODER in self.graphs.signatures
+        return self.graphs.decoder is not None
 
     def request(
         self, *, conditioned: bool = False, resume: State | None = None, **options: Any
@@ -258,6 +258,8 @@ class Session:
                 expected="a request for latents only.",
                 remedy="save the latents (--save-latents) and decode them elsewhere.",
             )
+        if decode:
+            check_chunks(self.graphs, job.chunks)
         if job.condition_frames and graph_names.ENCODER not in self.graphs.signatures:
             raise RequestError(
                 "The bundle cannot encode an image: it has no graph 'vae_encoder'.",

@@ -168,6 +168,7 @@ def _write_blocks(root: Path) -> None:
             for name, shape in transformer(spec).items()
         }
     )
+    source = manifests.Source("seeded", "none", "0" * 64)
     variants = {}
     dtypes: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
     for variant, dtype in dtypes.items():
@@ -176,13 +177,12 @@ def _write_blocks(root: Path) -> None:
         graphs = {
             each.name: write_graph(topology, each, weights, root / variant) for each in blocks
         }
-        variants[variant] = manifests.Variant(dtype, "", graphs)
+        variants[variant] = manifests.Variant(dtype, "", source, graphs)
     manifest = manifests.Manifest(
         format=manifests.FORMAT,
         format_version=manifests.FORMAT_VERSION,
         created_by="tests",
         model=spec,
-        source=manifests.Source("seeded", "none", "0" * 64),
         files=bundles.describe(root, [path for path in root.rglob("*.*") if path.is_file()]),
         variants=variants,
     )

@@ -20,6 +20,7 @@ from sana_rt.benchmarks.quality.scorer import Score, Scorer
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.graph_names import SOLVER
+from sana_rt.manifest import Quantization
 from sana_rt.model_spec import Frozen
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.backends.buffers import Memory
@@ -196,7 +197,8 @@ def compare(
             player.forced(request, clip.steps)
             for request, clip in zip(requests, wanted, strict=True)
         ]
-        found.append(_quality(name, bundle.manifest.variant(name).recipe, wanted, clips, forced))
+        made = bundle.manifest.variant(name).quantization
+        found.append(_quality(name, made, wanted, clips, forced))
         for picture, clip in zip(pictures, clips, strict=True):
             picture[name] = clip.frames
     report = _report(bundle, baseline, backend, requests, tuple(found), scores=scores)
@@ -274,7 +276,7 @@ def _check_repeats(again: Clip, first: Clip, baseline: str) -> None:
 
 def _quality(
     name: str,
-    recipe: str | None,
+    made: Quantization | None,
     wanted: Sequence[Clip],
     clips: Sequence[Clip],
     forced: Sequence[Sequence[Step]],
@@ -290,7 +292,7 @@ def _quality(
     apart = [latent_error(steps, clip.steps) for steps, clip in zip(forced, wanted, strict=True)]
     return VariantQuality(
         variant=name,
-        recipe=recipe,
+        recipe=None if made is None else str(made),
         psnr=float(by_frame.mean()),
         worst_psnr=float(by_frame.mean(axis=1).min()),
         ssim=float(np.mean([ssim(one.frames, other.frames) for one, other in pairs])),
@@ -312,7 +314,7 @@ def _report(
     first = requests[0]
     return Report(
         model=bundle.manifest.model.name,
-        checkpoint=bundle.manifest.source.sha256,
+        checkpoint=bundle.manifest.variant(baseline).source.sha256,
         baseline=baseline,
         backend=backend,
         rule=_RULE,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from sana_rt.errors import BackendError, SanaRTError, UsageError
 from sana_rt.manifest import Variant
 from sana_rt.runtime.backends.base import Backend, Candidate, Offers
@@ -77,7 +79,7 @@ def _names(backend: str) -> tuple[str, ...]:
 def _played(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str | None:
     if wanted is not None:
         return wanted if wanted in offers.playable else None
-    return next((name for name in offers.playable if variants[name].recipe is None), None)
+    return next((name for name in offers.playable if variants[name].quantization is None), None)
 
 
 def _reasons(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str:
@@ -91,9 +93,10 @@ def _reasons(offers: Offers, variants: Mapping[str, Variant], wanted: str | None
 
 def _remedy(variants: Mapping[str, Variant], wanted: str | None) -> str:
     """The emulation of a variant that is for TensorRT, if the bundle has it."""
-    recipe = None if wanted is None else variants[wanted].recipe
-    for name, variant in variants.items():
-        same = recipe is not None and variant.recipe == recipe and name != wanted
-        if same and variant.dtype == "float32":
-            return f"play {name!r} (--variant): it rounds as {wanted!r} does, in float32."
+    made = None if wanted is None else variants[wanted].quantization
+    if wanted is not None and made is not None and made.form == "device":
+        emulation = msgspec.structs.replace(made, form="emulation"), variants[wanted].source
+        for name, variant in variants.items():
+            if (variant.quantization, variant.source) == emulation:
+                return f"play {name!r} (--variant): it rounds as {wanted!r} does, in float32."
     return "`sana-rt doctor` says what to install."

@@ -192,7 +192,7 @@ def offers(variants: Mapping[str, Variant], *dtypes: str) -> Offers:
 
 
 def _refusal(variant: Variant, dtypes: tuple[str, ...]) -> str | None:
-    if variant.recipe is not None and variant.dtype != "float32":
+    if variant.quantization is not None and variant.quantization.form == "device":
         return "it is quantized in operators that only TensorRT has"
     if variant.dtype not in dtypes:
         return f"it is in {variant.dtype}, and ONNX Runtime plays {' and '.join(dtypes)} only here"

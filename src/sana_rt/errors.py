@@ -111,7 +111,7 @@ class ManifestReferenceError(ManifestError):
 
 
 class ManifestShapeError(ManifestError):
-    """A tensor with an unknown dtype, a negative dimension or a malformed name."""
+    """A tensor that no graph can have, or of a decoder that is not as the manifest says."""
 
 
 class BundleFileError(ManifestError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
@@ -20,24 +21,29 @@ from sana_rt.errors import (
     ManifestLimitError,
     ManifestPathError,
     ManifestReferenceError,
+    ManifestShapeError,
     ManifestSyntaxError,
     ManifestValueError,
     ManifestVersionError,
     PlanVersionError,
     ProfileError,
 )
+from sana_rt.graph_names import DECODER, DECODER_FIRST
 from sana_rt.model_spec import Count, Frozen, ModelSpec, Natural, NonNegative, Positive
-from sana_rt.tensors import TensorSpec, check_dtype
+from sana_rt.tensors import Dim, TensorSpec, check_dtype
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "sana-rt-bundle"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 MAX_MANIFEST_BYTES: Final = 16 << 20
 MAX_DEPTH: Final = 16  # of nested objects and arrays; the format itself needs 9
 MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
 MAX_FILES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 40
 MAX_PATH_CHARS: Final = 255
+
+#: How the names of the tensors begin that the decoder hands from one call to the next.
+CACHE_PREFIX: Final = "cache_"
 
 # A part of a path starts with no dot (hidden files, "..") and ends with none (Windows drops it).
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"
@@ -49,6 +55,7 @@ _SHA256: Final = r"^[0-9a-f]{64}$"
 FilePath = Annotated[str, Meta(extra_json_schema={"pattern": _PATH, "maxLength": MAX_PATH_CHARS})]
 Name = Annotated[str, Meta(extra_json_schema={"pattern": _NAME})]
 Sha256 = Annotated[str, Meta(extra_json_schema={"pattern": _SHA256})]
+Form = Literal["device", "emulation"]
 
 
 class File(Frozen, frozen=True):
@@ -60,7 +67,7 @@ class File(Frozen, frozen=True):
 
 
 class Verification(Frozen, frozen=True):
-    """What ``sana-rt verify`` measured: a graph's outputs against its module's.
+    """What ``sana-rt export`` measured: a graph's outputs against its module's.
 
     ``max_error`` is the largest absolute difference divided by the largest absolute value
     of the module's output, the worst over all outputs and all sizes tried.
@@ -105,12 +112,50 @@ class DimRange(Frozen, frozen=True):
         return str(self.min) if self.is_fixed else f"{self.min}..{self.max}"
 
 
+class Source(Frozen, frozen=True):
+    """The checkpoint that weights came from; the hash alone says whether two are the same."""
+
+    checkpoint: str
+    layout: str
+    sha256: Sha256
+
+
+class Calibration(Frozen, frozen=True):
+    """How the scales of layers' inputs were found: the hash of the table, and what was played."""
+
+    algorithm: Name
+    sha256: Sha256
+    prompts_sha256: Sha256
+    passes: Count
+
+
+class Quantization(Frozen, frozen=True):
+    """How a variant was quantized: ``device`` graphs are TensorRT's, an ``emulation`` is played.
+
+    Without ``calibration`` the inputs of layers have the scale 1.
+    """
+
+    recipe: Name
+    recipe_sha256: Sha256
+    form: Form
+    calibration: Calibration | None = None
+
+    def __str__(self) -> str:
+        """Everything in a line, hashes shortened."""
+        text = f"{self.recipe} ({self.form}, sha256 {self.recipe_sha256[:12]}"
+        if self.calibration is not None:
+            found = self.calibration
+            text += f", calibrated by {found.algorithm} on {found.passes} passes"
+            text += f", sha256 {found.sha256[:12]}"
+        return f"{text})"
+
+
 class BuiltFrom(Frozen, frozen=True):
-    """What a plan was built from: the hashes of the graph's files, and the variant's recipe."""
+    """What a plan was built from: the hashes of the graph's files, and how it was quantized."""
 
     graph: Sha256
     weights: tuple[Sha256, ...]
-    recipe: str | None = None
+    quantization: Quantization | None = None
 
 
 class Plan(Frozen, frozen=True):
@@ -156,14 +201,48 @@ class Plan(Frozen, frozen=True):
             )
 
 
+class DecodeWindow(Frozen, frozen=True):
+    """How the autoencoder's decoder turns latent frames into video frames, call by call.
+
+    Every call takes ``latent_frames`` new ones, sees the ``lookahead`` behind them as well, gives
+    ``frames``, and hands ``caches`` tensors to the next. The first call is another graph.
+    """
+
+    latent_frames: Count
+    frames: Count
+    first_latent_frames: Count
+    first_frames: Count
+    lookahead: Natural
+    caches: Natural
+
+    def call(self, latent_frame: int) -> int:
+        """Which call, from 0, decodes a latent frame of the clip."""
+        return max(0, latent_frame - self.first_latent_frames + self.latent_frames) // (
+            self.latent_frames
+        )
+
+    def calls(self, latent_frames: range) -> Iterator[range]:
+        """The new latent frames of each call that decodes a stretch which begins at a call."""
+        start = latent_frames.start
+        while start < latent_frames.stop:
+            stop = start + (self.latent_frames if start else self.first_latent_frames)
+            yield range(start, stop)
+            start = stop
+
+
 class Variant(Frozen, frozen=True):
-    """One numerical version of the model: graph by graph name, plans by target, then name."""
+    """One numerical version of the model: graph by graph name, plans by target, then name.
+
+    One without ``decoder`` makes latents, not frames.
+    """
 
     dtype: str
     description: str
+    source: Source
     graphs: dict[Name, Graph]
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
-    recipe: str | None = None
+    quantization: Quantization | None = None
+    decoder: DecodeWindow | None = None
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs it still has.
@@ -188,22 +267,13 @@ class Variant(Frozen, frozen=True):
                 yield from (plan.path, plan.log)
 
 
-class Source(Frozen, frozen=True):
-    """Where the weights came from."""
-
-    checkpoint: str
-    layout: str
-    sha256: Sha256
-
-
 class Manifest(Frozen, frozen=True):
     """The whole of ``manifest.json``."""
 
     format: Literal["sana-rt-bundle"]
-    format_version: Literal[1]
+    format_version: Literal[2]
     created_by: str
     model: ModelSpec
-    source: Source
     files: Annotated[tuple[File, ...], Meta(extra_json_schema={"maxItems": MAX_FILES})]
     variants: Annotated[dict[Name, Variant], Meta(min_length=1)]
     tokenizer: FilePath | None = None
@@ -225,6 +295,15 @@ class Manifest(Frozen, frozen=True):
                 expected=f"one of {sorted(self.variants)}.",
             )
         return self.variants[name]
+
+    def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
+        """The variants that a recipe made in this form, whatever they are called."""
+        return tuple(
+            name
+            for name, variant in self.variants.items()
+            if variant.quantization is not None
+            and (variant.quantization.recipe, variant.quantization.form) == (recipe, form)
+        )
 
 
 def _ranges(names: Iterable[str], ranges: Mapping[str, DimRange]) -> str:
@@ -258,7 +337,6 @@ def decode(data: bytes) -> Manifest:
 def check(manifest: Manifest) -> None:
     """Raise the named error of the first rule that the manifest breaks."""
     _check_files(manifest.files)
-    _check_sha256("source", manifest.source.sha256)
     for name, variant in manifest.variants.items():
         _check_variant(name, variant)
     listed = {file.path for file in manifest.files}
@@ -375,8 +453,17 @@ def _check_version(raw: Mapping[str, Any]) -> None:
         raise ManifestVersionError(
             f"The manifest's format_version is {version!r}.",
             expected=f"{FORMAT_VERSION}, the one this release reads.",
-            remedy="use the sana-rt release that wrote the bundle, or export it again.",
+            remedy=f"make the bundle again (sana-rt export {_checkpoint_of(raw)} BUNDLE), or use "
+            "the release that wrote it.",
         )
+
+
+def _checkpoint_of(raw: Mapping[str, Any]) -> str:
+    """The checkpoint of a version 1 manifest, fit for a shell and a terminal."""
+    source = raw.get("source")
+    name = source.get("checkpoint") if isinstance(source, dict) else None
+    plain = isinstance(name, str) and name.isprintable() and 0 < len(name) <= MAX_PATH_CHARS
+    return shlex.quote(str(name)) if plain else "CHECKPOINT"
 
 
 def _typed(error: msgspec.ValidationError) -> ManifestError:
@@ -413,9 +500,13 @@ def _check_files(files: tuple[File, ...]) -> None:
 def _check_variant(name: str, variant: Variant) -> None:
     check_name(name, "variant")
     check_dtype(variant.dtype, f"variant {name!r}")
+    _check_sha256(f"the source of {name!r}", variant.source.sha256)
+    _check_quantization(name, variant.quantization)
     for graph_name, graph in variant.graphs.items():
         check_name(graph_name, "graph")
         _check_signature(f"{name}/{graph_name}", graph)
+    if variant.decoder is not None:
+        _check_decoder(name, variant.graphs, variant.decoder)
     for target, plans in variant.plans.items():
         check_name(target, "target")
         for graph_name, plan in plans.items():
@@ -427,10 +518,56 @@ def _check_variant(name: str, variant: Variant) -> None:
             _check_plan(f"{name}/{graph_name} ({target})", plan)
 
 
+def _check_decoder(where: str, graphs: Mapping[str, Graph], window: DecodeWindow) -> None:
+    for name, latent_frames, frames, caches in (
+        (DECODER_FIRST, window.first_latent_frames, window.first_frames, 0),
+        (DECODER, window.latent_frames, window.frames, window.caches),
+    ):
+        if name not in graphs:
+            raise ManifestReferenceError(
+                f"{where!r} has a decoder, but no graph {name!r}.",
+                expected=f"it among {sorted(graphs)}.",
+            )
+        wanted = (latent_frames + window.lookahead, frames, caches, window.caches)
+        if (found := _decoder_signature(graphs[name])) != wanted:
+            raise ManifestShapeError(
+                f"{where}/{name} has (latent frames, frames, caches in, caches out) = {found}.",
+                expected=f"{wanted}, as the variant's decoder says.",
+            )
+
+
+def _decoder_signature(graph: Graph) -> tuple[Dim | None, Dim | None, int, int]:
+    return (
+        _dim(graph.inputs, "latents", 2),
+        _dim(graph.outputs, "frames", 1),
+        sum(tensor.name.startswith(CACHE_PREFIX) for tensor in graph.inputs),
+        sum(tensor.name.startswith(CACHE_PREFIX) for tensor in graph.outputs),
+    )
+
+
+def _dim(tensors: Iterable[TensorSpec], name: str, axis: int) -> Dim | None:
+    """A dimension of the tensor called ``name``; None if there is none."""
+    shape = next((tensor.shape for tensor in tensors if tensor.name == name), ())
+    return shape[axis] if axis < len(shape) else None
+
+
+def _check_quantization(where: str, quantization: Quantization | None) -> None:
+    if quantization is None:
+        return
+    check_name(quantization.recipe, "recipe")
+    _check_sha256(f"the recipe of {where}", quantization.recipe_sha256)
+    found = quantization.calibration
+    if found is not None:
+        check_name(found.algorithm, "calibration algorithm")
+        for text in (found.sha256, found.prompts_sha256):
+            _check_sha256(f"the calibration of {where}", text)
+
+
 def _check_plan(where: str, plan: Plan) -> None:
     _check_signature(where, plan)
     for text in (plan.built_from.graph, *plan.built_from.weights):
         _check_sha256(where, text)
+    _check_quantization(where, plan.built_from.quantization)
     named = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
     if named != set(plan.profile):
         raise ManifestReferenceError(
@@ -455,7 +592,7 @@ def _check_signature(where: str, artifact: Graph | Plan) -> None:
 
 
 def check_name(name: str, what: str) -> None:
-    """Raise :class:`ManifestValueError` unless ``name`` may name a variant, graph or target."""
+    """Raise :class:`ManifestValueError` unless ``name`` may name a variant, graph, recipe, ..."""
     if not re.fullmatch(_NAME, name):
         raise ManifestValueError(
             f"The manifest names a {what} {name!r}.",

@@ -14,7 +14,7 @@ from sana_rt.bundle import Bundle
 from sana_rt.export import tensor_shapes
 from sana_rt.export.seeded import SMALL
 from sana_rt.export.trace import IR_VERSION, OPSET
-from sana_rt.manifest import Graph
+from sana_rt.manifest import DecodeWindow, Graph
 from sana_rt.tensors import TensorSpec
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +70,18 @@ def test_what_is_written_next_is_what_is_read(graphs: dict[str, Graph]) -> None:
                 assert (before.dtype, before.shape) == (tensor.dtype, tensor.shape), name
     first, later = graphs["vae_decoder_first"], graphs["vae_decoder"]
     assert first.outputs[1:] == later.outputs[1:]
+
+
+def test_the_manifest_says_how_the_decoder_is_called(small_bundle: Path) -> None:
+    variant = Bundle.open(small_bundle).manifest.variant("fp32")
+    assert variant.decoder == DecodeWindow(
+        latent_frames=1,
+        frames=4,
+        first_latent_frames=1,
+        first_frames=1,
+        lookahead=0,
+        caches=len(variant.graphs["vae_decoder"].inputs) - 1,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -22,6 +22,7 @@ from sana_rt.errors import (
     UsageError,
 )
 from sana_rt.files import lock
+from sana_rt.manifest import Quantization, Source
 from sana_rt.quantize import graph_file, nvfp4, recipe, variant
 from sana_rt.quantize.minifloat import CodeArray
 from sana_rt.quantize.nvfp4 import NVFP4Tensor
@@ -60,7 +61,9 @@ def test_two_variants_from_one_recipe(root: Path) -> None:
     assert list(manifest.variants) == ["fp32", "bf16", "nvfp4-own", "nvfp4-own-emulation"]
     device, emulation = manifest.variant("nvfp4-own"), manifest.variant("nvfp4-own-emulation")
     assert (device.dtype, emulation.dtype) == ("bfloat16", "float32")
-    assert device.recipe == emulation.recipe == f"own sha256:{'0' * 64}"
+    assert device.quantization == Quantization("own", "0" * 64, "device")
+    assert emulation.quantization == Quantization("own", "0" * 64, "emulation")
+    assert device.source == emulation.source == before.variant("fp32").source
     for name in ("fp32", "bf16"):
         assert manifest.variant(name) == before.variant(name)
     for file in Bundle.open(root).manifest.files:
@@ -153,6 +156,46 @@ def test_quantizing_again_replaces_the_variant(root: Path) -> None:
     again = variant.quantize_bundle(root, only("block_*/attn1.to_q"))
     assert snapshot(root) == first, "the same recipe gives the same bytes, and nothing is left"
     assert set(snapshot(root)) == {file.path for file in again.manifest.files} | {"manifest.json"}
+
+
+def test_a_recipe_finds_its_variants_by_what_made_them(root: Path) -> None:
+    """Not by their names, which are only those of new ones."""
+    loaded = only("block_*/attn1.to_q")
+    manifest = variant.quantize_bundle(root, loaded).manifest
+    variants = dict(manifest.variants)
+    for form in ("", "-emulation"):
+        variants[f"mine{form}"] = variants.pop(f"nvfp4-own{form}")
+    bundles.save(root, msgspec.structs.replace(manifest, variants=variants))
+    after = variant.quantize_bundle(root, loaded).manifest
+    assert list(after.variants) == ["fp32", "bf16", "mine", "mine-emulation"]
+    assert variant.variant_names(after, "own") == ["mine", "mine-emulation"]
+
+
+def test_the_variant_of_another_is_not_replaced(root: Path) -> None:
+    manifest = Bundle.open(root).manifest
+    variants = {**manifest.variants, "nvfp4-own": manifest.variant("bf16")}
+    bundles.save(root, msgspec.structs.replace(manifest, variants=variants))
+    before = snapshot(root)
+    with pytest.raises(UsageError, match=r"has a variant 'nvfp4-own', which .* did not make"):
+        variant.quantize_bundle(root, only("block_*/attn1.to_q"))
+    assert snapshot(root) == before
+
+
+def test_weights_come_from_the_same_checkpoint(root: Path) -> None:
+    """A bfloat16 variant of other weights is no base for the device variant."""
+    manifest = Bundle.open(root).manifest
+    lora = msgspec.structs.replace(
+        manifest.variant("bf16"), source=Source("lora", "diffusers", "1" * 64)
+    )
+    variants = {"fp32": manifest.variant("fp32"), "bf16": lora}
+    bundles.save(root, msgspec.structs.replace(manifest, variants=variants))
+    after = variant.quantize_bundle(root, only("block_*/attn1.to_q")).manifest
+    assert list(after.variants) == ["fp32", "bf16", "nvfp4-own-emulation"]
+
+
+def test_a_recipe_without_nvfp4_is_called_after_fp8(root: Path) -> None:
+    manifest = variant.quantize_bundle(root, only("block_*/attn1.to_q", fmt="fp8")).manifest
+    assert list(manifest.variants)[-2:] == ["fp8-own", "fp8-own-emulation"]
 
 
 def poison(root: Path, value: float) -> None:

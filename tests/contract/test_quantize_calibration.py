@@ -23,6 +23,7 @@ from sana_rt.cli import cli, prompts_file
 from sana_rt.errors import CalibrationError, QuantizationError, StorageError, UsageError
 from sana_rt.export.modules.block import Block
 from sana_rt.export.seeded import seeded_tensor
+from sana_rt.manifest import Calibration, Quantization
 from sana_rt.quantize import (
     calibrate,
     calibration_table,
@@ -229,8 +230,9 @@ def root(block_bundle: Path, tmp_path: Path) -> Path:
 
 def test_the_table_reaches_the_graph(root: Path, table: CalibrationTable) -> None:
     bundle = variant.quantize_bundle(root, recipe("block_01/attn1.to_q"), table)
-    made = bundle.manifest.variant("nvfp4-own-emulation")
-    assert made.recipe == f"own sha256:{'1' * 64} calibration sha256:{table.sha256}"
+    made = bundle.manifest.variant("fp8-own-emulation")
+    assert made.quantization == Quantization("own", "1" * 64, "emulation", table.record)
+    assert table.record == Calibration("max", table.sha256, table.prompts, table.passes)
     path = bundle.path(made.graphs["block_01"].path)
     scale = graph_file.value(graph_file.read(path), "attn1.to_q/input_scale", path.parent)
     assert scale == fp8_scale(table.amax["block_01/attn1.to_q"])

@@ -50,7 +50,7 @@ def passes(
     lines, sha256 = prompts_file.read(prompts)
     bundle, path = Bundle.open(small_bundle), tmp_path_factory.mktemp("passes") / "passes.npz"
     recording.record(path, bundle, "fp32", lines, sha256, threads=1, progress=lambda *_: None)
-    with RecordedPasses.open(path, bundle.manifest.source.sha256) as passes:
+    with RecordedPasses.open(path, bundle.manifest.variant("fp32").source.sha256) as passes:
         yield passes
 
 

@@ -19,14 +19,19 @@ from sana_rt.errors import (
     ManifestReferenceError,
     ManifestSyntaxError,
     ManifestValueError,
+    ManifestVersionError,
 )
 from sana_rt.manifest import (
     BuiltFrom,
+    Calibration,
+    DecodeWindow,
     DimRange,
     File,
+    Form,
     Graph,
     Manifest,
     Plan,
+    Quantization,
     Source,
     Variant,
     Verification,
@@ -51,6 +56,15 @@ tensors = st.builds(
     tensor_names,
     st.sampled_from(sorted(DTYPE_BITS)),
     st.lists(st.integers(0, MAX_DIM) | dim_names, max_size=8).map(tuple),
+)
+recipe_names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True)
+sources = st.builds(Source, texts, texts, hashes)
+quantizations = st.none() | st.builds(
+    Quantization,
+    recipe_names,
+    hashes,
+    st.sampled_from(["device", "emulation"]),
+    st.none() | st.builds(Calibration, recipe_names, hashes, hashes, st.integers(1, 1000)),
 )
 signatures = st.lists(tensors, max_size=3, unique_by=lambda tensor: tensor.name).map(tuple)
 verifications = st.builds(
@@ -78,7 +92,7 @@ def _plans(draw: st.DrawFn, path: str) -> Plan:
         compute_capability=draw(texts),
         profile=_profile(inputs, draw(st.lists(counts, min_size=3, max_size=3))),
         built_from=BuiltFrom(
-            draw(hashes), tuple(draw(st.lists(hashes, max_size=2))), draw(st.none() | texts)
+            draw(hashes), tuple(draw(st.lists(hashes, max_size=2))), draw(quantizations)
         ),
         options=draw(st.dictionaries(texts, texts, max_size=2)),
         inputs=inputs,
@@ -109,9 +123,10 @@ def _variants(draw: st.DrawFn, listed: list[str]) -> Variant:
     return Variant(
         dtype=draw(st.sampled_from(sorted(DTYPE_BITS))),
         description=draw(texts),
+        source=draw(sources),
         graphs=graphs,
         plans=plans,
-        recipe=draw(st.none() | texts),
+        quantization=draw(quantizations),
     )
 
 
@@ -123,7 +138,6 @@ def _manifests(draw: st.DrawFn) -> Manifest:
         format_version=manifests.FORMAT_VERSION,
         created_by=draw(texts),
         model=draw(st.sampled_from(list(PRESETS.values()))),
-        source=Source(draw(texts), draw(texts), draw(hashes)),
         files=tuple(
             File(path, draw(st.integers(0, manifests.MAX_FILE_BYTES)), draw(hashes))
             for path in listed
@@ -202,7 +216,7 @@ def test_a_manifest_nobody_could_read_is_not_written() -> None:
     graph = manifests.decode(MINIMAL).variants["fp32"].graphs["timestep"]
     nan = Verification(float("nan"), 1e-5, "torch", ())
     broken = msgspec.structs.replace(graph, verification=nan)
-    variants = {"fp32": Variant("float32", "", {"timestep": broken})}
+    variants = {"fp32": Variant("float32", "", Source("", "", HASH), {"timestep": broken})}
     with pytest.raises(ManifestSyntaxError, match="max_error"):
         manifests.encode(_minimal(variants=variants))
 
@@ -230,3 +244,69 @@ def test_lookups_name_what_is_there() -> None:
         manifest.variant("fp16")
     with pytest.raises(ManifestReferenceError, match=r"rope\.onnx"):
         manifest.file("rope.onnx")
+
+
+def test_variants_of_a_recipe_are_found_by_what_made_them() -> None:
+    fp32 = manifests.decode(MINIMAL).variants["fp32"]
+
+    def made(recipe: str, form: Form) -> Variant:
+        return msgspec.structs.replace(fp32, quantization=Quantization(recipe, HASH, form))
+
+    manifest = _minimal(
+        variants={
+            "nvfp4-max": fp32,
+            "mine": made("max", "device"),
+            "yours": made("max", "emulation"),
+            "again": made("max", "emulation"),
+            "max": made("own", "emulation"),
+        }
+    )
+    assert manifest.of_recipe("max", "device") == ("mine",)
+    assert manifest.of_recipe("max", "emulation") == ("yours", "again")
+    assert manifest.of_recipe("nvfp4-max", "device") == ()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "shown"),
+    [
+        ("owner/model@0123", "sana-rt export owner/model@0123 BUNDLE"),
+        ("my checkpoint; reboot", "sana-rt export 'my checkpoint; reboot' BUNDLE"),
+        ("\x1b[2J", "sana-rt export CHECKPOINT BUNDLE"),
+        ("x" * 1000, "sana-rt export CHECKPOINT BUNDLE"),
+        ("", "sana-rt export CHECKPOINT BUNDLE"),
+        (["a list"], "sana-rt export CHECKPOINT BUNDLE"),
+    ],
+)
+def test_a_version_1_bundle_says_how_to_make_it_again(checkpoint: object, shown: str) -> None:
+    raw = {**json.loads(MINIMAL), "format_version": 1, "source": {"checkpoint": checkpoint}}
+    with pytest.raises(ManifestVersionError) as caught:
+        manifests.decode(json.dumps(raw).encode())
+    text = str(caught.value)
+    assert "format_version is 1" in text
+    assert "Expected: 2" in text
+    assert shown in text
+    assert "\x1b" not in text
+
+
+def test_a_version_1_bundle_without_a_source_is_refused_as_such() -> None:
+    raw = {**json.loads(MINIMAL), "format_version": 1, "source": "tiny"}
+    with pytest.raises(ManifestVersionError, match="export CHECKPOINT BUNDLE"):
+        manifests.decode(json.dumps(raw).encode())
+
+
+windows = st.builds(
+    DecodeWindow, *[st.integers(1, 5)] * 4, lookahead=st.just(0), caches=st.integers(0, 3)
+)
+
+
+@given(windows, st.integers(1, 30), st.integers(0, 30))
+def test_calls_of_a_decoder_are_numbered_and_leave_nothing_out(
+    window: DecodeWindow, count: int, at: int
+) -> None:
+    calls = list(window.calls(range(count)))
+    assert [index for call in calls for index in call][:count] == list(range(count))
+    assert [window.call(call.start) for call in calls] == list(range(len(calls)))
+    assert all(window.call(index) == window.call(call.start) for call in calls for index in call)
+    assert calls[-1].start < count
+    going_on = calls[min(at, len(calls) - 1)].start
+    assert list(window.calls(range(going_on, count))) == calls[window.call(going_on) :]

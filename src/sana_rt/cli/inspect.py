@@ -106,13 +106,17 @@ def _show(bundle: Bundle, damaged: list[str] | None) -> None:
     rows = [
         ("path", str(bundle.root)),
         ("written by", manifest.created_by),
-        ("source", f"{manifest.source.checkpoint} ({manifest.source.layout})"),
+        ("source", ", ".join(dict.fromkeys(map(_source, manifest.variants.values())))),
         ("files", f"{len(manifest.files)}, {output.size(total)}, {state}"),
         *_model_rows(manifest.model),
     ]
     output.table("Bundle", ("", ""), rows)
     for name, variant in manifest.variants.items():
         _show_variant(bundle, name, variant)
+
+
+def _source(variant: Variant) -> str:
+    return f"{variant.source.checkpoint} ({variant.source.layout})"
 
 
 def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:

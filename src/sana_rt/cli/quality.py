@@ -16,7 +16,6 @@ from sana_rt.cli import output as show
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
-from sana_rt.quantize.recipe import emulation_variant
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -108,8 +107,8 @@ def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
             f"--variants {given!r} has an empty name.",
             expected=f"names with commas between them, of {', '.join(manifest.variants)}.",
         )
-    emulations = {name: emulation_variant(name) for name in names}
-    played = {name: each for name, each in emulations.items() if each in manifest.variants}
+    emulations = {name: manifest.of_recipe(name, "emulation") for name in names}
+    played = {name: each[0] for name, each in emulations.items() if each}
     played["bf16"] = baseline  # the recipe that quantizes nothing
     return [played.get(name, name) for name in names]
 
@@ -118,7 +117,7 @@ def _emulations(manifest: Manifest) -> list[str]:
     names = [
         name
         for name, variant in manifest.variants.items()
-        if variant.recipe is not None and variant.dtype == "float32"
+        if variant.quantization is not None and variant.quantization.form == "emulation"
     ]
     if not names:
         raise UsageError(
@@ -131,7 +130,7 @@ def _emulations(manifest: Manifest) -> list[str]:
 
 def _baseline(manifest: Manifest) -> str:
     for name, variant in manifest.variants.items():
-        if variant.recipe is None and variant.dtype == "float32":
+        if variant.quantization is None and variant.dtype == "float32":
             return name
     raise UsageError(
         "The bundle has no float32 variant to compare with.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
+import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
@@ -156,19 +157,20 @@ class Facts(NamedTuple):
 
     variant: str
     dtype: str
-    recipe: str
+    quantization: dict[str, Any]
     graphs: int
     bytes: int
 
 
 def _facts(made: Bundle, name: str) -> Facts:
     variant = made.manifest.variant(name)
-    plain = [each for each in made.manifest.variants.values() if each.recipe is None]
+    plain = [each for each in made.manifest.variants.values() if each.quantization is None]
     shared = {path for each in plain for path in each.paths()}
     own = [graph for graph in variant.graphs.values() if graph.path not in shared]
     paths = [path for graph in own for path in (graph.path, *graph.weights)]
     size = sum(made.manifest.file(path).bytes for path in paths)
-    return Facts(name, variant.dtype, str(variant.recipe), len(own), size)
+    quantization = msgspec.to_builtins(variant.quantization)
+    return Facts(name, variant.dtype, quantization, len(own), size)
 
 
 @contextmanager

@@ -28,5 +28,6 @@ def recorded_passes(
     with tempfile.TemporaryDirectory(prefix="sana-rt-") as folder:
         path = Path(folder) / "passes.npz"
         recording.record(path, bundle, variant, lines, sha256, threads=threads, progress=progress)
-        with RecordedPasses.open(path, bundle.manifest.source.sha256) as passes:
+        source = bundle.manifest.variant(variant).source
+        with RecordedPasses.open(path, source.sha256) as passes:
             yield passes

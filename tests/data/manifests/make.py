@@ -21,7 +21,7 @@ HASH = "0123456789abcdef" * 4
 
 MINIMAL: Json = {
     "format": "sana-rt-bundle",
-    "format_version": 1,
+    "format_version": 2,
     "created_by": "sana-rt 0.1.0",
     "model": {
         "name": "tiny",
@@ -54,7 +54,6 @@ MINIMAL: Json = {
             "query_pre_attn_scalar": 8.0,
         },
     },
-    "source": {"checkpoint": "tiny", "layout": "diffusers", "sha256": HASH},
     "files": [
         {"path": "fp32/timestep.onnx", "bytes": 321, "sha256": HASH},
         {"path": "fp32/timestep.bin", "bytes": 65536, "sha256": HASH},
@@ -63,6 +62,7 @@ MINIMAL: Json = {
         "fp32": {
             "dtype": "float32",
             "description": "The checkpoint's weights as they are.",
+            "source": {"checkpoint": "tiny", "layout": "diffusers", "sha256": HASH},
             "graphs": {
                 "timestep": {
                     "path": "fp32/timestep.onnx",
@@ -111,7 +111,7 @@ PLAN: Json = {
         "batch": {"min": 1, "opt": 2, "max": 2},
         "frames": {"min": 1, "opt": 21, "max": 21},
     },
-    "built_from": {"graph": HASH, "weights": [HASH], "recipe": None},
+    "built_from": {"graph": HASH, "weights": [HASH], "quantization": None},
     "options": {"optimization_level": "3"},
     "inputs": MINIMAL["variants"]["fp32"]["graphs"]["timestep"]["inputs"],
     "outputs": MINIMAL["variants"]["fp32"]["graphs"]["timestep"]["outputs"],
@@ -147,6 +147,18 @@ def dump(value: Json) -> bytes:
 
 
 FILE = MINIMAL["files"][0]
+FP32 = MINIMAL["variants"]["fp32"]
+QUANTIZED: Json = {
+    "recipe": "paper",
+    "recipe_sha256": HASH,
+    "form": "emulation",
+    "calibration": {
+        "algorithm": "awq-lite",
+        "sha256": HASH,
+        "prompts_sha256": HASH,
+        "passes": 12,
+    },
+}
 GRAPH = "variants:fp32:graphs:timestep"
 GRAPHS = MINIMAL["variants"]["fp32"]["graphs"]
 PLAN_FILES = [{**FILE, "path": PLAN[key]} for key in ("path", "log")]
@@ -164,15 +176,23 @@ def valid() -> dict[str, Json]:
         "reference": "torch 2.13.0",
         "dims": [{"batch": 2, "frames": 3}, {"batch": 1, "frames": 1}],
     }
-    second = {**MINIMAL["variants"]["fp32"], "dtype": "bfloat16", "recipe": "paper"}
+    quantized = {**FP32, "dtype": "bfloat16", "quantization": {**QUANTIZED, "form": "device"}}
+    other_source = changed(FP32, "source", {**FP32["source"], "sha256": HASH[::-1]})
     every_dtype = [{"name": f"x_{name}", "dtype": name, "shape": []} for name in DTYPES]
     streaming = {"chunk_frames": 10, "timesteps": [1000, 960.0, 889, 727.0], "flow_shift": 7.0}
     tokenizer = [*MINIMAL["files"], {**FILE, "path": "tokenizer.json"}]
     return {
         "minimal": MINIMAL,
         "plans": PLANS,
+        "decoder": DECODES,
         "verified": changed(MINIMAL, f"{GRAPH}:verification", verification),
-        "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", second),
+        "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", quantized),
+        "two_checkpoints": changed(MINIMAL, "variants:fp32-lora", other_source),
+        "quantized": changed(MINIMAL, "variants:fp32:quantization", QUANTIZED),
+        "quantized_without_calibration": changed(
+            MINIMAL, "variants:fp32:quantization", without(QUANTIZED, "calibration")
+        ),
+        "plan_of_quantized": changed(PLANS, f"{PLAN_AT}:built_from:quantization", QUANTIZED),
         "every_dtype": changed(MINIMAL, f"{GRAPH}:inputs", every_dtype),
         "streaming": changed(MINIMAL, "model:streaming", streaming),
         "tokenizer": changed(changed(MINIMAL, "files", tokenizer), "tokenizer", "tokenizer.json"),
@@ -188,6 +208,47 @@ def valid() -> dict[str, Json]:
         "largest_dimension": changed(MINIMAL, f"{GRAPH}:inputs:0:shape", [(1 << 31) - 1]),
         "null_for_absent": changed(MINIMAL, "tokenizer", None),
     }
+
+
+def tensor(name: str, dtype: str, *shape: str | int) -> Json:
+    return {"name": name, "dtype": dtype, "shape": list(shape)}
+
+
+def decoder_graph(*, frames: int, caches: int) -> Json:
+    """A decoder of which each call takes two latent frames, sees one more, and hands on three."""
+    latents = tensor("latents", "float32", "batch", 16, 3, "latent_height", "latent_width")
+    handed = [f"cache_{index:02d}" for index in range(3)]
+    return {
+        **GRAPHS["timestep"],
+        "inputs": [latents, *(tensor(name, "float32", 4) for name in handed[:caches])],
+        "outputs": [
+            tensor("frames", "uint8", "batch", frames, "height", "width", 3),
+            *(tensor(f"{name}_out", "float32", 4) for name in handed),
+        ],
+    }
+
+
+DECODER = "variants:fp32:decoder"
+DECODES: Json = changed(
+    changed(
+        MINIMAL,
+        DECODER,
+        {
+            "latent_frames": 2,
+            "frames": 8,
+            "first_latent_frames": 2,
+            "first_frames": 5,
+            "lookahead": 1,
+            "caches": 3,
+        },
+    ),
+    "variants:fp32:graphs",
+    {
+        **GRAPHS,
+        "vae_decoder_first": decoder_graph(frames=5, caches=0),
+        "vae_decoder": decoder_graph(frames=8, caches=3),
+    },
+)
 
 
 class Case(NamedTuple):
@@ -248,17 +309,19 @@ def limits() -> dict[str, Case]:
 def versions() -> dict[str, Case]:
     """Another format, or another version of this one."""
     error = "ManifestVersionError"
+    first = without(changed(MINIMAL, "format_version", 1), "variants:fp32:source")
     return {
+        "version_1": Case(error, dump({**first, "source": FP32["source"]})),
         "another_format": Case(error, dump(changed(MINIMAL, "format", "onnx-bundle"))),
         "no_format": Case(error, dump(without(MINIMAL, "format"))),
         "no_version": Case(error, dump(without(MINIMAL, "format_version"))),
         "newer_version": Case(
-            error, dump({**MINIMAL, "format_version": 2, "a_field_of_version_2": True})
+            error, dump({**MINIMAL, "format_version": 3, "a_field_of_version_3": True})
         ),
-        "version_as_text": Case(error, dump(changed(MINIMAL, "format_version", "1"))),
+        "version_as_text": Case(error, dump(changed(MINIMAL, "format_version", "2"))),
         "version_true": Case(error, dump(changed(MINIMAL, "format_version", True))),
         "version_as_float": Case(
-            error, dump(changed(MINIMAL, "format_version", 1.0)), schema=False
+            error, dump(changed(MINIMAL, "format_version", 2.0)), schema=False
         ),
     }
 
@@ -273,6 +336,7 @@ def fields() -> dict[str, Case]:
         "unknown_field": Case(field, dump({**MINIMAL, "licence": "MIT"})),
         "unknown_nested_field": Case(field, dump(changed(MINIMAL, "files:0:mode", 493))),
         "misspelt_field": Case(field, dump(misspelt)),
+        "source_of_all_variants": Case(field, dump({**MINIMAL, "source": FP32["source"]})),
         "missing_field": Case(field, dump(without(MINIMAL, f"{GRAPH}:opset"))),
         "number_as_text": Case(kind, dump(changed(MINIMAL, "files:0:bytes", "321"))),
         "number_as_float": Case(kind, dump(changed(MINIMAL, "files:0:bytes", 321.0)), schema=False),
@@ -289,12 +353,28 @@ def values() -> dict[str, Case]:
     flavour = changed(PLANS, f"{PLAN_AT}:flavour", "cuda")
     order = changed(PLANS, f"{PLAN_AT}:profile:batch:min", 3)
     negative = {"max_error": -1.0, "tolerance": 1e-5, "reference": "torch", "dims": []}
+    quantized = "variants:fp32:quantization"
+    made = changed(MINIMAL, quantized, QUANTIZED)
     return {
+        "unknown_form": Case(error, dump(changed(made, f"{quantized}:form", "int4"))),
+        "recipe_in_capitals": Case(error, dump(changed(made, f"{quantized}:recipe", "Paper"))),
+        "short_recipe_hash": Case(
+            error, dump(changed(made, f"{quantized}:recipe_sha256", HASH[:-1]))
+        ),
+        "short_calibration_hash": Case(
+            error, dump(changed(made, f"{quantized}:calibration:prompts_sha256", ""))
+        ),
+        "calibrated_on_nothing": Case(
+            error, dump(changed(made, f"{quantized}:calibration:passes", 0))
+        ),
+        "decoder_that_takes_nothing": Case(
+            error, dump(changed(DECODES, f"{DECODER}:latent_frames", 0))
+        ),
         "negative_size": Case(error, dump(changed(MINIMAL, "files:0:bytes", -1))),
         "short_hash": Case(error, dump(changed(MINIMAL, "files:0:sha256", HASH[:-1]))),
         "upper_case_hash": Case(error, dump(changed(MINIMAL, "files:0:sha256", HASH.upper()))),
         "hash_with_newline": Case(
-            error, dump(changed(MINIMAL, "source:sha256", HASH + "\n")), schema=False
+            error, dump(changed(MINIMAL, "variants:fp32:source:sha256", HASH + "\n")), schema=False
         ),
         "no_heads": Case(error, dump(changed(MINIMAL, heads, 0))),
         "no_variant": Case(error, dump(changed(MINIMAL, "variants", {}))),
@@ -360,6 +440,9 @@ def references() -> dict[str, Case]:
     error = "ManifestReferenceError"
     orphan = changed(PLANS, "variants:fp32:plans:sm120:rope", PLAN)
     return {
+        "decoder_without_graph": Case(
+            error, dump(without(DECODES, "variants:fp32:graphs:vae_decoder_first")), schema=False
+        ),
         "unlisted_graph": Case(
             error, dump(changed(MINIMAL, f"{GRAPH}:path", "rope.onnx")), schema=False
         ),
@@ -390,6 +473,17 @@ def shapes() -> dict[str, Case]:
     tensor = f"{GRAPH}:inputs:0"
     twice = [*GRAPHS["timestep"]["inputs"]] * 2
     return {
+        **{
+            f"decoder_of_other_{field}": Case(
+                error, dump(changed(DECODES, f"{DECODER}:{field}", 4)), schema=False
+            )
+            for field in DECODES["variants"]["fp32"]["decoder"]
+        },
+        "decoder_of_no_frames": Case(
+            error,
+            dump(without(DECODES, "variants:fp32:graphs:vae_decoder:outputs:0")),
+            schema=False,
+        ),
         "negative_dimension": Case(
             error, dump(changed(MINIMAL, f"{tensor}:shape", [-1])), schema=False
         ),

@@ -50,14 +50,14 @@ def bundle_of(tmp_path: Path) -> BundleOf:
     def write(models: dict[str, ModelProto]) -> Bundle:
         listed = {name: _save(tmp_path, name, model) for name, model in models.items()}
         paths = [tmp_path / path for graph in listed.values() for path in _paths(graph)]
+        source = Source("random", "diffusers", "0" * 64)
         manifest = Manifest(
             format=FORMAT,
             format_version=FORMAT_VERSION,
             created_by="tests",
             model=MODEL,
-            source=Source("random", "diffusers", "0" * 64),
             files=bundles.describe(tmp_path, paths),
-            variants={"v": Variant("float32", "random weights", listed)},
+            variants={"v": Variant("float32", "random weights", source, listed)},
         )
         return bundles.save(tmp_path, manifest)
 

@@ -14,7 +14,7 @@ from sana_rt.engines import builder, freshness
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
 from sana_rt.engines.workloads import Workload
-from sana_rt.manifest import DimRange
+from sana_rt.manifest import DimRange, Quantization
 
 NAME = "timestep"
 
@@ -81,9 +81,10 @@ def test_another_graph_other_weights_another_recipe(
     assert _reasons(bundle, settings)[0] == "the graph changed"
 
     manifest = Bundle.read(bundle.root).manifest
-    variant = msgspec.structs.replace(manifest.variant("v"), recipe="paper sha256:abc")
+    made = Quantization("paper", "0" * 64, "device")
+    variant = msgspec.structs.replace(manifest.variant("v"), quantization=made)
     bundles.save(bundle.root, msgspec.structs.replace(manifest, variants={"v": variant}))
-    assert "recipe was None, is paper sha256:abc" in _reasons(bundle, settings)
+    assert f"quantization was None, is {made}" in _reasons(bundle, settings)
 
 
 def test_files_that_are_missing_cut_off_or_damaged(

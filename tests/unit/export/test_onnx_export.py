@@ -95,9 +95,10 @@ def test_an_export_is_a_sound_bundle(checkpoint: Checkpoint, tmp_path: Path) -> 
     assert bundle == Bundle.open(bundle.root)
     manifest = bundle.manifest
     assert manifest.model == SMALL
-    assert manifest.source == checkpoint.source()
     assert manifest.tokenizer == "tokenizer.json"
     variant = manifest.variant("fp32")
+    assert variant.decoder is None  # there is no autoencoder
+    assert variant.source == checkpoint.source()
     assert tuple(variant.graphs) == CHEAP
     assert variant.graphs["timestep"].path == "fp32/timestep.onnx"
     assert variant.graphs["timestep"].weights == ("fp32/timestep.weights",)
@@ -286,9 +287,24 @@ def test_the_bundle_of_another_checkpoint_is_left_alone(
     before = contents(tmp_path / "bundle")
     folder = write_checkpoint(tmp_path / "other", seed=1)
     other = replace(open_checkpoint(folder), vae=None, text_encoder=None)
-    with pytest.raises(UsageError, match="is a bundle of checkpoint, sha256"):
+    with pytest.raises(UsageError, match="is a bundle of checkpoint, sha256") as caught:
         export_bundle(other, tmp_path / "bundle")
+    for source in (checkpoint.source(), other.source()):
+        assert f"{source.checkpoint}, sha256 {source.sha256}" in str(caught.value)
     assert contents(tmp_path / "bundle") == before
+
+
+@pytest.mark.usefixtures("_cheap")
+def test_the_same_checkpoint_in_a_renamed_folder_is_accepted(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    export_bundle(checkpoint, tmp_path)
+    bundle = export_bundle(replace(checkpoint, name="renamed"), tmp_path, ExportOptions("bfloat16"))
+    variants = bundle.manifest.variants.items()
+    assert {name: variant.source.checkpoint for name, variant in variants} == {
+        "fp32": checkpoint.name,
+        "bf16": "renamed",
+    }
 
 
 @pytest.mark.usefixtures("_cheap")

@@ -19,7 +19,7 @@ from sana_rt.export.graphs import transformer_graphs
 from sana_rt.export.seeded import seeded_tensor
 from sana_rt.export.verify import BFLOAT16_TOLERANCE, Finding, compare, require, verify_bundle
 from sana_rt.export.weights import LazyTensor, Weights
-from sana_rt.manifest import Verification
+from sana_rt.manifest import Quantization, Verification
 
 CHEAP = ("timestep", "final_layer")
 
@@ -134,7 +134,8 @@ def test_a_graph_of_a_part_that_is_not_given_fails(
 
 
 def test_a_quantized_variant_is_left_out(bundle: Bundle, checkpoint: Checkpoint) -> None:
-    variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), recipe="paper")
+    made = Quantization("paper", "0" * 64, "emulation")
+    variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), quantization=made)
     manifest = msgspec.structs.replace(bundle.manifest, variants={"nvfp4": variant})
     found = findings(Bundle(bundle.root, manifest), checkpoint)
     assert len(found) == 1

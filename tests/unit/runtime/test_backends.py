@@ -27,9 +27,11 @@ from sana_rt.manifest import (
     FORMAT_VERSION,
     BuiltFrom,
     File,
+    Form,
     Graph,
     Manifest,
     Plan,
+    Quantization,
     Source,
     Variant,
 )
@@ -250,7 +252,7 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(
 
 
 def variant(dtype: str) -> Variant:
-    return Variant(dtype, "", {})
+    return Variant(dtype, "", Source("", "", "0" * 64), {})
 
 
 @pytest.fixture
@@ -269,7 +271,7 @@ def test_the_backend_chooses_the_variant_it_prefers() -> None:
 
 @pytest.mark.usefixtures("_cpu_only")
 def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
-    quantized = msgspec.structs.replace(variant("float32"), recipe="recipe.toml")
+    quantized = msgspec.structs.replace(variant("float32"), quantization=made("mixed", "emulation"))
     both = {"mixed-emulation": quantized, "fp32": variant("float32")}
     assert backends.select("auto", both, None, threads=1)[1] == "fp32"
     assert backends.select("auto", both, "mixed-emulation", threads=1)[1] == "mixed-emulation"
@@ -290,13 +292,22 @@ def test_one_error_lists_every_refusal() -> None:
         backends.select("gpu", {"fp32": variant("float32")}, None)
 
 
+def made(recipe: str, form: Form) -> Quantization:
+    return Quantization(recipe, "1" * 64, form)
+
+
 def device_and_emulation() -> dict[str, Variant]:
-    recipe = "max sha256:1"
     return {
         "fp32": variant("float32"),
-        "nvfp4-max": msgspec.structs.replace(variant("bfloat16"), recipe=recipe),
-        "nvfp4-max-emulation": msgspec.structs.replace(variant("float32"), recipe=recipe),
-        "nvfp4-own": msgspec.structs.replace(variant("bfloat16"), recipe="own sha256:2"),
+        "nvfp4-max": msgspec.structs.replace(
+            variant("bfloat16"), quantization=made("max", "device")
+        ),
+        "nvfp4-max-emulation": msgspec.structs.replace(
+            variant("float32"), quantization=made("max", "emulation")
+        ),
+        "nvfp4-own": msgspec.structs.replace(
+            variant("bfloat16"), quantization=made("own", "device")
+        ),
     }
 
 
@@ -367,8 +378,8 @@ def test_a_backend_may_open_plans(
     variants = {
         "bf16": variant("bfloat16"),
         "nvfp4-max": Variant(
-            "bfloat16", "", dict.fromkeys(names, graph),
-            {"sm120": {name: plan_of(name, graph) for name in names}}, "max sha256:1",
+            "bfloat16", "", Source("", "", "0" * 64), dict.fromkeys(names, graph),
+            {"sm120": {name: plan_of(name, graph) for name in names}}, made("max", "device"),
         ),
     }  # fmt: skip
     candidate = Candidate(PlanBackend.offers, lambda _: PlanBackend())
@@ -380,9 +391,7 @@ def test_a_backend_may_open_plans(
 
     file = File("solver.engine", 1, "0" * 64)
     spec = PRESETS["sana-video-2b-480p"]
-    manifest = Manifest(
-        FORMAT, FORMAT_VERSION, "", spec, Source("", "", "0" * 64), (file,), variants
-    )
+    manifest = Manifest(FORMAT, FORMAT_VERSION, "", spec, (file,), variants)
     graphs = Graphs(Bundle(path.parent, manifest), name, backend)
     with pytest.raises(BackendError, match="no card"):
         graphs.open("solver")

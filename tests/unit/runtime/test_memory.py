@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.errors import DeviceMemoryError, RequestError
-from sana_rt.export.graphs import DType, text_encoder_graph, transformer_graphs, vae_graphs
+from sana_rt.export.graphs import (
+    DType,
+    decode_window,
+    text_encoder_graph,
+    transformer_graphs,
+    vae_graphs,
+)
 from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
@@ -33,15 +40,17 @@ def session(
 ) -> Session:
     """A session of a bundle that has signatures but no files."""
     definitions = [*transformer_graphs(model, dtype), text_encoder_graph(model, dtype)]
+    decoder = None
     if model.vae.kind == "wan":
         definitions += vae_graphs(model.vae, dtype)
+        decoder = decode_window(model.vae)
     graphs = {
         one.name: Graph(f"{one.name}.onnx", (), 20, one.inputs, one.outputs) for one in definitions
     }
     files = tuple(File(graph.path, WEIGHT_BYTES, "0" * 64) for graph in graphs.values())
     manifest = Manifest(
-        manifests.FORMAT, manifests.FORMAT_VERSION, "test", model, Source("", "", "0" * 64), files,
-        {"only": Variant(dtype, "", graphs)},
+        manifests.FORMAT, manifests.FORMAT_VERSION, "test", model, files,
+        {"only": Variant(dtype, "", Source("", "", "0" * 64), graphs, decoder=decoder)},
     )  # fmt: skip
     manifests.check(manifest)
     bundle = Bundle(Path("nowhere"), manifest)
@@ -163,6 +172,19 @@ def test_bundles_without_an_autoencoder_give_latents_only() -> None:
         playing.plan(request, Inputs(image=np.zeros((704, 1280, 3), np.uint8)), decode=False)
     with pytest.raises(RequestError, match="no text encoder and tokenizer"):
         playing.plan(request, decode=False)
+
+
+@pytest.mark.parametrize("change", [{"latent_frames": 3}, {"lookahead": 1}])
+def test_a_clip_that_whole_calls_do_not_decode_is_refused(change: dict[str, int]) -> None:
+    model = PRESETS["sana-video-2b-480p"]
+    playing = session(model)
+    request = for_model(model, {"num_frames": 17})  # 5 latent frames
+    assert playing.plan(request, GUIDED).total_bytes > 0
+    assert playing.graphs.decoder is not None
+    playing.graphs.decoder = msgspec.structs.replace(playing.graphs.decoder, **change)
+    with pytest.raises(RequestError, match=r"(?s)Latent frames 0 to 4 cannot be decoded .* whole"):
+        playing.plan(request, GUIDED)
+    assert playing.plan(request, GUIDED, decode=False).total_bytes > 0
 
 
 @pytest.mark.parametrize(
