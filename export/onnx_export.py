@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -34,6 +33,7 @@ from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, wri
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
+from sana_rt.progress import Progress, silent
 
 #: Where a tensor begins in a weights file: on a page, so that it can be memory-mapped.
 ALIGNMENT: Final = 4096
@@ -47,8 +47,6 @@ _DESCRIPTIONS: Final[dict[DType, str]] = {
     "bfloat16": "The checkpoint's weights rounded to bfloat16.",
 }
 _SUFFIXES: Final = (".onnx", ".weights", PARTIAL_SUFFIX)
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def export_bundle(
     checkpoint: Checkpoint,
     root: Path,
     options: ExportOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Write ``checkpoint`` as one variant of the bundle at ``root``.
 
@@ -82,7 +80,6 @@ def export_bundle(
     for weights that are not finite, and :class:`VerificationError`.
     """
     options = options or ExportOptions()
-    progress = progress or (lambda *_: None)
     _check_name(options.name)
     _check_place(root)
     with lock(root):

@@ -26,6 +26,7 @@ FOUNDATION = {
     "machine",
     "manifest",
     "model_spec",
+    "progress",
     "recorded",
     "tensors",
 }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt import machine
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
+from sana_rt.cli import output, progress
 from sana_rt.engines import freshness, workloads
 from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.freshness import PlanStatus, Settings
@@ -20,7 +18,7 @@ from sana_rt.engines.trt_api import Flavour, TensorRT
 from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from sana_rt.engines.builder import BuildProgress, Built
+    from sana_rt.engines.builder import Built
 
 _DEFAULT_TARGET: Final = "sm120"
 
@@ -123,8 +121,10 @@ def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: b
 
     predicted = builder.predicted_peak_bytes(bundle, settings.variant)
     output.stderr().print(f"At most {output.size(predicted)} of memory is expected to be needed.")
-    with _progress() as report:
-        built = builder.build_variant(bundle.root, settings, tensorrt, report)
+    with progress.shown("Looking at what is there") as report:
+        built = builder.build_variant(
+            bundle.root, settings, tensorrt, lambda at: report(at.graph, at.index, at.total)
+        )
     if as_json:
         output.json(
             {
@@ -152,31 +152,6 @@ def _show_built(settings: Settings, built: dict[str, Built]) -> None:
         [(graph, *_row(one)) for graph, one in built.items()],
     )
     click.echo()
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[BuildProgress], None]]:
-    """Graphs done of all that are built, and what TensorRT is at, on stderr.
-
-    Where that is no terminal, a line a graph.
-    """
-    console = output.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("Looking at what is there", total=None)
-
-        def report(state: BuildProgress) -> None:
-            started = bar.tasks[task].completed != state.index or bar.tasks[task].total is None
-            if started and not console.is_terminal:
-                console.print(f"{state.graph} ({state.index + 1} of {state.total})")
-            bar.update(
-                task,
-                description=f"{state.graph}: {state.phase}",
-                completed=state.index,
-                total=state.total,
-            )
-
-        yield report
 
 
 def _facts(built: Built) -> dict[str, int | float]:
