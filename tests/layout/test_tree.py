@@ -16,6 +16,7 @@ FOUNDATION = {
     "__main__",
     "array_files",
     "bundle",
+    "bundle_writer",
     "documents",
     "errors",
     "figures",
@@ -28,6 +29,7 @@ FOUNDATION = {
     "model_spec",
     "recorded",
     "tensors",
+    "weights_file",
 }
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}
 TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data"}
