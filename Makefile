@@ -66,9 +66,10 @@ lint: setup ## ruff and the import rules
 types: setup ## mypy, strict
 	$(BIN)/mypy
 
-# Two processes of one thread each: with two threads in one, most tests leave a core idle.
+# Two processes of one thread each: with two threads in one, most tests leave a core idle. They
+# take files in the order of tests/conftest.py.
 test: setup ## All tests
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # A verdict must not hang on the machine: other kernels of OpenBLAS and of PyTorch sum in other
 # orders, and so do other numbers of threads.

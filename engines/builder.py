@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -152,11 +151,6 @@ def predicted_peak_bytes(bundle: Bundle, variant: str) -> int:
     graphs = bundle.manifest.variant(variant).graphs.values()
     largest = max(sum(bundle.manifest.file(path).bytes for path in g.weights) for g in graphs)
     return _BASE_BYTES + _WEIGHT_COPIES * largest
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had so far, mapped files included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _build(

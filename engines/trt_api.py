@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from sana_rt import interrupts
 from sana_rt.engines.cards import CURRENT, TARGETS, Target
 from sana_rt.errors import BuildError, MissingDependencyError, TargetError
+from sana_rt.interrupts import Deferred
 
 Flavour = Literal["rtx", "trt"]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # min, opt, max
@@ -147,7 +149,10 @@ class TensorRT:
             RefusedNodesError: the graph has nodes that cannot be imported.
             BuildError: anything else that TensorRT refuses.
         """
-        callbacks = _Callbacks(self._api, write, progress)
+        with interrupts.deferred() as held:
+            self._build(request, log, _Callbacks(self._api, write, progress, held))
+
+    def _build(self, request: BuildRequest, log: BuildLog, callbacks: _Callbacks) -> None:
         logger = _logger(self.flavour)
         logger.log = log
         builder = self._api.Builder(logger.interface)
@@ -200,25 +205,34 @@ class _Callbacks:
     """What TensorRT calls while it builds, as instances of its interfaces.
 
     No exception may cross its C++ frames. The first one is kept, the build is asked to stop,
-    and :meth:`raise_first` raises it when the build has returned.
+    and :meth:`raise_first` raises it when the build has returned. An interrupt, which would be
+    raised in any of the frames and lost, is ``held`` back and asks to stop, too.
     """
 
     def __init__(
-        self, api: Any, write: Callable[[bytes], int], progress: Callable[[str], None]
+        self,
+        api: Any,
+        write: Callable[[bytes], int],
+        progress: Callable[[str], None],
+        held: Deferred,
     ) -> None:
+        self._held = held
         self.first: BaseException | None = None
         self.writer = _implement(api.IStreamWriter, write=self._guard(write, 0))
         self.monitor = _implement(
             api.IProgressMonitor,
             phase_start=self._guard(lambda name, _parent, _steps: progress(name), None),
-            step_complete=self._guard(lambda _name, _step: self.first is None, False),
+            step_complete=self._guard(
+                lambda _name, _step: self.first is None and not held.pending, False
+            ),
             phase_finish=self._guard(lambda _name: None, None),
         )
 
     def raise_first(self) -> None:
-        """Raise what the first failing callback raised."""
+        """Raise what the first failing callback raised, or the interrupt that came."""
         if self.first is not None:
             raise self.first
+        self._held.check()
 
     def _guard(self, function: Callable[..., Any], stop: object) -> Callable[..., Any]:
         def guarded(*args: Any) -> Any:

@@ -1,7 +1,8 @@
 """A checkpoint on disk, whatever its layout: its specification, and its tensors read lazily.
 
 Three layouts are told apart by content: a diffusers folder, an original ``.pth`` (top key
-``state_dict``) and a LongSANA ``.pt`` or ``.pth`` (top key ``generator``, prefix ``model.``).
+``state_dict``), which may be of SANA-Video or of LongSANA, and LongSANA's training ``.pt`` or
+``.pth`` (top key ``generator``, prefix ``model.``).
 """
 
 from __future__ import annotations
@@ -153,6 +154,7 @@ def _source_name(path: Path) -> str:
 
 def _open_transformer(path: Path) -> tuple[Layout, Weights]:
     if path.is_dir():
+        configs.check_index(path)
         return "diffusers", _known_names(open_folder(_transformer_folder(path)), path)
     if is_safetensors(path):
         return "original", _known_names(open_safetensors(path), path)
@@ -232,7 +234,10 @@ def _transformer_spec(
     path: Path, layout: Layout, weights: Weights, preset: ModelSpec | None
 ) -> TransformerSpec:
     if layout != "diffusers":
-        return preset.transformer if preset else configs.infer(weights, layout == "longsana")
+        if preset:
+            return preset.transformer
+        # SANA-Video and LongSANA have the same tensors; only training files of the latter tell
+        return configs.infer(weights, causal=True if layout == "longsana" else None)
     spec = configs.transformer_spec(_transformer_folder(path))
     if preset is None:
         return spec

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from sana_rt import documents
 from sana_rt.errors import CheckpointFormatError
+from sana_rt.export import config_keys, config_tables
+from sana_rt.export.config_tables import MAX_LAYERS
 from sana_rt.export.key_map import DIFFUSERS_MARK
 from sana_rt.export.weights import Weights, read_json
-from sana_rt.files import storage_errors
 from sana_rt.model_spec import (
     DCAE_VAE,
     LTX2_VAE,
     PRESETS,
+    Count,
     Frozen,
     ModelSpec,
     SamplingSpec,
-    SolverName,
     StreamingSpec,
     TextSpec,
     TransformerSpec,
@@ -30,11 +33,10 @@ from sana_rt.model_spec import (
 #: Beside ``model_index.json``; holds what the diffusers layout has no place for.
 EXTRAS_NAME: Final = "sana_rt.json"
 
-_CAUSAL_CLASS: Final = "SanaVideoCausalTransformer3DModel"
-_TRANSFORMER_CLASSES: Final = ("SanaVideoTransformer3DModel", _CAUSAL_CLASS)
-_SOLVERS: Final[dict[str, SolverName]] = {
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "FlowMatchEulerDiscreteScheduler": "flow_euler",
+_PARTS: Final = {
+    "transformer": "config.json",
+    "vae": "config.json",
+    "scheduler": "scheduler_config.json",
 }
 
 
@@ -44,58 +46,61 @@ class Extras(Frozen, frozen=True):
     name: str
     sampling: SamplingSpec
     streaming: StreamingSpec | None
-    max_tokens: int
+    max_tokens: Count
     instruction: str
 
 
 def read_spec(path: Path) -> ModelSpec:
     """A model's whole specification, in the words of a manifest's ``model``."""
-    with storage_errors(path):
-        data = path.read_bytes()
-    with _config_errors(path):
-        return msgspec.json.decode(data, type=ModelSpec)
+    spec = documents.read(path, documents.json, ModelSpec, partial(_invalid, path))
+    if spec.transformer.num_layers > MAX_LAYERS or spec.text.num_layers > MAX_LAYERS:
+        raise _invalid(path, f"it has more than {MAX_LAYERS} layers")
+    return spec
+
+
+def _invalid(path: Path, reason: str) -> CheckpointFormatError:
+    return CheckpointFormatError(f"{path} is invalid: {reason}.")
+
+
+def check_index(folder: Path) -> None:
+    """Refuse a folder whose ``model_index.json`` names other classes than its parts do."""
+    path = folder / "model_index.json"
+    if not path.is_file():
+        return
+    index = config_keys.choose(path, read_json(path), *config_tables.PIPELINES)
+    for part, file in _PARTS.items():
+        config, name = folder / part / file, index[part][1]
+        if name is None or not config.is_file():
+            continue
+        actual = read_json(config).get("_class_name")
+        if actual != name:
+            raise CheckpointFormatError(
+                f"{config} is the configuration of {config_keys.shown(actual)}.",
+                expected=f"{name}, which {path} names.",
+            )
 
 
 def transformer_spec(folder: Path) -> TransformerSpec:
     """The transformer's sizes, from ``config.json``."""
     path = folder / "config.json"
-    config = read_json(path)
-    _require_class(path, config, _TRANSFORMER_CLASSES)
-    _require(
-        path,
-        config,
-        guidance_embeds=False,
-        attention_bias=False,
-        norm_elementwise_affine=False,
-        qk_norm="rms_norm_across_heads",
-    )
-    with _config_errors(path):
-        spec = _transformer(config)
-        _require(path, config, cross_attention_dim=spec.width)
-        return spec
-
-
-def _transformer(config: Mapping[str, Any]) -> TransformerSpec:
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    causal = config["_class_name"] == _CAUSAL_CLASS
-    return msgspec.convert(
-        {
-            "in_channels": config["in_channels"],
-            "out_channels": config["out_channels"] or config["in_channels"],
-            "patch_size": config["patch_size"],
-            "num_layers": config["num_layers"],
-            "num_heads": config["num_attention_heads"],
-            "head_dim": config["attention_head_dim"],
-            "num_cross_heads": config["num_cross_attention_heads"],
-            "cross_head_dim": config["cross_attention_head_dim"],
-            "caption_channels": config["caption_channels"],
-            "ffn_dim": int(width * config["mlp_ratio"]),
-            "rope_max_positions": config.get("rope_max_seq_len", 1024),
-            "norm_eps": config.get("norm_eps", 1e-6),
-            "attention_eps": 1e-8 if causal else 1e-15,
-            "causal": causal,
-        },
-        TransformerSpec,
+    tables = (config_tables.TRANSFORMER, config_tables.CAUSAL_TRANSFORMER)
+    config = config_keys.choose(path, read_json(path), *tables)
+    causal = config["_class_name"] == config_tables.CAUSAL_TRANSFORMER.identity[1]
+    return TransformerSpec(
+        in_channels=config["in_channels"],
+        out_channels=config["in_channels"],
+        patch_size=config["patch_size"],
+        num_layers=config["num_layers"],
+        num_heads=config["num_attention_heads"],
+        head_dim=config["attention_head_dim"],
+        num_cross_heads=config["num_cross_attention_heads"],
+        cross_head_dim=config["cross_attention_head_dim"],
+        caption_channels=config["caption_channels"],
+        ffn_dim=config_tables.ffn_dim(config),
+        rope_max_positions=config["rope_max_seq_len"],
+        norm_eps=config["norm_eps"],
+        attention_eps=1e-8 if causal else 1e-15,
+        causal=causal,
     )
 
 
@@ -109,6 +114,7 @@ def vae_spec(folder: Path) -> VAESpec:
     if kind.startswith("AutoencoderDC"):
         return DCAE_VAE
     _require_class(path, config, ("AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"))
+    config = config_tables.WAN.checked(str(path), config)
     _require(path, config, attn_scales=[], is_residual=False, patch_size=None)
     _require(path, config, in_channels=3, out_channels=3)
     _require(path, config, decoder_base_dim=config.get("base_dim"))
@@ -138,32 +144,24 @@ def _wan(config: Mapping[str, Any]) -> VAESpec:
 def text_spec(folder: Path, preset: TextSpec) -> TextSpec:
     """The text encoder's sizes, from ``config.json``; how prompts are made is ``preset``'s."""
     path = folder / "config.json"
-    config = read_json(path)
-    _require(path, config, model_type="gemma2")
-    _require(path, config, hidden_activation="gelu_pytorch_tanh", attention_bias=False)
-    with _config_errors(path):
-        return _gemma2(config, preset)
-
-
-def _gemma2(config: Mapping[str, Any], preset: TextSpec) -> TextSpec:
-    rope = config.get("rope_parameters") or config
-    fields = {
-        "vocab_size": config["vocab_size"],
-        "hidden_size": config["hidden_size"],
-        "intermediate_size": config["intermediate_size"],
-        "num_layers": config["num_hidden_layers"],
-        "num_heads": config["num_attention_heads"],
-        "num_kv_heads": config["num_key_value_heads"],
-        "head_dim": config["head_dim"],
-        "query_pre_attn_scalar": config["query_pre_attn_scalar"],
-        "attn_logit_softcap": config["attn_logit_softcapping"],
-        "sliding_window": config["sliding_window"],
-        "rope_theta": rope["rope_theta"],
-        "rms_norm_eps": config["rms_norm_eps"],
-        "bos_token_id": config["bos_token_id"],
-        "pad_token_id": config["pad_token_id"],
-    }
-    return msgspec.convert(msgspec.structs.asdict(preset) | fields, TextSpec)
+    config = config_keys.choose(path, read_json(path), config_tables.GEMMA2)
+    return msgspec.structs.replace(
+        preset,
+        vocab_size=config["vocab_size"],
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        num_kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+        query_pre_attn_scalar=config["query_pre_attn_scalar"],
+        attn_logit_softcap=config["attn_logit_softcapping"],
+        sliding_window=config["sliding_window"],
+        rope_theta=config["rope_theta"],
+        rms_norm_eps=config["rms_norm_eps"],
+        bos_token_id=config["bos_token_id"],
+        pad_token_id=config["pad_token_id"],
+    )
 
 
 def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -174,14 +172,26 @@ def with_defaults(spec: ModelSpec, folder: Path) -> ModelSpec:
     path = folder / EXTRAS_NAME
     if not path.is_file():
         return spec
-    with _config_errors(path):
-        extras = msgspec.json.decode(path.read_bytes(), type=Extras)
+    extras = documents.read(path, documents.json, Extras, partial(_invalid, path))
+    if scheduler.is_file():
+        _agree(path, extras.sampling, scheduler, spec.sampling)
     text = msgspec.structs.replace(
         spec.text, max_tokens=extras.max_tokens, instruction=extras.instruction
     )
     return msgspec.structs.replace(
         spec, name=extras.name, text=text, sampling=extras.sampling, streaming=extras.streaming
     )
+
+
+def _agree(path: Path, extras: SamplingSpec, scheduler: Path, sampling: SamplingSpec) -> None:
+    """Refuse extras that say another solver or shift than the scheduler's own file."""
+    said, wanted = ((each.solver, each.flow_shift) for each in (extras, sampling))
+    if said != wanted and "renoise" not in (extras.solver, sampling.solver):
+        raise CheckpointFormatError(
+            f"{path} says {said[0]} with flow_shift {said[1]:g}.",
+            expected=f"{wanted[0]} with flow_shift {wanted[1]:g}, as {scheduler} says.",
+            remedy="change both files, or remove one of them.",
+        )
 
 
 def with_instruction(spec: ModelSpec, instruction: str) -> ModelSpec:
@@ -191,14 +201,13 @@ def with_instruction(spec: ModelSpec, instruction: str) -> ModelSpec:
 
 
 def _sampling(path: Path, preset: SamplingSpec) -> SamplingSpec:
-    config = read_json(path)
     if preset.solver == "renoise":  # a distilled model has its own steps, whatever the file says
         return preset
-    _require_class(path, config, tuple(_SOLVERS))
-    solver = _SOLVERS[config["_class_name"]]
-    shift = config.get("shift" if solver == "flow_euler" else "flow_shift", preset.flow_shift)
-    with _config_errors(path):
-        return msgspec.structs.replace(preset, solver=solver, flow_shift=float(shift))
+    tables = (config_tables.DPM_SOLVER, config_tables.FLOW_EULER)
+    config = config_keys.choose(path, read_json(path), *tables)
+    if config["_class_name"] == config_tables.FLOW_EULER.identity[1]:
+        return msgspec.structs.replace(preset, solver="flow_euler", flow_shift=config["shift"])
+    return msgspec.structs.replace(preset, solver="dpmpp_2m", flow_shift=config["flow_shift"])
 
 
 def base_for(transformer: TransformerSpec, vae: VAESpec | None) -> ModelSpec:
@@ -225,25 +234,27 @@ def base_for(transformer: TransformerSpec, vae: VAESpec | None) -> ModelSpec:
     return msgspec.structs.replace(near[0], name="custom")
 
 
-def infer(weights: Weights, causal: bool) -> TransformerSpec:
+def infer(weights: Weights, causal: bool | None = None) -> TransformerSpec:
     """The preset's transformer whose tensors have the shapes of ``weights``.
 
-    Raises :class:`CheckpointFormatError` where shapes alone do not decide.
+    ``causal`` says whether it is block-causal, if that is known: tensors do not tell. Raises
+    :class:`CheckpointFormatError` where not exactly one preset fits.
     """
     found = _sizes(weights)
-    fits = [
-        preset.transformer
-        for preset in PRESETS.values()
-        if preset.transformer.causal == causal
-        and all(getattr(preset.transformer, name) == value for name, value in found.items())
-    ]
+    fits = {
+        name: preset.transformer
+        for name, preset in PRESETS.items()
+        if causal in (None, preset.transformer.causal)
+        and all(getattr(preset.transformer, key) == value for key, value in found.items())
+    }
     if len(fits) != 1:
         raise CheckpointFormatError(
-            f"The tensors' shapes ({found}) fit {len(fits)} presets.",
-            expected="exactly one.",
-            remedy=f"say which it is with --preset: {', '.join(PRESETS)}.",
+            f"The tensors' shapes ({found}) fit {' and '.join(fits) or 'no preset'}.",
+            expected="exactly one preset.",
+            remedy=f"say which it is with --preset: {', '.join(fits or PRESETS)}.",
         )
-    return fits[0]
+    (transformer,) = fits.values()
+    return transformer
 
 
 def _sizes(weights: Weights) -> dict[str, object]:

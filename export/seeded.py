@@ -115,7 +115,7 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
         instruction=spec.text.instruction,
     )
     _write_json(path / EXTRAS_NAME, msgspec.to_builtins(extras))
-    _write_json(path / "model_index.json", _model_index("vae" in parts))
+    _write_json(path / "model_index.json", _model_index(spec, "vae" in parts))
     return path
 
 
@@ -246,13 +246,13 @@ def _scheduler_config(spec: SamplingSpec) -> dict[str, Any]:
     }
 
 
-def _model_index(vae: bool) -> dict[str, Any]:
+def _model_index(spec: ModelSpec, vae: bool) -> dict[str, Any]:
     index = {
         "_class_name": "SanaVideoPipeline",
-        "scheduler": ["diffusers", "DPMSolverMultistepScheduler"],
+        "scheduler": ["diffusers", _scheduler_config(spec.sampling)["_class_name"]],
         "text_encoder": ["transformers", "Gemma2Model"],
         "tokenizer": ["transformers", "GemmaTokenizer"],
-        "transformer": ["diffusers", "SanaVideoTransformer3DModel"],
+        "transformer": ["diffusers", _transformer_config(spec.transformer)["_class_name"]],
     }
     return index | ({"vae": ["diffusers", "AutoencoderKLWan"]} if vae else {})
 

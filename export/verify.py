@@ -25,6 +25,7 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import BundleFileError, VerificationError
 from sana_rt.export.checkpoint import Checkpoint
 from sana_rt.export.graphs import DType, GraphDefinition, Sizes, definitions
+from sana_rt.export.modules.gemma2 import ScaledEmbedding
 from sana_rt.export.weights import Weights
 from sana_rt.manifest import Graph, Verification
 from sana_rt.model_spec import ModelSpec
@@ -196,7 +197,7 @@ def _module_outputs(
 
 
 def load_module(definition: GraphDefinition, weights: Weights) -> nn.Module:
-    """A graph's module in float32, its weights rounded to the graph's type first."""
+    """A graph's module in float32, its weights and factors rounded to the graph's type first."""
     with torch.device("meta"):
         module = definition.build()
     rounded = torch.float32 if definition.dtype == "float32" else torch.bfloat16
@@ -205,6 +206,9 @@ def load_module(definition: GraphDefinition, weights: Weights) -> nn.Module:
         for name in module.state_dict()
     }
     module.load_state_dict(tensors, strict=True, assign=True)
+    for each in module.modules():
+        if isinstance(each, ScaledEmbedding):
+            each.factor_dtype = rounded
     return module.eval()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any, Final
 import torch
 from safetensors import SafetensorError, safe_open
 
+from sana_rt import documents
 from sana_rt.errors import CheckpointFormatError, CheckpointKeysError, UnsafeCheckpointError
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -106,10 +108,16 @@ def open_folder(folder: Path) -> Weights:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; anything else is a :class:`CheckpointFormatError`."""
+    """A JSON object from a file; anything else is a :class:`CheckpointFormatError`.
+
+    Python's reader takes the ``Infinity`` that diffusers writes. It has no limit of its own on
+    size, and none that is an answer on depth; a key that is there twice it reads over.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(documents.read_bytes(path), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise CheckpointFormatError(f"{path} is nested too deeply.") from error
+    except ValueError as error:
         raise CheckpointFormatError(
             f"{path} cannot be read as JSON: {error}.", remedy=_TRANSFERRED
         ) from error
@@ -117,6 +125,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointFormatError(
             f"{path} holds a JSON {type(content).__name__}.", expected="an object."
         )
+    return content
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("it has a key twice")
     return content
 
 
@@ -218,10 +233,27 @@ def _load_zip(path: Path) -> object:
             expected="a dictionary of tensors.",
             remedy="do not trust this file; get the safetensors version of the checkpoint.",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except _DAMAGE as error:
         raise CheckpointFormatError(
-            f"{path} is damaged: {str(error).splitlines()[0]}", remedy=_TRANSFERRED
+            f"{path} is damaged: {(str(error) or type(error).__name__).splitlines()[0]}",
+            remedy=_TRANSFERRED,
         ) from error
+
+
+#: What PyTorch's unpickler raises for pickles that nobody wrote.
+_DAMAGE: Final = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def from_tensors(tensors: Mapping[str, Any], path: Path) -> Weights:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, overload
+from typing import Any, Protocol, overload
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from sana_rt import documents
+from sana_rt.array_files import ArrayArchive, DamagedArrayError
 from sana_rt.errors import CalibrationError
-from sana_rt.files import storage_errors
 from sana_rt.recorded import EMBEDDING, HEADER, TEXT, Header, pass_member, text_member
 
 Array = npt.NDArray[Any]
@@ -66,14 +64,11 @@ class RecordedPasses(Sequence[Pass]):
             StorageError: it cannot be opened.
             CalibrationError: it has no passes, is damaged, or is of another checkpoint.
         """
-        with storage_errors(path):
-            file = path.open("rb")
-        with file:
-            try:
-                arrays = np.load(file, allow_pickle=False)
-                header = msgspec.json.decode(arrays[HEADER].tobytes(), type=Header)
-            except (*_DAMAGE, msgspec.MsgspecError) as error:
-                raise _damaged(path, error) from error
+        with _damage_of(path):
+            archive = ArrayArchive(path)
+        with archive:
+            with _damage_of(path):
+                header = documents.json(archive[HEADER].data, Header)
             if header.checkpoint != checkpoint:
                 raise CalibrationError(
                     f"{path} was recorded of the checkpoint with SHA-256 {header.checkpoint}.",
@@ -82,11 +77,11 @@ class RecordedPasses(Sequence[Pass]):
                 )
             if not header.passes:
                 raise CalibrationError(f"{path} has no passes.", expected="at least one.")
-            yield RecordedPasses(path, arrays, header)
+            yield RecordedPasses(path, archive, header)
 
-    def __init__(self, path: Path, arrays: Mapping[str, Array], header: Header) -> None:
+    def __init__(self, path: Path, archive: ArrayArchive, header: Header) -> None:
         self.header = header
-        self._path, self._arrays = path, arrays
+        self._path, self._archive = path, archive
 
     def __len__(self) -> int:
         """How many there are."""
@@ -108,10 +103,9 @@ class RecordedPasses(Sequence[Pass]):
 
     def read(self, member: str) -> Array:
         """An array of the file."""
-        try:
-            return self._arrays[member]
-        except _DAMAGE as error:
-            raise _damaged(self._path, error) from error
+        with _damage_of(self._path):
+            stored = self._archive[member]
+        return np.frombuffer(stored.data, stored.dtype).reshape(stored.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,23 +123,14 @@ class _RecordedText:
         return text_k, text_v
 
 
-#: What numpy and zipfile raise for files that are not, or no longer, what the runtime wrote.
-_DAMAGE: Final = (
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def _damaged(path: Path, error: Exception) -> CalibrationError:
-    return CalibrationError(
-        f"{path} is no file of recorded passes that can be read: {error}.",
-        expected="what this release's runtime recorded.",
-        remedy="play the prompts again (--prompts).",
-    )
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Name the file in what is wrong with it; a KeyError is an array that it does not have."""
+    try:
+        yield
+    except (DamagedArrayError, documents.DocumentError, KeyError) as error:
+        raise CalibrationError(
+            f"{path} is not a file of recorded passes that can be read: {error}.",
+            expected="what this release's runtime recorded.",
+            remedy="play the prompts again (--prompts).",
+        ) from error

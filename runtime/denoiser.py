@@ -12,10 +12,10 @@ from sana_rt import graph_names
 from sana_rt.graph_names import FINAL_LAYER, PATCH_EMBED, ROPE, SOLVER, TIMESTEP
 from sana_rt.runtime.backends.base import Binding, Clear, Copy
 from sana_rt.runtime.backends.buffers import Buffer
+from sana_rt.runtime.carried_state import CarriedState
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Region, region, single
 from sana_rt.runtime.solver import Step, coefficients, timesteps
-from sana_rt.runtime.state import State
 
 Latents = NDArray[np.float32]
 
@@ -45,10 +45,10 @@ class Denoiser:
             region("transformer", of(FINAL_LAYER), "velocity"),
             region("latents", of(PATCH_EMBED), "latents"),
             *(single(region("latents", of(SOLVER), name)) for name in _SOLVER),
-            *State.regions(of(graph_names.block(0)), blocks_with_state),
+            *CarriedState.regions(of(graph_names.block(0)), blocks_with_state),
         )
 
-    def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: State) -> None:
+    def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: CarriedState) -> None:
         self._graphs, self._memory = graphs, graphs.memory
         self._buffers, self._state = buffers, state
         names = graph_names.blocks(buffers["text_k"].shape[0])

@@ -95,11 +95,11 @@ class Graphs:
         """Say in words what ``player`` does next.
 
         Raises:
-            UsageError: another player took over; the buffers hold its clip.
+            UsageError: another player took over, whose clip the buffers hold, or all is closed.
         """
         if self._player is not player:
             raise UsageError(
-                "Another clip was started in this session.",
+                "Another clip was started in this session, or it was closed.",
                 expected="one clip at a time.",
                 remedy="finish a clip first, or open a second session.",
             )

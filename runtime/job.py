@@ -12,10 +12,10 @@ from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import noise
 from sana_rt.runtime.denoiser import Latents
 from sana_rt.runtime.inputs import Embeds, Inputs, latents_shape
+from sana_rt.runtime.prompt_schedule import ScheduledPrompt
 from sana_rt.runtime.request import Request, schedule
-from sana_rt.runtime.scenes import Shot
-from sana_rt.runtime.snapshot import Position, Snapshot
 from sana_rt.runtime.solver import Step
+from sana_rt.runtime.state import Position, State
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,9 +29,9 @@ class Job:
     model: ModelSpec
     request: Request
     inputs: Inputs
-    later: tuple[Shot, ...] = ()
+    later: tuple[ScheduledPrompt, ...] = ()
     recommit: bool = False
-    resume: Snapshot | None = None
+    resume: State | None = None
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

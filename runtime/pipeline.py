@@ -11,12 +11,13 @@ import msgspec
 import numpy as np
 
 from sana_rt import graph_names
-from sana_rt.errors import StateError
+from sana_rt.errors import NonFiniteError, StateError
 from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, cache_regions
 from sana_rt.runtime.backends.buffers import host_dtype
+from sana_rt.runtime.carried_state import NAMES, CarriedState
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds
@@ -24,8 +25,7 @@ from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, region, single
 from sana_rt.runtime.prompts import projection_regions
 from sana_rt.runtime.request import Request, dims
-from sana_rt.runtime.snapshot import Header, Identity, Kind, Position, Snapshot
-from sana_rt.runtime.state import NAMES, State
+from sana_rt.runtime.state import Header, Identity, Kind, Position, State
 from sana_rt.runtime.text import PromptTokenizer
 from sana_rt.tensors import resolve
 
@@ -54,13 +54,13 @@ class Chunk:
     latents: Latents
 
 
-def snapshot_kinds(
+def state_kinds(
     graphs: Graphs, model: ModelSpec, request: Request, position: Position
 ) -> dict[str, Kind]:
     """Dtype and shape of each tensor of a snapshot at ``position``."""
     blocks = model.transformer.num_layers
     regions = [
-        *State.regions(graphs.signature(graph_names.block(0)), blocks),
+        *CarriedState.regions(graphs.signature(graph_names.block(0)), blocks),
         *projection_regions(graphs),
     ]
     regions = [one for one in regions if one.name in (*NAMES, *_TEXT)]
@@ -85,7 +85,7 @@ class Pipeline:
     ) -> None:
         self._graphs, self._buffers = graphs, buffers
         self._job, self._progress = job, progress
-        self._state = State(graphs.memory, buffers)
+        self._state = CarriedState(graphs.memory, buffers)
         self._denoisers: dict[int, Denoiser] = {}
         self._passes = 0
         self._pending: range | None = None
@@ -142,11 +142,9 @@ class Pipeline:
                 yield frames
                 self._progress(Progress("decode", self._decoded, self._job.latent_frames))
 
-    def snapshot(self, identity: Identity) -> Snapshot:
+    def state(self, identity: Identity) -> State:
         """A host copy of what continues the stream after the frames that were taken from it."""
         self._begin("saving the state")
-        if not self._job.model.transformer.causal:
-            raise StateError("A clip made in one piece has no continuation and no state.")
         if not self._whole or self._projected is None:
             raise StateError(
                 "The state is not whole: nothing was made yet, or a commit was interrupted.",
@@ -165,14 +163,14 @@ class Pipeline:
         }
         if pending is not None:
             tensors["latents"] = self._denoiser(pending).latents()
-        header = Header("sana-rt-stream", 1, identity, request, later, position)
-        return Snapshot(header, tensors)
+        header = Header("sana-rt-stream", 2, identity, request, later, position)
+        return State(header, tensors)
 
     @cached_property
     def _decoder(self) -> Decoder:
         return Decoder(self._graphs, self._buffers)
 
-    def _restore(self, snapshot: Snapshot) -> None:
+    def _restore(self, snapshot: State) -> None:
         """Go to where a stream was."""
         position, tensors = snapshot.header.position, snapshot.tensors
         self._state.upload(tensors)
@@ -221,7 +219,9 @@ class Pipeline:
             fresh = job.noise(frames, number) if step.n else None
             denoiser.step(step, job.request.guidance_scale, fresh, condition_frames=given)
             self._count()
-        return denoiser.latents()
+        latents = denoiser.latents()
+        _check_finite(latents, frames)
+        return latents
 
     def _denoiser(self, frames: range) -> Denoiser:
         """Bindings for a chunk of this length, of which a clip has at most two."""
@@ -243,6 +243,16 @@ class Pipeline:
     def _count(self) -> None:
         self._passes += 1
         self._progress(Progress("denoise", self._passes, self._job.passes))
+
+
+def _check_finite(latents: Latents, frames: range) -> None:
+    bad = latents.size - int(np.count_nonzero(np.isfinite(latents)))
+    if bad:
+        raise NonFiniteError(
+            f"{bad:,} of {latents.size:,} latents are NaN or infinite ({_span(frames)}).",
+            expected="finite latents.",
+            remedy="find the graph that wrote the first of them with --check-finite.",
+        )
 
 
 def _span(frames: range) -> str:

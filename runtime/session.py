@@ -19,9 +19,9 @@ from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.observers import FiniteCheck, Observer
 from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
+from sana_rt.runtime.prompt_schedule import NO_CHANGES, PromptSchedule
 from sana_rt.runtime.request import Request, continued, dims, for_model
-from sana_rt.runtime.scenes import NO_SCRIPT, Script
-from sana_rt.runtime.snapshot import Identity, Snapshot
+from sana_rt.runtime.state import Identity, State
 from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
 
@@ -97,7 +97,7 @@ class Session:
         return self.graphs.decoder is not None
 
     def request(
-        self, *, conditioned: bool = False, resume: Snapshot | None = None, **options: Any
+        self, *, conditioned: bool = False, resume: State | None = None, **options: Any
     ) -> Request:
         """A request of ``options`` on top of the model's defaults; see :func:`for_model`.
 
@@ -155,8 +155,8 @@ class Session:
         request: Request,
         inputs: Inputs = NO_INPUTS,
         *,
-        script: Script = NO_SCRIPT,
-        resume: Snapshot | None = None,
+        schedule: PromptSchedule = NO_CHANGES,
+        resume: State | None = None,
         progress: ProgressCallback = _silent,
         check_finite: bool = False,
     ) -> Stream:
@@ -164,17 +164,17 @@ class Session:
 
         With ``resume`` it continues that stream; ``request.num_frames`` counts from the
         stream's beginning, and the frames that were taken then do not come again. With the
-        request, inputs and script of before, the frames are those of a stream that never stopped.
+        request, inputs and schedule of before, the frames are those of a stream that never stopped.
         Memory does not depend on the length if the model is block-causal.
 
         Raises:
-            RequestError: as for :meth:`latents`, or the script does not fit the clip.
+            RequestError: as for :meth:`latents`, or the schedule does not fit the clip.
             StateError: ``resume`` is of another model, variant or size.
             DeviceMemoryError, NonFiniteError: as for :meth:`latents`.
         """
         identity = Identity.of(self.bundle, self.graphs.variant)
         job = Job(self.model, request, inputs, resume=resume)
-        job = streaming_job(job, script, identity, self.graphs)
+        job = streaming_job(job, schedule, identity, self.graphs)
         pipeline, chunks = self._start(job, progress, check_finite, decode=True)
         return Stream(pipeline.frames(chunks), pipeline, job, identity)
 

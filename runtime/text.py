@@ -22,7 +22,9 @@ prompt costs the encoder its own tokens only, and what follows them is filled wi
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +34,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from sana_rt import documents
 from sana_rt.errors import RequestError, TokenizerError
-from sana_rt.files import storage_errors
 from sana_rt.model_spec import TextSpec
 
 
@@ -77,19 +79,12 @@ class PromptTokenizer:
     @staticmethod
     def from_file(path: Path, spec: TextSpec) -> PromptTokenizer:
         """Read ``tokenizer.json``; raises :class:`TokenizerError` if damaged or not ``spec``'s."""
-        with storage_errors(path):
-            data = path.read_bytes()
-        try:
-            tokenizer = Tokenizer.from_buffer(data)
-        except ValueError as error:
-            raise TokenizerError(
-                f"{path} cannot be read as a tokenizer: {error}.",
-                expected="a tokenizer.json of the Hugging Face tokenizers library.",
-                remedy="copy the bundle again, or export the checkpoint again.",
-            ) from error
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        _check(tokenizer, spec, path)
+        with _tokenizer_errors(path):
+            tokenizer = Tokenizer.from_buffer(documents.read_bytes(path))
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            tokenizer.encode("a 圆")  # what is damaged inside shows when it is used
+            _check(tokenizer, spec, path)
         return PromptTokenizer(tokenizer, spec)
 
     @cached_property
@@ -145,12 +140,13 @@ def prompt_text(prompt: str, *, motion_score: int | None = None, lowercase: bool
     """Strip a prompt and say how much shall move, in the words of the training captions.
 
     A positive ``motion_score`` becomes `` motion score: 30.``, zero or less `` low motion``,
-    and ``None`` adds nothing. ``lowercase`` is what diffusers does before it tokenizes; the
-    original sampling script keeps the case.
+    and ``None`` adds nothing; behind an empty prompt the space is left out. ``lowercase`` is
+    what diffusers does before it tokenizes; the original sampling script keeps the case.
     """
     text = prompt.strip()
     if motion_score is not None:
-        text += f" motion score: {motion_score}." if motion_score > 0 else " low motion"
+        motion = f"motion score: {motion_score}." if motion_score > 0 else "low motion"
+        text = f"{text} {motion}".lstrip()
     return text.lower() if lowercase else text
 
 
@@ -165,6 +161,24 @@ def select(
     selected = np.zeros((1, prompt.keep.size, hidden_states.shape[2]), hidden_states.dtype)
     selected[:, valid] = hidden_states[:, prompt.keep[valid]]
     return selected, valid[None].astype(np.int64)
+
+
+@contextlib.contextmanager
+def _tokenizer_errors(path: Path) -> Iterator[None]:
+    """Turn what the library raises for a damaged file into :class:`TokenizerError`.
+
+    A panic of its Rust code is no Exception, and has no name that can be imported.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(
+            f"{path} cannot be read as a tokenizer: {error}.",
+            expected="a tokenizer.json of the Hugging Face tokenizers library.",
+            remedy="copy the bundle again, or export the checkpoint again.",
+        ) from error
 
 
 def _check(tokenizer: Tokenizer, spec: TextSpec, path: Path) -> None:

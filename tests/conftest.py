@@ -6,11 +6,39 @@ import fcntl
 import hashlib
 import importlib.metadata
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import sana_rt
+
+#: What changes the width or the colours of what commands print.
+TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes let one make the small bundle while the others do without it.
+
+    It makes it for the first file; all others that need it come last.
+    """
+    files = dict.fromkeys(item.path for item in items if needs_bundle(item))
+    order = dict.fromkeys(files, 2) | dict.fromkeys(list(files)[:1], 0)
+    items.sort(key=lambda item: order.get(item.path, 1))
+
+
+def needs_bundle(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and "small_bundle" in item.fixturenames
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _terminal() -> Iterator[None]:
+    """No terminal, whatever the tests are started from."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TERMINAL:
+            patch.delenv(name, raising=False)
+        patch.setenv("TERM", "dumb")
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -39,23 +67,34 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_bundle(small_checkpoint: Path, pytestconfig: pytest.Config) -> Path:
     """The small checkpoint as a bundle with the variant ``fp32``, every graph verified.
 
-    It takes a minute to make, nearly all of it tracing, so it is kept in pytest's cache for as
-    long as the code that makes it is the same; of several test processes one makes it and the
-    others wait. Do not write into it.
+    Do not write into it.
     """
     from sana_rt.export.checkpoint import open_checkpoint
     from sana_rt.export.onnx_export import export_bundle
 
-    cache = pytestconfig.cache
+    return kept(
+        pytestconfig,
+        "small-bundle",
+        lambda folder: export_bundle(open_checkpoint(small_checkpoint), folder),
+    )
+
+
+def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that ``make`` fills; tracing takes a minute, so it stays in pytest's cache.
+
+    It is made again when the code that makes it changes; of several test processes one makes it
+    and the others wait.
+    """
+    cache = config.cache
     assert cache is not None
-    root = cache.mkdir("small-bundle") / _export_key()
+    root = cache.mkdir(name) / _export_key()
     with root.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.is_dir():
             partial = root.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
             partial.mkdir()
-            export_bundle(open_checkpoint(small_checkpoint), partial)
+            make(partial)
             partial.rename(root)
     return root
 
@@ -63,7 +102,7 @@ def small_bundle(small_checkpoint: Path, pytestconfig: pytest.Config) -> Path:
 def _export_key() -> str:
     """Changes with every line of code that a bundle depends on, and with what it imports."""
     package = Path(sana_rt.__file__).parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted([*package.glob("*.py"), *(package / "export").rglob("*.py")]):
         digest.update(path.read_bytes())
     for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
@@ -101,11 +140,15 @@ def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def block_bundle(pytestconfig: pytest.Config) -> Path:
     """The two blocks, and nothing else, of a small model in float32 and in bfloat16.
 
     For what deals with single graphs; do not write into it.
     """
+    return kept(pytestconfig, "block-bundle", _write_blocks)
+
+
+def _write_blocks(root: Path) -> None:
     import msgspec
 
     from sana_rt import bundle as bundles
@@ -125,7 +168,6 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name, shape in transformer(spec).items()
         }
     )
-    root = tmp_path_factory.mktemp("blocks") / "bundle"
     source = manifests.Source("seeded", "none", "0" * 64)
     variants = {}
     dtypes: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
@@ -144,7 +186,7 @@ def block_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files=bundles.describe(root, [path for path in root.rglob("*.*") if path.is_file()]),
         variants=variants,
     )
-    return bundles.save(root, manifest).root
+    bundles.save(root, manifest)
 
 
 @pytest.fixture(scope="session")

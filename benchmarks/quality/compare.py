@@ -13,10 +13,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from examples.shapes import judge
-from examples.shapes.judge import Accuracy
 from skimage.metrics import structural_similarity
 
+from sana_rt.benchmarks.quality import scorer as scorers
+from sana_rt.benchmarks.quality.scorer import Score, Scorer
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.graph_names import SOLVER
@@ -72,8 +72,7 @@ class Report(Frozen, frozen=True):
     guidance_scale: float
     seeds: tuple[int, ...]
     variants: tuple[VariantQuality, ...]
-    #: By variant, the baseline first: how often clips of `shapes` show what prompts say.
-    following: dict[str, dict[str, Accuracy]]
+    scores: dict[str, dict[str, Score]]  # of a scorer, by variant, the baseline first
 
 
 def _silent(name: str, done: int, total: int) -> None:
@@ -161,19 +160,30 @@ def compare(
     variants: Sequence[str],
     requests: Sequence[Request],
     *,
-    judged: int = 0,
+    scorer: Scorer | None = None,
+    scored: int | None = None,
     threads: int | None = None,
     progress: Callable[[str, int, int], None] = _silent,
 ) -> Comparison:
-    """Play ``requests`` on the baseline and on each variant, and ``judged`` held-out prompts.
+    """Play ``requests`` on the baseline and on each variant, and let ``scorer`` play its own.
+
+    The scorer comes first, with ``scored`` prompts or, if that is None, all that it has.
 
     Raises:
-        UsageError: nothing to compare.
+        UsageError: nothing to compare, or the scorer gave no scores.
+        ManifestError: the bundle has no such variant.
         VerificationError: the baseline, played twice, is not equal to itself.
-        RequestError: the bundle cannot decode, or shall be judged and is not of `shapes`.
+        RequestError: the bundle cannot decode.
     """
     if not variants or not requests:
         raise UsageError("There is nothing to compare.", expected="variants and prompts.")
+    names = dict.fromkeys((baseline, *variants))
+    for name in names:
+        bundle.manifest.variant(name)
+    scores = {}
+    if scorer is not None:
+        options = {"prompts": scored, "threads": threads}
+        scores = {name: _scores(bundle, name, scorer, progress, **options) for name in names}
     player = Player(bundle, baseline, threads)
     wanted = _play_all(player, baseline, requests, progress)
     _check_repeats(player.play(requests[0]), wanted[0], baseline)
@@ -191,28 +201,29 @@ def compare(
         found.append(_quality(name, made, wanted, clips, forced))
         for picture, clip in zip(pictures, clips, strict=True):
             picture[name] = clip.frames
-    names = dict.fromkeys((baseline, *variants)) if judged else {}
-    following = {name: _following(bundle, name, judged, threads, progress) for name in names}
-    report = _report(bundle, baseline, backend, requests, tuple(found), following=following)
+    report = _report(bundle, baseline, backend, requests, tuple(found), scores=scores)
     return Comparison(report, tuple(pictures))
 
 
-def _following(
+def _scores(
     bundle: Bundle,
     variant: str,
-    count: int,
-    threads: int | None,
+    scorer: Scorer,
     progress: Callable[[str, int, int], None],
-) -> dict[str, Accuracy]:
-    session = Session.open(
+    *,
+    prompts: int | None,
+    threads: int | None,
+) -> dict[str, Score]:
+    with Session.open(
         bundle.root,
         variant=variant,
         backend="onnxruntime",
         threads=threads,
         keep_text_encoder=True,
-    )
-    trial = judge.Trial(prompts=count)
-    return judge.run(session, trial, lambda done, total: progress(variant, done, total)).scores
+    ) as session:
+        return scorers.score(
+            scorer, session, prompts, lambda done, total: progress(variant, done, total)
+        )
 
 
 def psnr(frames: Frames, baseline: Frames) -> float:
@@ -298,7 +309,7 @@ def _report(
     requests: Sequence[Request],
     found: tuple[VariantQuality, ...],
     *,
-    following: dict[str, dict[str, Accuracy]],
+    scores: dict[str, dict[str, Score]],
 ) -> Report:
     first = requests[0]
     return Report(
@@ -315,5 +326,5 @@ def _report(
         guidance_scale=first.guidance_scale,
         seeds=tuple(request.seed for request in requests),
         variants=found,
-        following=following,
+        scores=scores,
     )

@@ -1,6 +1,7 @@
 """Judge a checkpoint without the runtime: by the loops in `sampling.py`, or by diffusers.
 
-Every clip starts from the noise that `sana-rt judge` gives it, so that clips can be compared.
+Every clip starts from the noise that `examples.shapes.judge` gives it, so that clips can be
+compared.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def main(
     seed: int,
     sheet: Path | None,
 ) -> None:
-    """Print the figures of `sana-rt judge` as JSON."""
+    """Print the figures of `examples.shapes.judge` as JSON."""
     torch.set_num_threads(1)
     chosen = judge.held_out(prompts)
     texts = [world.prompt(subject, background, lang) for subject, background in chosen]

@@ -2,6 +2,9 @@
 
 It knows how such clips are made (:mod:`examples.shapes.world`), so segmentation is exact
 arithmetic: the background is the clip's median colour, and what differs from it is the shape.
+
+``python -m examples.shapes.judge`` plays a bundle and prints how well it follows prompts;
+:func:`followed` is the same for ``sana-rt quality --scorer``.
 """
 
 from __future__ import annotations
@@ -9,15 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-import msgspec
+import click
 import numpy as np
 import numpy.typing as npt
 from examples.shapes import world
 from examples.shapes.world import Array, Language, Subject
 
-from sana_rt.errors import RequestError
+from sana_rt.benchmarks.quality.scorer import Score
+from sana_rt.cli import Failure, output
+from sana_rt.errors import RequestError, SanaRTError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import frames as files
 from sana_rt.runtime import request as requests
@@ -60,15 +66,6 @@ class Reading:
         return bool(getattr(self, attribute) == getattr(subject, attribute))
 
 
-class Accuracy(msgspec.Struct, frozen=True):
-    """A share of clips, with Wilson's 95 % confidence interval."""
-
-    accuracy: float
-    low: float
-    high: float
-    n: int
-
-
 def read(frames: Frames) -> Reading:
     """Measure a clip of at least two frames."""
     pixels = frames.astype(np.float32)
@@ -91,7 +88,7 @@ def read(frames: Frames) -> Reading:
     return Reading(_nearest_colour(colour), shape, direction, speed, stability, jitter)
 
 
-def score(readings: Sequence[Reading], subjects: Sequence[Subject]) -> dict[str, Accuracy]:
+def score(readings: Sequence[Reading], subjects: Sequence[Subject]) -> dict[str, Score]:
     """How often clips show what their prompts say, by attribute."""
     return {
         attribute: wilson(
@@ -105,13 +102,13 @@ def score(readings: Sequence[Reading], subjects: Sequence[Subject]) -> dict[str,
     }
 
 
-def wilson(successes: int, n: int) -> Accuracy:
+def wilson(successes: int, n: int) -> Score:
     """Wilson's score interval (Wilson 1927) of ``successes`` out of ``n``."""
     share = successes / n
     spread = _Z_95**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return Accuracy(share, max(0.0, middle - half), min(1.0, middle + half), n)
+    return Score(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Verdict:
     clips: tuple[Frames, ...]
 
     @property
-    def scores(self) -> dict[str, Accuracy]:
+    def scores(self) -> dict[str, Score]:
         """Prompt-following, by attribute."""
         return score(self.readings, self.subjects)
 
@@ -170,6 +167,13 @@ def run(
         progress(index + 1, len(chosen))
     readings = tuple(read(clip) for clip in clips)
     return Verdict(tuple(subject for subject, _ in chosen), readings, tuple(clips))
+
+
+def followed(
+    session: Session, prompts: int | None, progress: Callable[[int, int], None]
+) -> dict[str, Score]:
+    """How well English prompts are followed, for ``sana-rt quality --scorer``."""
+    return run(session, Trial(prompts=prompts), progress).scores
 
 
 def held_out(count: int | None = None) -> tuple[tuple[Subject, str], ...]:
@@ -274,3 +278,69 @@ def _words(velocity: Array) -> tuple[str, str]:
     turn = math.atan2(velocity[1], velocity[0]) / (2 * math.pi)
     direction = world.DIRECTIONS[round(turn * len(world.DIRECTIONS)) % len(world.DIRECTIONS)]
     return direction, "slow" if speed < _SLOW_BELOW else "fast"
+
+
+@click.command(epilog="Example: python -m examples.shapes.judge out/shapes --lang zh --json")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--variant", help="Which numerical version of the bundle to play.")
+@click.option("--backend", default="auto", show_default=True, help="What to play it on.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option(
+    "--lang",
+    type=click.Choice(["en", "zh"]),
+    default="en",
+    show_default=True,
+    help="Language of the prompts.",
+)
+@click.option("--seconds", type=click.FloatRange(min=1), help="Length; the last 10 s are judged.")
+@click.option("--prompts", type=click.IntRange(min=1), help="Only so many, evenly picked.")
+@click.option("--seed", default=0, show_default=True, help="Of the first clip's noise.")
+@click.option("--sheet", type=click.Path(path_type=Path), help="Write frames of every clip (PNG).")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def main(
+    bundle: Path,
+    *,
+    variant: str | None,
+    backend: str,
+    threads: int | None,
+    lang: Language,
+    seconds: float | None,
+    prompts: int | None,
+    seed: int,
+    sheet: Path | None,
+    as_json: bool,
+) -> None:
+    """Play held-out prompts of the `shapes` world with BUNDLE and read the clips.
+
+    The prompts name combinations of colour, shape and direction that no training clip showed.
+    Intervals are Wilson's, at 95 %.
+    """
+    try:
+        session = Session.open(
+            bundle, variant=variant, backend=backend, threads=threads, keep_text_encoder=True
+        )
+        trial = Trial(lang, seconds, prompts, seed)
+        with output.stderr().status("Playing held-out prompts") as status:
+            verdict = run(session, trial, lambda done, total: status.update(f"{done}/{total}"))
+        if sheet is not None:
+            files.write_png(sheet, contact_sheet(verdict.clips))
+    except SanaRTError as error:
+        raise Failure(error) from error
+    if as_json:
+        output.json({**verdict.scores, **verdict.steadiness})
+    else:
+        _show(verdict)
+
+
+def _show(verdict: Verdict) -> None:
+    rows = [
+        (name, f"{score.fraction:.1%}", f"{score.low:.1%}", f"{score.high:.1%}", str(score.n))
+        for name, score in verdict.scores.items()
+    ]
+    output.table("Held-out prompts followed", ("", "right>", "low>", "high>", "clips>"), rows)
+    steady = [(name, f"{value:.3f}") for name, value in verdict.steadiness.items()]
+    output.table("Temporal stability", ("", "mean>"), steady)
+
+
+if __name__ == "__main__":
+    main()

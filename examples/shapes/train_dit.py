@@ -131,7 +131,7 @@ class Watch:
         shown = sampling.frames(self.vae, sampling.sample(model, self.tokenizer, prompts))
         readings = [judge.read(clip) for clip in shown]
         scores = judge.score(readings, [subject for subject, _ in chosen])
-        accuracies = " ".join(f"{name} {score.accuracy:.2f}" for name, score in scores.items())
+        accuracies = " ".join(f"{name} {score.fraction:.2f}" for name, score in scores.items())
         logger.info("watch  %s", accuracies)
         write_png(self.work / f"dit-{step:05d}.png", judge.contact_sheet(shown[:12]))
 

@@ -232,6 +232,11 @@ _ENGLISH_WORDS: Final = {
 _WORDS: Final = {"en": _ENGLISH_WORDS, "zh": _CHINESE_WORDS}
 
 
+def word(value: str, language: Language) -> str:
+    """What prompts call a colour, shape, direction, speed or background."""
+    return _WORDS[language].get(value, value)
+
+
 def num_templates(subject: Subject, language: Language) -> int:
     """How many ways :func:`prompt` has to describe ``subject``."""
     return len(_TEMPLATES[language][_kind(subject)])
@@ -256,9 +261,8 @@ def _kind(subject: Subject) -> str:
 
 
 def _fill(template: str, subject: Subject, background: str, language: Language) -> str:
-    words = _WORDS[language]
     return template.format(
         a="an" if subject.colour == "orange" else "a",
-        background=words.get(background, background),
-        **{field: words.get(value, value) for field, value in vars(subject).items()},
+        background=word(background, language),
+        **{field: word(value, language) for field, value in vars(subject).items()},
     )

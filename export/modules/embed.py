@@ -12,6 +12,7 @@ from sana_rt.model_spec import TransformerSpec
 
 TIMESTEP_CHANNELS = 256
 TIMESTEP_MAX_PERIOD = 10000.0
+FINAL_NORM_EPS = 1e-6  # fixed in the reference, whatever the blocks have
 
 
 class MLP(nn.Module):
@@ -87,14 +88,13 @@ class FinalLayer(nn.Module):
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
         self.patch_size = spec.patch_size
-        self.norm_eps = spec.norm_eps
         self.scale_shift_table = nn.Parameter(torch.randn(2, spec.width) / spec.width**0.5)
         self.proj_out = nn.Linear(spec.width, math.prod(spec.patch_size) * spec.out_channels)
 
     def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
         """Tokens [B, T, H, W, D], embedding [B, T, D] to f32 [B, C, frames, height, width]."""
         shift, scale = (self.scale_shift_table + embedding[:, :, None]).unbind(2)
-        x: Tensor = self.proj_out(modulated_norm(tokens, shift, scale, self.norm_eps))
+        x: Tensor = self.proj_out(modulated_norm(tokens, shift, scale, FINAL_NORM_EPS))
         x = x.unflatten(-1, (*self.patch_size, -1))  # [B, T, H, W, pt, ph, pw, C]
         x = x.permute(0, 7, 1, 4, 2, 5, 3, 6)  # [B, C, T, pt, H, ph, W, pw]
         return x.flatten(6, 7).flatten(4, 5).flatten(2, 3).float()

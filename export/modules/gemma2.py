@@ -42,13 +42,20 @@ class Gemma2Encoder(nn.Module):
 
 
 class ScaledEmbedding(nn.Embedding):
-    """Rows times sqrt(hidden), a factor that is first rounded to the weights' type."""
+    """Rows times sqrt(hidden), a factor that is first rounded to the weights' type.
+
+    ``factor_dtype`` is that type where the weights have been widened since.
+    """
+
+    factor_dtype: torch.dtype | None = None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Embedding gives it
         """Token ids [B, N] -> [B, N, hidden]."""
         rows = super().forward(input)
         # a tensor, not a Python number: with a number torch multiplies before it rounds
-        return rows * torch.full((), self.embedding_dim**0.5, dtype=rows.dtype, device=rows.device)
+        dtype = self.factor_dtype or rows.dtype
+        factor = torch.full((), self.embedding_dim**0.5, dtype=dtype, device=rows.device)
+        return rows * factor.to(rows.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -17,11 +17,12 @@ from sana_rt.benchmarks.quality import compare, page
 from sana_rt.benchmarks.quality.compare import Clip, Comparison, Player
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
-from sana_rt.errors import UsageError, VerificationError
+from sana_rt.errors import ManifestError, UsageError, VerificationError
 from sana_rt.quantize import recipe, variant
 from sana_rt.runtime.request import Request, for_model
 
 EMULATION = "nvfp4-max-emulation"
+SCORED = ["--scorer", "examples.shapes.judge:followed", "--scored", "2"]
 SIZES = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 3}
 
 
@@ -120,7 +121,7 @@ def test_the_command_writes_page_and_json(root: Path, tmp_path: Path) -> None:
     assert report["num_inference_steps"] == 3
 
 
-def test_recipes_can_be_named_and_prompts_judged(
+def test_recipes_can_be_named_and_clips_scored(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the seeded model all clips are wrong; the judge's own tests say that it can tell."""
@@ -129,14 +130,51 @@ def test_recipes_can_be_named_and_prompts_judged(
     prompts.write_text("a red circle\n")
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
     run = ["quality", str(root), "--prompts", str(prompts), "-o", str(page), "--threads", "1"]
-    result = CliRunner().invoke(cli, [*run, *options, "--variants", "bf16,max", "--judge", "2"])
+    result = CliRunner().invoke(cli, [*run, *options, "--variants", "bf16 , max", *SCORED])
     assert result.exit_code == 0, result.output
     report = json.loads(page.with_suffix(".json").read_text())
     assert [each["variant"] for each in report["variants"]] == ["fp32", EMULATION]
-    assert list(report["following"]) == ["fp32", EMULATION]
-    assert report["following"]["fp32"]["direction"]["n"] == 2
-    assert "Prompts followed" in page.read_text()
-    assert "Of 2 held-out prompts" in result.stdout
+    assert list(report["scores"]) == ["fp32", EMULATION]
+    assert report["scores"]["fp32"]["direction"]["n"] == 2
+    assert "<h2>Scores</h2>" in page.read_text()
+    assert "Scores of 2 clips" in result.stdout
+
+
+@pytest.fixture
+def unplayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens a session fails."""
+    monkeypatch.setattr("sana_rt.runtime.session.Session.open", lambda *_, **__: 1 / 0)
+
+
+@pytest.mark.parametrize("baseline", ["fp32", "fp23"])
+def test_a_variant_that_is_not_there_is_refused_before_anything_is_played(
+    root: Path, requests: list[Request], baseline: str, unplayed: None
+) -> None:
+    variants = ["fp32", "nvfp4-paper-emulation"] if baseline == "fp32" else ["fp32"]
+    wanted = variants[-1] if baseline == "fp32" else baseline
+    with pytest.raises(ManifestError, match=f"no variant '{wanted}'") as refused:
+        compare.compare(Bundle.open(root), baseline, variants, requests)
+    assert f"'fp32', '{EMULATION}'" in refused.value.expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--variants", ""], "has an empty name"),
+        (["--variants", "fp32,,max"], "has an empty name"),
+        (["--variants", "max, "], f"of fp32, {EMULATION}"),
+        (["--scored", "2"], "Expected: --scorer"),
+        (["--scorer", "examples.shapes.judge:praised"], "has no function 'praised'"),
+    ],
+)
+def test_an_option_that_cannot_be_honoured_is_refused_before_anything_is_played(
+    root: Path, tmp_path: Path, options: list[str], said: str, unplayed: None
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n")
+    files = ["--prompts", str(tmp_path / "prompts.txt"), "-o", str(tmp_path / "quality.html")]
+    result = CliRunner().invoke(cli, ["quality", str(root), *files, *options])
+    assert result.exit_code == 2
+    assert said in result.stderr
 
 
 def test_a_bundle_without_emulation_is_refused(small_bundle: Path, tmp_path: Path) -> None:

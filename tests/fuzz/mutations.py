@@ -6,7 +6,9 @@ import io
 import json
 import re
 import struct
+import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -171,7 +173,8 @@ def of_zip(data: bytes, random: Random) -> bytes:
     else:
         members[index] = (name, _header(content, random))
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
+        warnings.simplefilter("ignore")  # about names that are there twice
         for each, value in members:
             archive.writestr(each, value)
     return buffer.getvalue()
@@ -181,8 +184,11 @@ def _members(data: bytes) -> list[tuple[str, bytes]]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return [(name, archive.read(name)) for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError):
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error):
         return []
+
+
+_UNREADABLE = (EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
 
 
 def of_npy(data: bytes, random: Random) -> bytes:
@@ -203,7 +209,9 @@ def _header(content: bytes, random: Random) -> bytes:
 
 def of_safetensors(data: bytes, random: Random) -> bytes:
     """Spoil the JSON header, with its length put right."""
-    (length,) = struct.unpack("<Q", data[:8])
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data):
+        return of_bytes(data, random)
     header = of_json(data[8 : 8 + length], random)
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 

@@ -61,6 +61,10 @@ def test_tensorrt_is_imported_in_two_modules_only() -> None:
     assert found == {name for name in MAY_IMPORT_TENSORRT if name in modules}
 
 
+def test_the_package_does_not_import_the_examples(imports: dict[str, set[str]]) -> None:
+    assert [name for name, packages in imports.items() if "examples" in packages] == []
+
+
 def test_no_import_is_relative() -> None:
     relative = [
         name

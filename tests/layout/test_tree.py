@@ -31,6 +31,7 @@ FOUNDATION = {
     "tensors",
     "weights_file",
 }
+TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}
 TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -38,7 +39,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def _tracked() -> list[Path]:
     """The files of the repository, new ones included, as paths from its root."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    command = ["git", *TRUST, "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in listed.split("\0") if name and (ROOT / name).exists()]
 

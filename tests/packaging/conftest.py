@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
@@ -78,17 +81,45 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Distributions:
 @pytest.fixture(scope="session")
 def bare(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel and its base dependencies: no extra."""
-    return environment(tmp_path_factory.mktemp("bare") / "venv", str(distributions.wheel))
+    return environment(tmp_path_factory.mktemp("bare") / "venv", distributions.wheel)
 
 
-def environment(folder: Path, requirement: str) -> Environment:
-    """A new environment with ``requirement``, a wheel's path with extras if wanted."""
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+def environment(folder: Path, wheel: Path, extra: str = "") -> Environment:
+    """A new environment with the wheel and what it requires, and nothing else.
+
+    The packages are those of this environment, linked, so that neither an index nor minutes are
+    needed; each must be of a version that its dependents accept.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     new = Environment(folder)
-    installed = new.run(
-        "python",
-        *("-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement),
-        check=False,
-    )
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python"]
+    options = ["--quiet", "--no-index", "--no-deps"]
+    command = [*pip, folder / "bin/python", "install", *options, wheel]
+    installed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert installed.returncode == 0, installed.stdout + installed.stderr
+    where = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
+    site = Path(new.run("python", "-c", where).stdout)
+    (own,) = importlib.metadata.distributions(path=[str(site)])
+    for distribution in _required(own, {extra} if extra else set()):
+        for name in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
+            (site / name).symlink_to(Path(str(distribution.locate_file(name))))
     return new
+
+
+def _required(
+    distribution: importlib.metadata.Distribution, extras: set[str]
+) -> list[importlib.metadata.Distribution]:
+    """What a distribution requires with some of its extras, and what that requires, and so on."""
+    found: dict[str, importlib.metadata.Distribution] = {}
+    waiting = [(distribution, extra) for extra in ("", *extras)]
+    for parent, extra in waiting:  # grows
+        for requirement in map(Requirement, parent.requires or ()):
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            child = importlib.metadata.distribution(requirement.name)
+            assert requirement.specifier.contains(child.version, prereleases=True), requirement
+            name = canonicalize_name(requirement.name)
+            if name not in found or requirement.extras:
+                waiting.extend((child, each) for each in ("", *requirement.extras))
+            found[name] = child
+    return list(found.values())

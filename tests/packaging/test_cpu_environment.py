@@ -26,7 +26,7 @@ print(len(frames))
 @pytest.fixture(scope="module")
 def cpu(distributions: Distributions, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel with the packages that play bundles on a CPU."""
-    return environment(tmp_path_factory.mktemp("cpu") / "venv", f"{distributions.wheel}[cpu]")
+    return environment(tmp_path_factory.mktemp("cpu") / "venv", distributions.wheel, "cpu")
 
 
 @pytest.mark.parametrize("name", ABSENT)

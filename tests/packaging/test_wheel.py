@@ -61,6 +61,13 @@ def test_the_stages_are_in_the_wheel(distributions: Distributions) -> None:
     assert {"export", "quantize", "engines", "runtime", "benchmarks", "cli"} <= folders
 
 
+def test_nothing_of_the_toy_world_is_in_the_wheel(distributions: Distributions) -> None:
+    shipped = _contents(distributions.wheel)
+    assert [path for path in shipped if "examples" in path or "shapes/" in path] == []
+    assert [path for path, data in shipped.items() if b"from examples" in data] == []
+    assert "sana_rt/cli/judge.py" not in shipped
+
+
 def test_the_source_distribution_has_files_in_the_place_of_links(
     distributions: Distributions,
 ) -> None:

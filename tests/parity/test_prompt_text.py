@@ -154,9 +154,9 @@ def test_tokens_masks_and_hidden_states(reference, tokenizer_file, text_encoder,
     """Positive with the instruction, negative without: the same tokens, and the same result."""
     instruction = instructions.INSTRUCTIONS[name]
     mine = ours(tokenizer_file, text_encoder, instruction)
-    # the caller of diffusers adds the motion score, and diffusers strips what comes of it
+    # the caller of diffusers adds the motion score; diffusers strips prompt and score together
     wanted = reference.encode(prompt.strip() + MOTION, prompt, instruction)
-    positive = prompt_text(prompt, motion_score=30, lowercase=True).strip()
+    positive = prompt_text(prompt, motion_score=30, lowercase=True)
     texts = (positive, True), (prompt_text(prompt, lowercase=True), False)
     for (text, instructed), call, embeds, mask in zip(
         texts, reference.calls, wanted[::2], wanted[1::2], strict=True

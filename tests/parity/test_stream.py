@@ -17,7 +17,7 @@ from sana_rt.export.modules.transformer import Transformer
 from sana_rt.runtime import noise, prompts
 from sana_rt.runtime.inputs import Embeds
 from sana_rt.runtime.pipeline import Chunk
-from sana_rt.runtime.scenes import Scene, Script
+from sana_rt.runtime.prompt_schedule import PromptSchedule, TimedPrompt
 from sana_rt.runtime.session import Session
 
 HEIGHT, WIDTH = 32, 48
@@ -62,12 +62,12 @@ def test_prompts_over_time_are_the_published_loop(
     first = 2 + latent_frames % 2
     starts = [0, *range(first, latent_frames, 2)]
     seconds = [(4 * start - 3) / 8 for start in starts]
-    scenes = tuple(Scene(seconds[index], PROMPTS[index]) for index in (2, 3))
+    scenes = tuple(TimedPrompt(seconds[index], PROMPTS[index]) for index in (2, 3))
     request = session.request(
         prompt=PROMPTS[0], height=HEIGHT, width=WIDTH, num_frames=4 * latent_frames - 3, seed=7,
         timesteps=TIMESTEPS, flow_shift=7.0,
     )  # fmt: skip
-    list(session.stream(request, script=Script(scenes, recommit=recommit)))
+    list(session.stream(request, schedule=PromptSchedule(scenes, recommit=recommit)))
     ranges = [range(*pair) for pair in zip(starts, [*starts[1:], latent_frames], strict=True)]
     assert [chunk.frames for chunk in chunks] == ranges
     expected = published_loop(model, ranges, [known[text] for text in PROMPTS], recommit=recommit)

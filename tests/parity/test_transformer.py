@@ -43,6 +43,9 @@ SPECS = {
     "dcae": msgspec.structs.replace(
         SPEC, in_channels=32, out_channels=32, patch_size=(1, 1, 1), head_dim=40, ffn_dim=360
     ),
+    # not in a released model
+    "oblong": msgspec.structs.replace(SPEC, patch_size=(1, 1, 2)),
+    "epsilon": msgspec.structs.replace(SPEC, norm_eps=0.05),  # not of the final layer
 }
 TEXT_TOKENS = 7
 
@@ -61,6 +64,7 @@ def diffusers_model(spec: TransformerSpec, device: str = "cpu") -> SanaVideoTran
             caption_channels=spec.caption_channels,
             mlp_ratio=spec.ffn_dim / spec.width,
             patch_size=spec.patch_size,
+            norm_eps=spec.norm_eps,
             qk_norm="rms_norm_across_heads",
             rope_max_seq_len=spec.rope_max_positions,
         ).eval()

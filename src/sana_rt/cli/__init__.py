@@ -29,7 +29,6 @@ COMMANDS: Final[dict[str, Entry]] = {
     "bound": Entry("Bound the seconds a model needs on a card, at best.", "build"),
     "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
     "stream": Entry("Play a long clip at constant memory; stop and continue it.", "cpu"),
-    "judge": Entry("Measure how well a bundle of coloured shapes follows prompts.", "cpu"),
     "sensitivity": Entry("Measure what each layer loses when it is quantized.", "build,bench,cpu"),
     "quality": Entry("Measure what quantization costs in quality.", "bench,cpu"),
     "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, get_args
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from sana_rt import machine
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
 from sana_rt.engines import freshness, workloads
@@ -131,12 +132,13 @@ def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: b
                 "target": settings.target.name,
                 "built": {graph: _facts(one) for graph, one in built.items()},
                 "predicted_peak_bytes": predicted,
-                "peak_bytes": builder.peak_bytes(),
+                "peak_bytes": machine.peak_resident_bytes(),
             }
         )
         return
     _show_built(settings, built)
-    click.echo(f"Peak memory of this process: {output.size(builder.peak_bytes())}.")
+    if (peak := machine.peak_resident_bytes()) is not None:
+        click.echo(f"Peak memory of this process: {output.size(peak)}.")
 
 
 def _show_built(settings: Settings, built: dict[str, Built]) -> None:

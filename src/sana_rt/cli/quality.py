@@ -31,11 +31,12 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--baseline", help="What to compare with.  [default: float32]")
 @click.option(
-    "--judge",
-    type=click.IntRange(min=0),
-    default=0,
-    metavar="N",
-    help="Of a bundle of examples/shapes: how many of N held-out prompts are followed, too.",
+    "--scorer",
+    metavar="MODULE:FUNCTION",
+    help="Score clips of each variant, too, by a function of yours (docs/quantization.md).",
+)
+@click.option(
+    "--scored", type=click.IntRange(min=1), help="Prompts that the scorer plays.  [default: all]"
 )
 @click.option("--height", type=int, help="Pixels.")
 @click.option("--width", type=int, help="Pixels.")
@@ -50,7 +51,8 @@ def command(
     output: Path,
     variants: str | None,
     baseline: str | None,
-    judge: int,
+    scorer: str | None,
+    scored: int | None,
     seed: int,
     threads: int | None,
     **sizes: int | None,
@@ -61,11 +63,14 @@ def command(
     by itself, and frames side by side. The baseline must equal itself first.
     """
     from sana_rt.benchmarks.quality import compare, page
+    from sana_rt.benchmarks.quality import scorer as scorers
     from sana_rt.cli import prompts_file
     from sana_rt.runtime.request import for_model
 
     if output.suffix != ".html":
         raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
+    if scored is not None and scorer is None:
+        raise UsageError("--scored says how many prompts a scorer plays.", expected="--scorer.")
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     lines, _ = prompts_file.read(prompts)
@@ -74,17 +79,16 @@ def command(
         for_model(manifest.model, {**given, "prompt": line, "seed": seed + index})
         for index, line in enumerate(lines)
     ]
-    baseline = baseline or _baseline(manifest)
-    names = (
-        _variants(manifest, variants.split(","), baseline) if variants else _emulations(manifest)
-    )
+    baseline = _baseline(manifest) if baseline is None else baseline.strip()
+    names = _emulations(manifest) if variants is None else _variants(manifest, variants, baseline)
     with _progress() as report:
         comparison = compare.compare(
             opened,
             baseline,
             names,
             requests,
-            judged=judge,
+            scorer=scorers.load(scorer) if scorer is not None else None,
+            scored=scored,
             threads=threads,
             progress=report,
         )
@@ -95,8 +99,14 @@ def command(
     click.echo(f"\n{output}")
 
 
-def _variants(manifest: Manifest, names: list[str], baseline: str) -> list[str]:
+def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
     """The variants called so, or what a CPU plays for the recipes called so."""
+    names = [name.strip() for name in given.split(",")]
+    if not all(names):
+        raise UsageError(
+            f"--variants {given!r} has an empty name.",
+            expected=f"names with commas between them, of {', '.join(manifest.variants)}.",
+        )
     emulations = {name: manifest.of_recipe(name, "emulation") for name in names}
     played = {name: each[0] for name, each in emulations.items() if each}
     played["bf16"] = baseline  # the recipe that quantizes nothing
@@ -146,16 +156,14 @@ def _show(report: Any) -> None:
         ],
     )
 
-    if report.following:
-        first = next(iter(report.following.values()))
+    if report.scores:
+        first = next(iter(report.scores.values()))
         rows = [
-            (variant, *(f"{score.accuracy:.1%}" for score in scores.values()))
-            for variant, scores in report.following.items()
+            (variant, *(f"{score.fraction:.1%}" for score in scores.values()))
+            for variant, scores in report.scores.items()
         ]
         count = next(iter(first.values())).n
-        show.table(
-            f"Of {count} held-out prompts, followed", ("variant", *map("{}>".format, first)), rows
-        )
+        show.table(f"Scores of {count} clips", ("variant", *map("{}>".format, first)), rows)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from sana_rt.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from sana_rt.runtime.pipeline import Progress, ProgressCallback
+    from sana_rt.runtime.prompt_schedule import PromptSchedule
     from sana_rt.runtime.request import Request
-    from sana_rt.runtime.scenes import Script
     from sana_rt.runtime.session import Session
-    from sana_rt.runtime.snapshot import Snapshot
+    from sana_rt.runtime.state import State
     from sana_rt.runtime.stream import Stream
 
 
@@ -74,9 +74,9 @@ def command(
     _check_output(output, resume)
     from sana_rt.runtime import inputs
     from sana_rt.runtime.session import Session
-    from sana_rt.runtime.snapshot import Snapshot
+    from sana_rt.runtime.state import State
 
-    options["prompt"], script = _script(options["prompt"], prompts_at, recommit=recommit)
+    options["prompt"], schedule = _schedule(options["prompt"], prompts_at, recommit=recommit)
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
@@ -85,7 +85,7 @@ def command(
             f"{session.model.name!r} makes a clip in one piece, so there is no state to save.",
             expected="a block-causal model (LongSANA) with --save-state.",
         )
-    state = Snapshot.load(resume) if resume else None
+    state = State.load(resume) if resume else None
     request = _request(session, state, given, seconds)
     guided = request.guided
     embeds = inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
@@ -98,7 +98,7 @@ def command(
         stream = session.stream(
             request,
             brought,
-            script=script,
+            schedule=schedule,
             resume=state,
             progress=progress,
             check_finite=check_finite,
@@ -124,11 +124,11 @@ def _check_output(output: Path, resume: Path | None) -> None:
         )
 
 
-def _script(
+def _schedule(
     prompt: str | None, prompts_at: tuple[tuple[float, str], ...], *, recommit: bool
-) -> tuple[str | None, Script]:
+) -> tuple[str | None, PromptSchedule]:
     """The prompt to begin with, and those that follow."""
-    from sana_rt.runtime.scenes import Scene, Script
+    from sana_rt.runtime.prompt_schedule import PromptSchedule, TimedPrompt
 
     first = [text for seconds, text in prompts_at if seconds == 0]
     if len(first) + (prompt is not None) > 1:
@@ -137,12 +137,12 @@ def _script(
         )
     if negative := [seconds for seconds, _ in prompts_at if not seconds >= 0]:
         raise UsageError(f"A prompt begins at {negative[0]:g} s.", expected="0 or later.")
-    later = tuple(Scene(seconds, text) for seconds, text in prompts_at if seconds)
-    return (first[0] if first else prompt), Script(later, recommit)
+    later = tuple(TimedPrompt(seconds, text) for seconds, text in prompts_at if seconds)
+    return (first[0] if first else prompt), PromptSchedule(later, recommit)
 
 
 def _request(
-    session: Session, state: Snapshot | None, given: dict[str, Any], seconds: float | None
+    session: Session, state: State | None, given: dict[str, Any], seconds: float | None
 ) -> Request:
     from sana_rt import geometry
 
@@ -177,7 +177,7 @@ def _patient(report: ProgressCallback) -> Iterator[ProgressCallback]:
 
 def _tell_prompts(stream: Stream, request: Request, session: Session, reporter: Reporter) -> None:
     """Say where prompts begin: at chunks, not at the seconds asked for."""
-    for shot in stream.shots[1:]:
+    for shot in stream.prompts[1:]:
         seconds = shot.seconds(request.fps, session.model)
         line = f"From {seconds:.4g} s, where a chunk begins: {shot.prompt}"
         reporter.console.print(line, markup=False, highlight=False)

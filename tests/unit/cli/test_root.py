@@ -19,7 +19,7 @@ from sana_rt.errors import BackendError, UsageError
 
 # What runs in the background of a script ignores SIGINT; what a terminal shows does not.
 WAITS = """
-import signal, sys, time, types
+import signal, sys, types
 import click
 from sana_rt import cli
 
@@ -28,7 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @click.command()
 def command() -> None:
     print("started", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 
 module = types.ModuleType("sana_rt.cli.doctor")
 module.command = command
@@ -126,13 +126,15 @@ def test_an_interrupt_ends_with_one_line_and_130(run: Callable[..., Result]) -> 
 
 
 def test_ctrl_c_from_a_terminal() -> None:
+    pipe = subprocess.PIPE
     with subprocess.Popen(
-        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", WAITS], stdin=pipe, stdout=pipe, stderr=pipe, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
+        assert process.stderr is not None
         os.kill(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        errors = process.stderr.read()
     assert process.returncode == 130
     assert errors.split() == ["Interrupted."]
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import onnx
 import pytest
 
+from sana_rt import interrupts
 from sana_rt.engines import trt_api
 from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.trt_api import FLAVOURS, BuildLog, BuildRequest, TensorRT
@@ -141,3 +145,27 @@ def test_each_build_has_its_own_log(linear: Path, rtx: TensorRT) -> None:
     assert alive is not None
     for log in (first, second):
         assert log.text.count("Layers:\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_stops_a_build(linear: Path, number: int) -> None:
+    """Wherever it arrives: TensorRT's own frames would lose the exception."""
+    tensorrt, written = TensorRT("rtx"), []
+    request = BuildRequest(linear, TARGETS["sm120"], SHAPES)
+    with pytest.raises(KeyboardInterrupt), interrupts.terminable():
+        tensorrt.build(
+            request, lambda data: written.append(data) or len(data), BuildLog(), _kill(number)
+        )
+    assert written == []
+
+
+def _kill(number: int) -> Callable[[str], None]:
+    """Send a signal in the first phase of a build."""
+    phases: list[str] = []
+
+    def phase(name: str) -> None:
+        phases.append(name)
+        if len(phases) == 1:
+            os.kill(os.getpid(), number)
+
+    return phase

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from examples.shapes import judge, world
 from examples.shapes.world import Language, Scene, Subject, Window
 
-from sana_rt.cli import cli
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import PRESETS, SamplingSpec
 from sana_rt.runtime.frames import read_image, read_video, video
@@ -73,7 +72,7 @@ def test_ground_truth_is_read_right(scenes: list[Scene], clips: list[judge.Frame
     scores = judge.score([judge.read(clip) for clip in clips], [scene.subject for scene in scenes])
     for attribute, score in scores.items():
         assert score.n == NUM_CLIPS
-        assert score.accuracy >= RIGHT, attribute
+        assert score.fraction >= RIGHT, attribute
 
 
 def test_shuffled_clips_are_right_by_chance_only(
@@ -87,7 +86,7 @@ def test_shuffled_clips_are_right_by_chance_only(
         values = [getattr(subject, attribute) for subject in subjects]
         shares = [values.count(value) / NUM_CLIPS for value in set(values)]
         chance = sum(share**2 for share in shares)
-        assert abs(score.accuracy - chance) < CHANCE_SPREAD, attribute
+        assert abs(score.fraction - chance) < CHANCE_SPREAD, attribute
 
 
 def test_mp4_does_not_mislead(
@@ -100,7 +99,7 @@ def test_mp4_does_not_mislead(
             write(clip)
         readings.append(judge.read(np.stack(list(read_video(path)))))
     scores = judge.score(readings, [scene.subject for scene in scenes[:48]])
-    assert min(score.accuracy for score in scores.values()) >= RIGHT
+    assert min(score.fraction for score in scores.values()) >= RIGHT
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_a_trial_plays_held_out_prompts_and_scores_them(language: Language) -> N
     session = TruthfulSession(lies=3)
     verdict = judge.run(cast("Session", session), judge.Trial(language, prompts=12, seed=5))
     for score in verdict.scores.values():
-        assert (score.accuracy, score.n) == (9 / 12, 12)
+        assert (score.fraction, score.n) == (9 / 12, 12)
     assert len({request.prompt for request in session.requests}) == 12
     assert [request.seed for request in session.requests] == list(range(5, 17))
     assert verdict.steadiness["stability"] > 0.95
@@ -229,15 +228,31 @@ def test_a_model_of_another_world_is_refused() -> None:
         judge.run(cast("Session", session), judge.Trial(prompts=1))
 
 
+def test_a_scorer_of_quality_plays_english_prompts() -> None:
+    session, done = TruthfulSession(lies=1), []
+    scores = judge.followed(cast("Session", session), 4, lambda *counts: done.append(counts))
+    assert {name: score.fraction for name, score in scores.items()} == dict.fromkeys(
+        judge.ATTRIBUTES, 3 / 4
+    )
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert all(request.prompt.isascii() for request in session.requests)
+
+
+def test_the_command_refuses_as_those_of_sana_rt_do(tmp_path: Path) -> None:
+    result = CliRunner().invoke(judge.main, [str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+
+
 def test_the_command_prints_the_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Session, "open", lambda *_, **__: TruthfulSession())
     sheet = tmp_path / "sheet.png"
-    arguments = ["judge", "bundle", "--prompts", "4", "--sheet", str(sheet)]
-    result = CliRunner().invoke(cli, [*arguments, "--json"], catch_exceptions=False)
+    arguments = ["bundle", "--prompts", "4", "--sheet", str(sheet)]
+    result = CliRunner().invoke(judge.main, [*arguments, "--json"], catch_exceptions=False)
     figures = msgspec.json.decode(result.stdout)
     assert {"colour", "shape", "direction", "speed"} <= figures.keys()
-    assert figures["direction"].keys() == {"accuracy", "low", "high", "n"}
+    assert figures["direction"].keys() == {"fraction", "low", "high", "n"}
     assert figures["direction"]["n"] == 4
     assert read_image(sheet, 4 * world.SIZE, 9 * world.SIZE).shape[2] == 3
-    shown = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    shown = CliRunner().invoke(judge.main, arguments, catch_exceptions=False)
     assert "100.0%" in shown.stdout

@@ -400,6 +400,7 @@ def test_the_scheduler_says_solver_and_shift(folder: Path) -> None:
         _class_name="FlowMatchEulerDiscreteScheduler",
         shift=5.0,
     )
+    edit(folder, "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
     sampling = without_extras(folder).spec.sampling
     assert (sampling.solver, sampling.flow_shift) == ("flow_euler", 5.0)
 
@@ -417,7 +418,9 @@ def test_the_instruction_can_be_chosen(small_checkpoint: Path) -> None:
 
 
 def test_a_causal_class_makes_a_causal_model(folder: Path) -> None:
-    edit(folder, "transformer/config.json", _class_name="SanaVideoCausalTransformer3DModel")
+    causal = "SanaVideoCausalTransformer3DModel"
+    edit(folder, "transformer/config.json", _class_name=causal)
+    edit(folder, "model_index.json", transformer=["diffusers", causal])
     spec = without_extras(folder).spec
     assert spec.transformer.causal
     assert spec.transformer.attention_eps == 1e-8

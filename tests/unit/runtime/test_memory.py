@@ -22,12 +22,12 @@ from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
 from sana_rt.runtime.backends import onnxruntime
+from sana_rt.runtime.carried_state import NAMES
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.request import for_model
 from sana_rt.runtime.session import Session
-from sana_rt.runtime.state import NAMES
 
 WEIGHT_BYTES = 1000  # of every graph, in the manifests made here
 EMBEDS = PromptEmbeds(np.zeros((1, 300, 2304), np.float32), np.ones((1, 300), np.int64))
@@ -132,7 +132,16 @@ def test_the_table_adds_up() -> None:
     lines = plan.table().splitlines()
     assert sum(size for _, size in plan.rows()) == plan.total_bytes
     assert lines[-2].split() == ["total", f"{plan.total_bytes / 2**20:,.1f}", "MiB"]
-    assert "activations" in lines[-1]
+    assert lines[-1] == "and the activations, which onnxruntime sizes as it runs."
+
+
+def test_activations_that_the_backend_knows_are_planned() -> None:
+    plan = MemoryPlan("plans", {"block_00": 200}, (), {}, activation_bytes=50)
+    assert plan.total_bytes == 250
+    assert dict(plan.rows())["activations"] == 50
+    assert plan.table().splitlines()[-1].startswith("total")
+    with pytest.raises(DeviceMemoryError, match="249 are free"):
+        plan.check(249)
 
 
 def test_buffers_are_what_was_planned() -> None:

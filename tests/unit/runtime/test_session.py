@@ -179,7 +179,8 @@ def test_the_first_graph_that_writes_nan_is_named(small_bundle: Path, tmp_path: 
         NonFiniteError, match=r"'block_02' wrote [\d,]+ of .* 'tokens_out'.*step 1 of 3, timestep 9"
     ):
         list(session.latents(request(session), check_finite=True))
-    assert not np.isfinite(latents(session, request(session))).all()
+    with pytest.raises(NonFiniteError, match=r"1,152 of 1,152 latents [^$]*--check-finite"):
+        list(session.latents(request(session)))
 
 
 def test_finite_clips_pass_the_check(session: Session) -> None:

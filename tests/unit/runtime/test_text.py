@@ -123,6 +123,7 @@ def test_text_that_is_not_unicode_is_refused(tokenizer):
 def test_prompt_text_says_how_much_shall_move(score, suffix):
     assert prompt_text(" A Cat\n", motion_score=score) == "A Cat" + suffix
     assert prompt_text(" A Cat\n", motion_score=score, lowercase=True) == "a cat" + suffix
+    assert prompt_text(" ", motion_score=score) == suffix.lstrip()
 
 
 def test_select_takes_the_kept_positions_and_zeros_the_rest(tokenizer):

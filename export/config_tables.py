@@ -1,0 +1,374 @@
+"""Every key of every configuration file that is read, class by class, and how it is treated.
+
+The classes are those of diffusers and transformers; a test walks their signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from sana_rt.export.config_keys import (
+    Follows,
+    MustBe,
+    NoEffect,
+    Rule,
+    Table,
+    Treatment,
+    Used,
+    Values,
+    Within,
+)
+
+# Bounds are far above every model, and below what would make a loop or an allocation of a typo.
+_Size = Annotated[int, Meta(ge=1, le=1 << 24)]
+MAX_LAYERS: Final = 1000
+_Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
+_Id = Annotated[int, Meta(ge=0, lt=1 << 24)]
+_Epsilon = Annotated[float, Meta(gt=0, le=1)]
+_Positive = Annotated[float, Meta(gt=0, le=1e6)]
+_Shift = Annotated[float, Meta(ge=1e-3, le=1e3)]  # beyond, float32 cannot tell sigma from 0 or 1
+_Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
+_Means = Annotated[tuple[_Finite, ...], Meta(max_length=1024)]
+_Deviations = Annotated[tuple[_Positive, ...], Meta(max_length=1024)]
+_Stages = Annotated[tuple[_Size, ...], Meta(min_length=2, max_length=8)]
+_Halvings = Annotated[tuple[bool, ...], Meta(min_length=1, max_length=7)]
+_Patch = tuple[Annotated[int, Meta(ge=1, le=1)], _Size, _Size]
+
+_TRAINING: Final = NoEffect("Used in training only.")
+_NOT_IN_SCHEDULE: Final = NoEffect("Flow sigmas take the place of the schedule that it shapes.")
+
+#: Keys that ``save_pretrained`` writes for every class of diffusers.
+_DIFFUSERS: Final[dict[str, Treatment]] = {
+    "_class_name": NoEffect("Names the class, by which the table is chosen."),
+    "_diffusers_version": NoEffect("Who wrote the file."),
+    "_name_or_path": NoEffect("Where the file was."),
+}
+_UNQUANTIZED: Final[dict[str, Treatment]] = {
+    "quantization_config": MustBe("weights before quantization", (None,), default=None)
+}
+
+
+def _off(reason: str) -> MustBe:
+    """A switch that is off by default and must stay off."""
+    return MustBe(reason, (False,), default=False)
+
+
+_DIT: Final[dict[str, Treatment]] = {
+    "in_channels": Used("Latent channels.", _Size),
+    "out_channels": Follows(
+        "A prediction of the variance is not taken off.",
+        "in_channels",
+        lambda before: before["in_channels"],
+        also=(None,),
+    ),
+    "num_attention_heads": Used("Heads of self-attention.", _Size),
+    "attention_head_dim": Used("Channels of a head.", _Size),
+    "num_layers": Used("Blocks.", _Layers),
+    "num_cross_attention_heads": Used("Heads of cross-attention.", _Size),
+    "cross_attention_head_dim": Used("Channels of a head of cross-attention.", _Size),
+    "cross_attention_dim": Follows(
+        "Keys and values come from the projected text, which is as wide as the tokens.",
+        "num_attention_heads · attention_head_dim",
+        lambda before: before["num_attention_heads"] * before["attention_head_dim"],
+        default=2240,
+    ),
+    "caption_channels": Used("Channels of the text encoder's output.", _Size),
+    "mlp_ratio": Used("Width of the feed-forward over that of the tokens.", _Positive),
+    "dropout": _TRAINING,
+    "attention_bias": _off("the projections of self-attention have no bias"),
+    "sample_size": NoEffect("Chooses diffusers' list of sizes; sizes are taken as asked."),
+    "patch_size": Used("Latents of a token along t, h and w; one frame along t.", _Patch),
+    "norm_elementwise_affine": _off("norms between layers have no weights"),
+    "norm_eps": Used("Epsilon of the blocks' norms; the final layer has 1e-6.", _Epsilon, 1e-6),
+    "interpolation_scale": NoEffect("No code of the class reads it."),
+    "guidance_embeds": _off("guidance runs the network twice"),
+    "guidance_embeds_scale": NoEffect("Scales the guidance's embedding, which must be off."),
+    "qk_norm": MustBe(
+        "queries and keys are normalised over all heads",
+        ("rms_norm_across_heads",),
+        default="rms_norm_across_heads",
+    ),
+    "rope_max_seq_len": Used("Positions of the longest axis.", _Size, 1024),
+}
+
+
+def _transformer(name: str) -> Table:
+    return Table(
+        ("_class_name", name),
+        _DIT,
+        _DIFFUSERS | _UNQUANTIZED,
+        (
+            Rule(
+                "attention_head_dim is even",
+                lambda values: values["attention_head_dim"] % 2 == 0,
+            ),
+            Rule("mlp_ratio leaves a channel", lambda values: ffn_dim(values) >= 1),
+        ),
+    )
+
+
+def ffn_dim(values: Values) -> int:
+    """Hidden channels of the feed-forward, rounded as diffusers does."""
+    width = values["num_attention_heads"] * values["attention_head_dim"]
+    return int(width * values["mlp_ratio"])
+
+
+TRANSFORMER: Final = _transformer("SanaVideoTransformer3DModel")
+#: Not in a release of diffusers; files have the keys of the class that it is made from.
+CAUSAL_TRANSFORMER: Final = _transformer("SanaVideoCausalTransformer3DModel")
+
+WAN: Final = Table(
+    ("_class_name", "AutoencoderKLWan"),
+    {
+        "base_dim": Used("Channels at full size.", _Size),
+        "decoder_base_dim": Follows(
+            "Encoder and decoder are equally wide.",
+            "base_dim",
+            lambda before: before["base_dim"],
+            also=(None,),
+            default=None,
+        ),
+        "z_dim": Used("Latent channels.", _Size),
+        "dim_mult": Used("Channels of each stage over those at full size.", _Stages),
+        "num_res_blocks": Used("Residual blocks of a stage.", _Layers),
+        "attn_scales": MustBe("attention is in the middle only", ([],), default=[]),
+        "temperal_downsample": Used("Which halvings of the size also halve time.", _Halvings),
+        "dropout": _TRAINING,
+        "latents_mean": Used("Mean of each latent channel.", _Means),
+        "latents_std": Used("Standard deviation of each latent channel.", _Deviations),
+        "is_residual": _off("the blocks of Wan 2.2 are others"),
+        "in_channels": MustBe("red, green, blue", (3,), default=3),
+        "out_channels": MustBe("red, green, blue", (3,), default=3),
+        "patch_size": MustBe("pixels are not folded into channels", (None,), default=None),
+        "scale_factor_temporal": Follows(
+            "Frames of a latent frame.",
+            "2 to the power of the temporal halvings",
+            lambda before: 2 ** sum(before["temperal_downsample"]),
+            default=4,
+        ),
+        "scale_factor_spatial": Follows(
+            "Pixels of a latent.",
+            "2 to the power of the halvings",
+            lambda before: 2 ** len(before["temperal_downsample"]),
+            default=8,
+        ),
+    },
+    _DIFFUSERS | _UNQUANTIZED,
+    (
+        Rule(
+            "dim_mult has one entry more than temperal_downsample",
+            lambda values: len(values["dim_mult"]) == len(values["temperal_downsample"]) + 1,
+        ),
+        Rule(
+            "latents_mean and latents_std have z_dim entries",
+            lambda values: (
+                values["z_dim"] == len(values["latents_mean"]) == len(values["latents_std"])
+            ),
+        ),
+    ),
+)
+
+
+def _layer_types(before: Values) -> list[str]:
+    kinds = ("sliding_attention", "full_attention")
+    return [kinds[index % 2] for index in range(before["num_hidden_layers"])]
+
+
+_ROPE: Final = Table(
+    ("rope_type", "rope_parameters"),
+    {
+        "rope_theta": Used("Base of the rotary frequencies.", _Positive, 10000.0),
+        "rope_type": MustBe("rotary frequencies are not scaled", ("default",), default="default"),
+    },
+)
+
+GEMMA2: Final = Table(
+    ("model_type", "gemma2"),
+    {
+        "vocab_size": Used("Rows of the embedding.", _Size),
+        "hidden_size": Used("Channels.", _Size),
+        "intermediate_size": Used("Hidden channels of the feed-forward.", _Size),
+        "num_hidden_layers": Used("Layers.", _Layers),
+        "num_attention_heads": Used("Heads.", _Size),
+        "num_key_value_heads": Used("Heads of keys and values.", _Size),
+        "head_dim": Used("Channels of a head.", _Size),
+        "hidden_activation": MustBe(
+            "the tanh form of GELU", ("gelu_pytorch_tanh",), default="gelu_pytorch_tanh"
+        ),
+        "max_position_embeddings": NoEffect("Frequencies of the default type do not depend on it."),
+        "initializer_range": _TRAINING,
+        "rms_norm_eps": Used("Epsilon of the norms.", _Epsilon, 1e-6),
+        "use_cache": NoEffect("A prompt is encoded in one pass."),
+        "pad_token_id": Used("Padding.", _Id, 0),
+        "eos_token_id": NoEffect("No text is generated."),
+        "bos_token_id": Used("The first token.", _Id, 2),
+        "tie_word_embeddings": NoEffect("The encoder has no language head."),
+        "rope_parameters": Within("Rotary positions.", _ROPE),
+        "attention_bias": _off("the projections have no bias"),
+        "attention_dropout": _TRAINING,
+        "query_pre_attn_scalar": Used("Logits are divided by its square root.", _Positive),
+        "sliding_window": Used("Keys that every other layer sees.", _Size, 4096),
+        "layer_types": Follows(
+            "Even layers see a window, odd layers everything.",
+            "sliding_attention and full_attention in turn",
+            _layer_types,
+            also=(None,),
+            default=None,
+        ),
+        "final_logit_softcapping": NoEffect("The encoder has no language head."),
+        "attn_logit_softcapping": Used("Cap of the attention's logits.", _Positive | None, 50.0),
+        "use_bidirectional_attention": MustBe("attention is causal", (None, False), default=None),
+        # every configuration of transformers has these
+        "model_type": NoEffect("Names the class, by which the table is chosen."),
+        "transformers_version": NoEffect("Who wrote the file."),
+        "architectures": NoEffect("The tensors say which class wrote them."),
+        "_name_or_path": NoEffect("Where the file was."),
+        "output_hidden_states": NoEffect("What a call returns beside the last states."),
+        "output_attentions": NoEffect("What a call returns beside the last states."),
+        "return_dict": NoEffect("How a call returns."),
+        "dtype": NoEffect("The type of the weights is that of their file."),
+        "chunk_size_feed_forward": NoEffect("The class computes all tokens at once."),
+        "is_encoder_decoder": _off("there is no second stack"),
+        "id2label": NoEffect("Of classifiers."),
+        "label2id": NoEffect("Of classifiers."),
+        "problem_type": NoEffect("Of classifiers."),
+    },
+    _UNQUANTIZED
+    | {
+        # transformers 4
+        "rope_theta": Used(
+            "Base of the rotary frequencies, by its older name.", _Positive, 10000.0
+        ),
+        "rope_scaling": MustBe("rotary frequencies are not scaled", (None,), default=None),
+        "hidden_act": NoEffect("The class reads hidden_activation."),
+        "torch_dtype": NoEffect("The type of the weights is that of their file."),
+        "cache_implementation": NoEffect("A prompt is encoded in one pass."),
+        "sliding_window_size": NoEffect("The class reads sliding_window."),
+        "_attn_implementation_autoset": NoEffect("Chooses among kernels of one function."),
+    },
+    (
+        Rule("head_dim is even", lambda values: values["head_dim"] % 2 == 0),
+        Rule(
+            "num_attention_heads is a multiple of num_key_value_heads",
+            lambda values: values["num_attention_heads"] % values["num_key_value_heads"] == 0,
+        ),
+        Rule(
+            "pad_token_id and bos_token_id are below vocab_size",
+            lambda values: (
+                max(values["pad_token_id"], values["bos_token_id"]) < values["vocab_size"]
+            ),
+        ),
+    ),
+)
+
+_THOUSAND: Final = MustBe("timesteps run from 0 to 1000", (1000,), default=1000)
+_NOT_SHIFTED_BY_SIZE: Final = NoEffect("Of a shift that depends on the size.")
+
+_DPM: Final[dict[str, Treatment]] = {
+    "num_train_timesteps": _THOUSAND,
+    "beta_start": _NOT_IN_SCHEDULE,
+    "beta_end": _NOT_IN_SCHEDULE,
+    "beta_schedule": _NOT_IN_SCHEDULE,
+    "trained_betas": _NOT_IN_SCHEDULE,
+    "solver_order": MustBe("the solver is DPM-Solver++(2M)", (2,), default=2),
+    "prediction_type": MustBe(
+        "the network predicts a velocity", ("flow_prediction",), default="epsilon"
+    ),
+    "thresholding": _off("estimates are not clipped"),
+    "dynamic_thresholding_ratio": NoEffect("Of thresholding, which must be off."),
+    "sample_max_value": NoEffect("Of thresholding, which must be off."),
+    "algorithm_type": MustBe(
+        "the solver is DPM-Solver++(2M)", ("dpmsolver++", "deis"), default="dpmsolver++"
+    ),
+    "solver_type": MustBe(
+        "diffusers takes the last three for the first",
+        ("midpoint", "logrho", "bh1", "bh2"),
+        default="midpoint",
+    ),
+    "lower_order_final": NoEffect("The last step is of first order because it ends at sigma 0."),
+    "euler_at_final": NoEffect("The last step is of first order because it ends at sigma 0."),
+    "use_karras_sigmas": _off("sigmas are those of the flow"),
+    "use_exponential_sigmas": _off("sigmas are those of the flow"),
+    "use_beta_sigmas": _off("sigmas are those of the flow"),
+    "use_lu_lambdas": _off("sigmas are those of the flow"),
+    "use_flow_sigmas": MustBe("sigmas are those of the flow", (True,), default=False),
+    "flow_shift": Used("Shift of the sigmas.", _Shift, 1.0),
+    "final_sigmas_type": MustBe("the last step ends at sigma 0", ("zero",), default="zero"),
+    "lambda_min_clipped": _NOT_IN_SCHEDULE,
+    "variance_type": NoEffect("Of networks that predict noise."),
+    "timestep_spacing": _NOT_IN_SCHEDULE,
+    "steps_offset": _NOT_IN_SCHEDULE,
+    "rescale_betas_zero_snr": _NOT_IN_SCHEDULE,
+    "use_dynamic_shifting": NoEffect("Allows a shift that the pipelines do not ask for."),
+    "time_shift_type": NoEffect("Of a shift that the pipelines do not ask for."),
+}
+_FLOW_EULER: Final[dict[str, Treatment]] = {
+    "num_train_timesteps": _THOUSAND,
+    "shift": Used("Shift of the sigmas.", _Shift, 1.0),
+    "use_dynamic_shifting": _off("the shift does not depend on the size"),
+    "base_shift": _NOT_SHIFTED_BY_SIZE,
+    "max_shift": _NOT_SHIFTED_BY_SIZE,
+    "base_image_seq_len": _NOT_SHIFTED_BY_SIZE,
+    "max_image_seq_len": _NOT_SHIFTED_BY_SIZE,
+    "invert_sigmas": _off("sigmas fall"),
+    "shift_terminal": MustBe("sigmas are not stretched", (None,), default=None),
+    "use_karras_sigmas": _off("sigmas are those of the flow"),
+    "use_exponential_sigmas": _off("sigmas are those of the flow"),
+    "use_beta_sigmas": _off("sigmas are those of the flow"),
+    "time_shift_type": _NOT_SHIFTED_BY_SIZE,
+    "stochastic_sampling": _off("the solver adds no noise"),
+}
+
+
+def _scheduler(name: str, own: dict[str, Treatment], other: dict[str, Treatment]) -> Table:
+    foreign = NoEffect("Another scheduler's: from_config hands it on, and the class ignores it.")
+    beyond: dict[str, Treatment] = {key: foreign for key in other if key not in own}
+    return Table(("_class_name", name), own, _DIFFUSERS | beyond)
+
+
+DPM_SOLVER: Final = _scheduler("DPMSolverMultistepScheduler", _DPM, _FLOW_EULER)
+FLOW_EULER: Final = _scheduler("FlowMatchEulerDiscreteScheduler", _FLOW_EULER, _DPM)
+
+
+def _component(library: str, *classes: str) -> MustBe:
+    known = ([library, name] for name in classes)
+    return MustBe("these are read", (*known, [None, None]), default=[None, None])
+
+
+def _pipeline(name: str) -> Table:
+    return Table(
+        ("_class_name", name),
+        {
+            "tokenizer": _component("transformers", "GemmaTokenizer", "GemmaTokenizerFast"),
+            "text_encoder": _component("transformers", "Gemma2Model"),
+            "vae": _component(
+                "diffusers", "AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"
+            ),
+            "transformer": _component(
+                "diffusers", "SanaVideoTransformer3DModel", "SanaVideoCausalTransformer3DModel"
+            ),
+            "scheduler": _component(
+                "diffusers", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
+            ),
+        },
+        _DIFFUSERS,
+    )
+
+
+PIPELINES: Final = tuple(
+    _pipeline(name)
+    for name in ("SanaVideoPipeline", "SanaImageToVideoPipeline", "LongSanaVideoPipeline")
+)
+
+#: What the documentation lists, under its titles.
+DOCUMENTED: Final[Mapping[str, Table]] = {
+    "transformer/config.json": TRANSFORMER,
+    "vae/config.json": WAN,
+    "text_encoder/config.json": GEMMA2,
+    "scheduler/scheduler_config.json of DPM-Solver++": DPM_SOLVER,
+    "scheduler/scheduler_config.json of flow Euler": FLOW_EULER,
+    "model_index.json": PIPELINES[0],
+}
