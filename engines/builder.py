@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
+from sana_rt.bundle_writer import publish
 from sana_rt.engines import freshness, graph_types, plan_table
 from sana_rt.engines.cards import Target
 from sana_rt.engines.freshness import Settings
@@ -25,7 +25,7 @@ from sana_rt.engines.trt_api import (
 )
 from sana_rt.errors import BuildError, TargetError, UnsupportedNodeError
 from sana_rt.files import lock, write_bytes, writing
-from sana_rt.manifest import DimRange, Graph, Manifest, Plan
+from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.tensors import TensorSpec, resolve
 
 # Measured with TensorRT-RTX 1.7: its libraries and the graph; then the mapped weight file, one
@@ -179,19 +179,10 @@ def _check_sources(bundle: Bundle, settings: Settings, names: Iterable[str]) -> 
 def _forget(bundle: Bundle, settings: Settings, names: Iterable[str]) -> Bundle:
     """Take the plans called ``names`` out of the manifest, then off the disk."""
     plans = bundle.manifest.variant(settings.variant).plans.get(settings.target.name, {})
-    stale = {name: plans[name] for name in names if name in plans}
-    if not stale:
+    kept = {name: plan for name, plan in plans.items() if name not in names}
+    if kept == plans:
         return bundle
-    paths = {path for plan in stale.values() for path in (plan.path, plan.log)}
-    kept = {name: plan for name, plan in plans.items() if name not in stale}
-    manifest = _with_plans(bundle.manifest, settings, kept)
-    manifest = msgspec.structs.replace(
-        manifest, files=tuple(file for file in manifest.files if file.path not in paths)
-    )
-    saved = bundles.save(bundle.root, manifest)
-    for path in paths:
-        (bundle.root / path).unlink(missing_ok=True)
-    return saved
+    return _publish_plans(bundle, settings, kept)
 
 
 def _remember(bundle: Bundle, settings: Settings, name: str, built: Built) -> Bundle:
@@ -199,11 +190,7 @@ def _remember(bundle: Bundle, settings: Settings, name: str, built: Built) -> Bu
     graph = bundle.manifest.variant(settings.variant).graphs[name]
     plan = _plan(bundle, settings, graph, name, built)
     plans = bundle.manifest.variant(settings.variant).plans.get(settings.target.name, {})
-    manifest = _with_plans(bundle.manifest, settings, {**plans, name: plan})
-    files = bundles.describe(bundle.root, (built.plan, built.log))
-    return bundles.save(
-        bundle.root, msgspec.structs.replace(manifest, files=manifest.files + files)
-    )
+    return _publish_plans(bundle, settings, {**plans, name: plan})
 
 
 def _plan(bundle: Bundle, settings: Settings, graph: Graph, name: str, built: Built) -> Plan:
@@ -225,15 +212,17 @@ def _plan(bundle: Bundle, settings: Settings, graph: Graph, name: str, built: Bu
     )
 
 
-def _with_plans(manifest: Manifest, settings: Settings, plans: dict[str, Plan]) -> Manifest:
+def _publish_plans(bundle: Bundle, settings: Settings, plans: dict[str, Plan]) -> Bundle:
+    """The bundle with these plans of the variant for the target."""
+    manifest = bundle.manifest
     variant = manifest.variant(settings.variant)
     targets = {**variant.plans, settings.target.name: plans}
     if not plans:
         del targets[settings.target.name]
     changed = msgspec.structs.replace(variant, plans=targets)
-    return msgspec.structs.replace(
-        manifest, variants={**manifest.variants, settings.variant: changed}
-    )
+    variants = {**manifest.variants, settings.variant: changed}
+    after = msgspec.structs.replace(manifest, variants=variants)
+    return publish(bundle.root, manifest, after)
 
 
 def _unsupported(graph: Path, error: RefusedNodesError, log: Path) -> UnsupportedNodeError:

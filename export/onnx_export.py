@@ -6,11 +6,9 @@ own, read from the checkpoint one tensor at a time. Memory is bounded by the lar
 
 from __future__ import annotations
 
-import itertools
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -19,9 +17,10 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
-from sana_rt import __version__
+from sana_rt import __version__, weights_file
 from sana_rt import manifest as manifests
-from sana_rt.bundle import Bundle, describe, save
+from sana_rt.bundle import Bundle
+from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import ManifestValueError, UsageError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
@@ -29,24 +28,22 @@ from sana_rt.export.graph_passes import Weight
 from sana_rt.export.graphs import DType, GraphDefinition, Sizes, decode_window, definitions
 from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
-from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors, write_bytes, writing
+from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
 from sana_rt.progress import Progress, silent
-
-#: Where a tensor begins in a weights file: on a page, so that it can be memory-mapped.
-ALIGNMENT: Final = 4096
+from sana_rt.weights_file import Extent
 
 #: Sizes to trace with. No two are equal and none is 1, so that no dimension is taken for
 #: another or for a constant.
 TRACE_SIZES: Final = Sizes(batch=2, frames=3, rows=4, columns=5, length=7)
 
+_CREATED_BY: Final = f"sana-rt {__version__}"
 _DESCRIPTIONS: Final[dict[DType, str]] = {
     "float32": "The checkpoint's weights in float32.",
     "bfloat16": "The checkpoint's weights rounded to bfloat16.",
 }
-_SUFFIXES: Final = (".onnx", ".weights", PARTIAL_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,16 @@ def export_bundle(
     with lock(root):
         source = checkpoint.source()
         before = _existing(root, checkpoint, source)
-        folder = _folder(root, options.name, before)
-        graphs = _write_graphs(checkpoint, root / folder, options, progress)
+        with new_folder(root, options.name, before) as folder:
+            graphs = _write_graphs(checkpoint, folder, options, progress)
         variant = _variant(checkpoint, options.dtype, source, graphs)
-        manifest = _manifest(checkpoint, root, before, options.name, variant)
-        bundle = save(root, manifest)
-        _remove_replaced(root, before, manifest)
-        _clean(root, options.name, manifest)
-    return bundle
+        tokenizer = _write_tokenizer(checkpoint, root, before)
+        after = msgspec.structs.replace(
+            (before or _empty(checkpoint)).with_variants({options.name: variant}),
+            created_by=_CREATED_BY,
+            tokenizer=tokenizer,
+        )
+        return publish(root, before, after)
 
 
 def _check_name(name: str) -> None:
@@ -141,45 +140,6 @@ def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | 
     return manifest
 
 
-def _folder(root: Path, name: str, manifest: Manifest | None) -> str:
-    """A folder for a variant's files that the manifest does not list, emptied.
-
-    A variant that is replaced keeps its files until the manifest names the new ones, so the
-    new ones need another folder: ``fp32``, then ``fp32.1``, then ``fp32`` again.
-    """
-    _clean(root, name, manifest)
-    numbered = (f"{name}.{number}" for number in itertools.count(1))
-    return next(each for each in itertools.chain([name], numbered) if not (root / each).exists())
-
-
-def _clean(root: Path, name: str, manifest: Manifest | None) -> None:
-    """Remove the variant's files that the manifest does not list: what an interruption left."""
-    listed = {root / file.path for file in manifest.files} if manifest else set()
-    own = re.compile(re.escape(name) + r"(\.\d+)?")
-    with storage_errors(root):
-        for folder in [path for path in root.iterdir() if own.fullmatch(path.name)]:
-            for path in folder.glob("*"):
-                if path not in listed and path.name.endswith(_SUFFIXES):
-                    path.unlink()
-            _remove_if_empty(folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _remove_replaced(root: Path, before: Manifest | None, after: Manifest) -> None:
-    """Remove the files that the manifest before listed and this one does not."""
-    kept = {file.path for file in after.files}
-    for file in before.files if before else ():
-        path = root / file.path
-        if file.path not in kept:
-            with storage_errors(path):
-                path.unlink(missing_ok=True)
-                _remove_if_empty(path.parent)
-
-
 def _variant(
     checkpoint: Checkpoint, dtype: DType, source: Source, graphs: dict[str, Graph]
 ) -> Variant:
@@ -216,21 +176,17 @@ def write_graph(
     """Write ``<graph>.onnx`` and, beside it, ``<graph>.weights``; paths begin with the folder."""
     proto = ir.to_proto(topology.model)
     del proto.graph.input[len(definition.inputs) :]  # the weights, which become initializers
-    path = folder / f"{definition.name}.weights"
-    if topology.weights:
-        own = weights.under(definition.prefix)
-        with writing(path) as file:
-            for weight in topology.weights:
-                sources = {
-                    name: _array(own.load(name), definition.dtype) for name in weight.sources
-                }
-                offset, length = _append(file, weight.evaluate(sources))
-                proto.graph.initializer.append(_external(weight, path.name, offset, length))
-    model = folder / f"{definition.name}.onnx"
-    write_bytes(model, proto.SerializeToString(deterministic=True))
+    path = folder / f"{definition.name}.onnx"
+    own = weights.under(definition.prefix)
+    with weights_file.beside(path) as writer:
+        for weight in topology.weights:
+            sources = {name: _array(own.load(name), definition.dtype) for name in weight.sources}
+            extent = writer.append(_bytes(weight.evaluate(sources)))
+            proto.graph.initializer.append(_external(weight, extent))
+    write_bytes(path, proto.SerializeToString(deterministic=True))
     return Graph(
-        path=f"{folder.name}/{model.name}",
-        weights=(f"{folder.name}/{path.name}",) if topology.weights else (),
+        path=f"{folder.name}/{path.name}",
+        weights=tuple(f"{folder.name}/{each.name}" for each in writer.files),
         opset=OPSET,
         inputs=definition.inputs,
         outputs=definition.outputs,
@@ -242,53 +198,41 @@ def _array(tensor: torch.Tensor, dtype: DType) -> NDArray[Any]:
     return ir.tensor(tensor.to(TORCH_DTYPES[dtype])).numpy()
 
 
-def _append(file: IO[bytes], value: NDArray[Any]) -> tuple[int, int]:
-    """Write a tensor at the next page; returns its offset and length in bytes."""
-    offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
-    file.seek(offset)
-    file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-    return offset, value.nbytes
+def _bytes(value: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
 
 
-def _external(weight: Weight, location: str, offset: int, length: int) -> onnx.TensorProto:
+def _external(weight: Weight, extent: Extent) -> onnx.TensorProto:
     proto = onnx.TensorProto(name=weight.name, data_type=weight.dtype.value, dims=weight.shape)
     proto.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
+    for key, value in extent._asdict().items():
         proto.external_data.add(key=key, value=str(value))
     return proto
 
 
-def _write_tokenizer(checkpoint: Checkpoint, root: Path) -> str | None:
+def _write_tokenizer(checkpoint: Checkpoint, root: Path, before: Manifest | None) -> str | None:
+    """The path of the checkpoint's tokenizer; the bundle's until now is not written over."""
     if checkpoint.tokenizer is None:
         return None
+    listed = {file.path: file.sha256 for file in before.files} if before else {}
+    wanted = sha256(checkpoint.tokenizer)
+    names = (TOKENIZER_NAME, f"1.{TOKENIZER_NAME}")
+    for name in names:
+        path = root / name
+        if listed.get(name) == wanted and path.is_file() and sha256(path) == wanted:
+            return name
+    name = next(each for each in names if each not in listed)
     with storage_errors(checkpoint.tokenizer):
-        write_bytes(root / TOKENIZER_NAME, checkpoint.tokenizer.read_bytes())
-    return TOKENIZER_NAME
+        write_bytes(root / name, checkpoint.tokenizer.read_bytes())
+    return name
 
 
-def _manifest(
-    checkpoint: Checkpoint,
-    root: Path,
-    before: Manifest | None,
-    name: str,
-    variant: Variant,
-) -> Manifest:
-    """The manifest with the new variant beside those that were there before."""
-    variants = {**before.variants} if before else {}
-    variants[name] = variant.keeping_plans(variants.pop(name, None))
-    fresh = {path for graph in variant.graphs.values() for path in (graph.path, *graph.weights)}
-    kept = {path for each in variants.values() for path in each.paths()} - fresh
-    files = [file for file in before.files if file.path in kept] if before else []
-    new = {root / path for path in fresh}
-    tokenizer = _write_tokenizer(checkpoint, root)
-    if tokenizer is not None:
-        new.add(root / tokenizer)
+def _empty(checkpoint: Checkpoint) -> Manifest:
     return Manifest(
         format=manifests.FORMAT,
         format_version=manifests.FORMAT_VERSION,
-        created_by=f"sana-rt {__version__}",
+        created_by=_CREATED_BY,
         model=checkpoint.spec,
-        files=tuple(sorted((*files, *describe(root, new)), key=lambda file: file.path)),
-        variants=variants,
-        tokenizer=tokenizer,
+        files=(),
+        variants={},
     )

@@ -12,10 +12,10 @@ import onnxruntime as ort
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
-from sana_rt.files import storage_errors, write_bytes, writing
+from sana_rt import weights_file
+from sana_rt.files import storage_errors, write_bytes
+from sana_rt.weights_file import Extent
 
-_WEIGHTS_SUFFIX: Final = ".weights"
-_ALIGNMENT: Final = 4096  # a page, so that a tensor can be memory-mapped
 _INLINE_BYTES: Final = 1024  # smaller constants stay in the ONNX file
 
 
@@ -55,21 +55,13 @@ def write(model: ModelProto, source: Path, path: Path) -> tuple[Path, ...]:
     Weights that ``model`` refers to are copied from the folder ``source``, one at a time.
     ``model`` is left without values.
     """
-    weights = path.with_suffix(_WEIGHTS_SUFFIX)
-    with writing(weights) as file:
+    with weights_file.beside(path) as weights:
         for tensor in model.graph.initializer:
             _load(tensor, source)
-            if len(tensor.raw_data) < _INLINE_BYTES:
-                continue
-            offset = -(-file.tell() // _ALIGNMENT) * _ALIGNMENT
-            file.seek(offset)
-            length = file.write(tensor.raw_data)
-            _refer(tensor, weights.name, offset, length)
-        empty = file.tell() == 0
-    if empty:
-        weights.unlink()
+            if len(tensor.raw_data) >= _INLINE_BYTES:
+                _refer(tensor, weights.append(tensor.raw_data))
     write_bytes(path, model.SerializeToString(deterministic=True))
-    return () if empty else (weights,)
+    return weights.files
 
 
 def _load(tensor: TensorProto, folder: Path) -> None:
@@ -80,8 +72,8 @@ def _load(tensor: TensorProto, folder: Path) -> None:
         del tensor.external_data[:]
 
 
-def _refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+def _refer(tensor: TensorProto, extent: Extent) -> None:
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
-    for key, entry in (("location", location), ("offset", offset), ("length", length)):
+    for key, entry in extent._asdict().items():
         tensor.external_data.add(key=key, value=str(entry))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +10,11 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from sana_rt import bundle as bundles
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
+from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import UsageError
-from sana_rt.files import lock, storage_errors
+from sana_rt.files import lock
 from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
 from sana_rt.progress import Progress, silent
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
@@ -124,19 +121,12 @@ def quantize_bundle(
         if table is not None:
             source = bundle.manifest.variant(source_variant(bundle.manifest)).source
             table.check(source, formats)
-        _clean(root, name, bundle.manifest)
-        folder = _free_folder(root, name)
-        try:
+        with new_folder(root, name, bundle.manifest) as folder:
             graphs = _Job(bundle, folder, forms, formats, table).write(progress)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
         variants = {
             form.name: _variant(bundle, form, graphs[form.name], loaded, table) for form in forms
         }
-        saved = bundles.save(root, _with(bundle, variants))
-        _clean(root, name, saved.manifest)
-        return saved
+        return publish(root, bundle.manifest, bundle.manifest.with_variants(variants))
 
 
 def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFormat]:
@@ -261,22 +251,6 @@ def _layers(bundle: Bundle, variant: str) -> dict[str, Layer]:
     return {layer.name: layer for each in read_layers(bundle, variant).values() for layer in each}
 
 
-def _free_folder(root: Path, name: str) -> Path:
-    """A folder that does not exist: a variant that is replaced keeps its files so far."""
-    folders = (root / (f"{name}.{count}" if count else name) for count in itertools.count())
-    return next(folder for folder in folders if not folder.exists())
-
-
-def _clean(root: Path, name: str, manifest: Manifest) -> None:
-    """Remove the variant's folders that no listed file is in: what an interruption left."""
-    listed = {Path(file.path).parts[0] for file in manifest.files}
-    with storage_errors(root):
-        for folder in root.iterdir():
-            own = re.fullmatch(rf"{re.escape(name)}(\.\d+)?", folder.name)
-            if own and folder.name not in listed:
-                shutil.rmtree(folder)
-
-
 def _variant(
     bundle: Bundle,
     form: _Form,
@@ -293,24 +267,4 @@ def _variant(
         graphs={**base.graphs, **graphs},
         plans={},
         quantization=Quantization(recipe.name, loaded.sha256, form.form, calibration),
-    )
-
-
-def _with(bundle: Bundle, variants: Mapping[str, Variant]) -> Manifest:
-    """The manifest with ``variants`` behind the others; files that nothing uses any more leave."""
-    manifest = bundle.manifest
-    variants = {
-        name: each.keeping_plans(manifest.variants.get(name)) for name, each in variants.items()
-    }
-    others = {name: each for name, each in manifest.variants.items() if name not in variants}
-    kept = {path for each in (*others.values(), *variants.values()) for path in each.paths()}
-    replaced = [manifest.variants[name] for name in variants if name in manifest.variants]
-    dropped = {path for each in replaced for path in each.paths()} - kept
-    files = [file for file in manifest.files if file.path not in dropped]
-    fresh = kept - {file.path for file in files}
-    files += bundles.describe(bundle.root, [bundle.root / path for path in fresh])
-    return msgspec.structs.replace(
-        manifest,
-        files=tuple(sorted(files, key=lambda file: file.path)),
-        variants={**others, **variants},
     )

@@ -296,6 +296,16 @@ class Manifest(Frozen, frozen=True):
             )
         return self.variants[name]
 
+    def paths(self) -> set[str]:
+        """The listed files that the tokenizer and the variants are in."""
+        return {path for _, path in _references(self)}
+
+    def with_variants(self, variants: Mapping[str, Variant]) -> Manifest:
+        """With ``variants`` behind the others; one that replaces another keeps its plans."""
+        others = {name: each for name, each in self.variants.items() if name not in variants}
+        new = {name: each.keeping_plans(self.variants.get(name)) for name, each in variants.items()}
+        return msgspec.structs.replace(self, variants={**others, **new})
+
     def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
         """The variants that a recipe made in this form, whatever they are called."""
         return tuple(

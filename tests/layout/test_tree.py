@@ -16,6 +16,7 @@ FOUNDATION = {
     "__main__",
     "array_files",
     "bundle",
+    "bundle_writer",
     "documents",
     "errors",
     "figures",
@@ -29,6 +30,7 @@ FOUNDATION = {
     "progress",
     "recorded",
     "tensors",
+    "weights_file",
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}

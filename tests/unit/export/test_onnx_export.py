@@ -177,6 +177,7 @@ def test_an_interrupted_export_is_no_bundle_and_can_be_run_again(
             export_bundle(checkpoint, root, progress=progress)
     assert not (root / MANIFEST_NAME).exists()
     assert not list(root.rglob("*.partial"))
+    (root / "fp32").mkdir(exist_ok=True)
     (root / "fp32/old.onnx").write_bytes(b"of an older version")
     export_bundle(checkpoint, root)
     assert_sound(root, checkpoint)
@@ -305,6 +306,22 @@ def test_the_same_checkpoint_in_a_renamed_folder_is_accepted(
         "fp32": checkpoint.name,
         "bf16": "renamed",
     }
+
+
+@pytest.mark.usefixtures("_cheap")
+def test_another_tokenizer_is_not_written_over_the_old_one(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """An export that is stopped behind it leaves the old bundle with its own."""
+    root = tmp_path / "bundle"
+    for content, path in ((b"{}", "tokenizer.json"), (b"[]", "1.tokenizer.json")) * 2:
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        other = replace(checkpoint, tokenizer=tmp_path / "tokenizer.json")
+        for variant in ("float32", "bfloat16"):
+            bundle = export_bundle(other, root, ExportOptions(variant))
+            assert bundle.manifest.tokenizer == path
+            assert (root / path).read_bytes() == content
+            assert_sound(root, checkpoint)
 
 
 @pytest.mark.usefixtures("_cheap")

@@ -1,0 +1,89 @@
+"""Changing a bundle so that it is whole at every moment.
+
+New files come first, under names that the manifest does not list; then the manifest, which is
+replaced in one step; then the files that nothing refers to any more leave. Whoever is stopped in
+between leaves the old bundle or the new one, and files that the next run removes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from sana_rt import weights_file
+from sana_rt.bundle import Bundle, describe, save
+from sana_rt.files import PARTIAL_SUFFIX, storage_errors
+from sana_rt.manifest import Manifest
+
+_SUFFIXES: Final = (".onnx", weights_file.SUFFIX, PARTIAL_SUFFIX)
+
+
+@contextmanager
+def new_folder(root: Path, name: str, manifest: Manifest | None) -> Iterator[Path]:
+    """A folder for the files of the variant called ``name``; it goes again if the block fails.
+
+    A variant that is replaced keeps its files until the manifest names the new ones, so these
+    need another folder: ``fp32``, then ``fp32.1``, then ``fp32`` again. What an interruption left
+    is removed first.
+    """
+    _clean(root, name, manifest)
+    folders = (root / (f"{name}.{count}" if count else name) for count in itertools.count())
+    folder = next(each for each in folders if not each.exists())
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def publish(root: Path, before: Manifest | None, after: Manifest) -> Bundle:
+    """Make ``after`` the manifest, and remove the files that only ``before`` refers to.
+
+    ``after`` lists what ``before`` does; files that it refers to and ``before`` does not are added.
+    They have to be complete.
+    """
+    known = before.paths() if before else set()
+    fresh, dropped = after.paths() - known, known - after.paths()
+    files = [file for file in after.files if file.path not in fresh | dropped]
+    with storage_errors(root):
+        files += describe(root, [root / path for path in fresh])
+    files.sort(key=lambda file: file.path)
+    bundle = save(root, msgspec.structs.replace(after, files=tuple(files)))
+    for path in sorted(dropped):
+        _remove(root, root / path)
+    return bundle
+
+
+def _clean(root: Path, name: str, manifest: Manifest | None) -> None:
+    """Remove the variant's files that the manifest does not list."""
+    listed = {root / file.path for file in manifest.files} if manifest else set()
+    own = re.compile(re.escape(name) + r"(\.\d+)?")
+    with storage_errors(root):
+        folders = [path for path in root.iterdir() if own.fullmatch(path.name) and path.is_dir()]
+    for folder in folders:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                _remove_if_empty(path)
+            elif path not in listed and path.name.endswith(_SUFFIXES):
+                _remove(root, path)
+        _remove_if_empty(folder)
+
+
+def _remove(root: Path, path: Path) -> None:
+    """Remove a file, and the folders that it leaves empty."""
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+        for folder in itertools.takewhile(lambda parent: parent != root, path.parents):
+            _remove_if_empty(folder)
+
+
+def _remove_if_empty(path: Path) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        path.rmdir()
