@@ -197,6 +197,7 @@ MALFORMED: dict[str, Callable[[dict[str, Any]], str]] = {
     "twice": lambda config: json.dumps(config)[:-1] + ", " + json.dumps(config)[1:],
     "large": lambda config: json.dumps(config | {"x": "y" * (65 << 20)}),
     "not UTF-8": lambda _: '{"a": "\udcff"}',
+    "half a character": lambda config: json.dumps(dict.fromkeys(config, "\ud800")),
     "a number": lambda _: "1",
     "empty": lambda _: "",
     "all null": lambda config: json.dumps(dict.fromkeys(config)),
