@@ -143,7 +143,7 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
                 remedy="export both again.",
             )
     found = recipes.resolve(loaded.recipe, list(layers))
-    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
+    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "unquantized"}
     if not formats:
         raise UsageError(
             f"The recipe {loaded.recipe.name!r} quantizes nothing.",

@@ -28,7 +28,10 @@ _Statuses = dict[str, dict[str, tuple[PlanStatus, ...]]]  # by variant and targe
 
 @click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", help="Which variant of the bundle; needed if it has several.")
+@click.option(
+    "--variant",
+    help="A variant of the bundle, or the recipe that made it; needed if it has several.",
+)
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The card to build for.")
 @click.option("--workload", help="Name or .toml file; the model's defaults if left out.")
 @click.option("--flavour", type=click.Choice(get_args(Flavour)), default="rtx", show_default=True)
@@ -106,14 +109,17 @@ def _show_statuses(statuses: _Statuses, *, as_json: bool) -> None:
 
 
 def _only_variant(bundle: Bundle, variant: str | None) -> str:
-    """The variant that is meant."""
+    """The variant that is meant, by its name or by the recipe that made it."""
     names = list(bundle.manifest.variants)
     if variant is None and len(names) > 1:
         raise UsageError(
             f"{bundle.root} has the variants {', '.join(names)}.",
             expected="--variant with one of them.",
         )
-    return variant or names[0]
+    if variant is None or variant in names:
+        return variant or names[0]
+    made = bundle.manifest.of_recipe(variant, "device")
+    return made[0] if made else variant
 
 
 def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: bool) -> None:

@@ -107,7 +107,6 @@ def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
         )
     emulations = {name: manifest.of_recipe(name, "emulation") for name in names}
     played = {name: each[0] for name, each in emulations.items() if each}
-    played["bf16"] = baseline  # the recipe that quantizes nothing
     return [played.get(name, name) for name in names]
 
 
