@@ -78,7 +78,7 @@ def command(
         for index, line in enumerate(lines)
     ]
     baseline = _baseline(manifest) if baseline is None else baseline.strip()
-    names = _emulations(manifest) if variants is None else _variants(manifest, variants, baseline)
+    names = _emulations(manifest) if variants is None else _variants(manifest, variants)
     with progress.shown("Loading") as report:
         comparison = compare.compare(
             opened,
@@ -97,7 +97,7 @@ def command(
     click.echo(f"\n{output}")
 
 
-def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
+def _variants(manifest: Manifest, given: str) -> list[str]:
     """The variants called so, or what a CPU plays for the recipes called so."""
     names = [name.strip() for name in given.split(",")]
     if not all(names):
