@@ -13,6 +13,7 @@ from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from sana_rt.runtime.denoiser import Latents
+    from sana_rt.runtime.frames import Fit, Image
     from sana_rt.runtime.inputs import Inputs
     from sana_rt.runtime.pipeline import Chunk
     from sana_rt.runtime.request import Request
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 @click.option("--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] as .npy, too.")
 @click.option("--num-frames", type=int, help="Frames of the video, 4k + 1 or 8k + 1.")
 @click.option("--image", type=FILE, help="A picture to begin with (image-to-video).")
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "stretch"]),
+    default="crop",
+    show_default=True,
+    help="An image of another aspect: cut it around its middle, or stretch it as diffusers does.",
+)
 @click.option("--noise", type=FILE, help="The noise to begin with, .npy, f32 [1, C, T, h, w].")
 @request_options
 def command(
@@ -36,6 +44,7 @@ def command(
     output: Path | None,
     save_latents: Path | None,
     image: Path | None,
+    fit: Fit,
     noise: Path | None,
     prompt_embeds: Path | None,
     config: Path | None,
@@ -54,12 +63,14 @@ def command(
     Without an autoencoder in the bundle, or to decode elsewhere, give --save-latents alone.
     """
     _check_files(output, save_latents)
+    from sana_rt.runtime import frames
     from sana_rt.runtime.session import Session
 
     given = given_options(config, options, prompted=prompt_embeds is not None)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
     request = session.request(conditioned=image is not None, **given)
-    inputs = _inputs(request, image, noise, prompt_embeds)
+    pictured = frames.read_image(image, request.height, request.width, fit) if image else None
+    inputs = _inputs(request, pictured, noise, prompt_embeds)
     if dry_run:
         click.echo(session.plan(request, inputs, decode=output is not None).table())
         return
@@ -84,9 +95,9 @@ def _check_files(output: Path | None, save_latents: Path | None) -> None:
 
 
 def _inputs(
-    request: Request, image: Path | None, noise: Path | None, prompt_embeds: Path | None
+    request: Request, image: Image | None, noise: Path | None, prompt_embeds: Path | None
 ) -> Inputs:
-    from sana_rt.runtime import frames, inputs
+    from sana_rt.runtime import inputs
 
     guided = request.guided
     return inputs.Inputs(
@@ -94,7 +105,7 @@ def _inputs(
         prompt_embeds=(
             inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
         ),
-        image=frames.read_image(image, request.height, request.width) if image else None,
+        image=image,
     )
 
 
