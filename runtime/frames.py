@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import av
 import numpy as np
@@ -21,6 +21,8 @@ from sana_rt.files import PARTIAL_SUFFIX, storage_errors, write_bytes, writing
 
 Frames = NDArray[np.uint8]
 Image = NDArray[np.uint8]
+#: What becomes of a picture of another aspect.
+Fit = Literal["crop", "stretch"]
 
 _QUALITY: Final = {"crf": "18"}  # constant quality of x264, where 17 to 18 is visually lossless
 _LIVE: Final = {"tune": "zerolatency"}  # a frame in, a frame out
@@ -157,8 +159,11 @@ def read_video(path: Path) -> Iterator[Image]:
             yield _rgb(frame)
 
 
-def read_image(path: Path, height: int, width: int) -> Image:
-    """A picture cut to the aspect of ``height`` by ``width`` around its middle, then scaled.
+def read_image(path: Path, height: int, width: int, fit: Fit = "crop") -> Image:
+    """A picture scaled to ``height`` by ``width``.
+
+    ``fit`` says what becomes of another aspect: "crop" cuts the picture around its middle
+    first; "stretch" distorts it, as diffusers does.
 
     Raises:
         RequestError: the file holds no picture that FFmpeg can decode.
@@ -173,14 +178,21 @@ def read_image(path: Path, height: int, width: int) -> Image:
             raise RequestError(
                 f"{path} is no picture that can be decoded.", expected="PNG, JPEG or WebP."
             ) from error
-    scale = min(frame.height / height, frame.width / width)
-    cut_height, cut_width = round(height * scale), round(width * scale)
-    top, left = (frame.height - cut_height) // 2, (frame.width - cut_width) // 2
-    picture = _rgb(frame)[top : top + cut_height, left : left + cut_width]
+    picture = _rgb(frame)
+    if fit == "crop":
+        picture = _middle(picture, height, width)
     if picture.shape[:2] == (height, width):
         return picture
     lanczos = Interpolation.LANCZOS
     return _rgb(_frame(picture).reformat(width=width, height=height, interpolation=lanczos))
+
+
+def _middle(picture: Image, height: int, width: int) -> Image:
+    """The largest part around the middle that has the aspect of ``height`` by ``width``."""
+    scale = min(picture.shape[0] / height, picture.shape[1] / width)
+    cut = round(height * scale), round(width * scale)
+    top, left = (picture.shape[0] - cut[0]) // 2, (picture.shape[1] - cut[1]) // 2
+    return picture[top : top + cut[0], left : left + cut[1]]
 
 
 def write_png(path: Path, image: Image) -> None:

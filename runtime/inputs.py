@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from sana_rt.array_files import ArrayArchive, DamagedArrayError, StoredArray, re
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.request import Request
+
+if TYPE_CHECKING:
+    from sana_rt.runtime.frames import Fit
 
 Array = NDArray[Any]
 PathLike = str | os.PathLike[str]
@@ -89,16 +92,19 @@ def brought(
     noise: Array | PathLike | None = None,
     prompt_embeds: Mapping[str, Array] | PathLike | None = None,
     image: Array | PathLike | None = None,
+    fit: Fit = "crop",
 ) -> Inputs:
     """What a caller brings along for ``request``, as arrays or as the files that hold them.
 
-    A picture in a file is cut and scaled to the request's size; an array has that size.
-    :meth:`Inputs.check` judges them.
+    A picture in a file is cut or stretched (``fit``) to the aspect of the request, and scaled to
+    its size; an array has that size. :meth:`Inputs.check` judges them.
     """
     return Inputs(
         noise=None if noise is None else _array(noise, read_noise),
         prompt_embeds=None if prompt_embeds is None else _embeds(prompt_embeds, request),
-        image=None if image is None else _array(image, lambda path: _read_image(path, request)),
+        image=None
+        if image is None
+        else _array(image, lambda path: _read_image(path, request, fit)),
     )
 
 
@@ -115,10 +121,10 @@ def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
     return _named_embeds(arrays, "prompt_embeds", guided=request.guided)
 
 
-def _read_image(path: Path, request: Request) -> Array:
+def _read_image(path: Path, request: Request, fit: Fit) -> Array:
     from sana_rt.runtime import frames  # noqa: PLC0415 (loads FFmpeg)
 
-    return frames.read_image(path, request.height, request.width)
+    return frames.read_image(path, request.height, request.width, fit)
 
 
 def read_noise(path: Path) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from sana_rt.runtime.denoiser import Latents
+    from sana_rt.runtime.frames import Fit
     from sana_rt.runtime.inputs import Inputs
     from sana_rt.runtime.pipeline import Chunk
     from sana_rt.runtime.request import Request
@@ -28,6 +29,13 @@ if TYPE_CHECKING:
 @click.option("--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] as .npy, too.")
 @click.option("--num-frames", type=int, help="Frames of the video, 4k + 1 or 8k + 1.")
 @click.option("--image", type=FILE, help="A picture to begin with (image-to-video).")
+@click.option(
+    "--fit",
+    type=click.Choice(["crop", "stretch"]),
+    default="crop",
+    show_default=True,
+    help="An image of another aspect: cut it around its middle, or stretch it as diffusers does.",
+)
 @click.option("--noise", type=FILE, help="The noise to begin with, .npy, f32 [1, C, T, h, w].")
 @request_options
 def command(
@@ -36,6 +44,7 @@ def command(
     output: Path | None,
     save_latents: Path | None,
     image: Path | None,
+    fit: Fit,
     noise: Path | None,
     prompt_embeds: Path | None,
     config: Path | None,
@@ -60,7 +69,7 @@ def command(
     given = given_options(config, options, prompted=prompt_embeds is not None)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
     request = session.request(conditioned=image is not None, **given)
-    inputs = brought(request, image=image, noise=noise, prompt_embeds=prompt_embeds)
+    inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
         click.echo(session.plan(request, inputs, decode=output is not None).table())
         return

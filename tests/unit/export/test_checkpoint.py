@@ -357,6 +357,34 @@ def test_a_released_transformer_is_known_by_its_shapes(name: str) -> None:
     assert infer(weights, causal=spec.transformer.causal) == spec.transformer
 
 
+def test_tensors_that_two_presets_have_ask_for_one() -> None:
+    """SANA-Video and LongSANA of 480p differ in how they are sampled, not in their tensors."""
+    shapes = tensor_shapes.transformer(PRESETS["longsana-2b-480p"])
+    weights = Weights({key: LazyTensor(each, torch.empty) for key, each in shapes.items()})
+    with pytest.raises(
+        CheckpointFormatError, match="--preset: sana-video-2b-480p, longsana-2b-480p"
+    ):
+        infer(weights)
+    assert infer(weights, causal=True).causal
+
+
+def test_a_file_does_not_say_that_it_is_bidirectional(
+    small_checkpoint: Path, tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    causal = msgspec.structs.replace(
+        SMALL, transformer=msgspec.structs.replace(SMALL.transformer, causal=True)
+    )
+    monkeypatch.setitem(PRESETS, "small", SMALL)
+    monkeypatch.setitem(PRESETS, "small-causal", causal)
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": original(tensors)}, path)
+    with pytest.raises(CheckpointFormatError, match="--preset: small, small-causal"):
+        open_checkpoint(path)
+    assert open_checkpoint(path, preset="small-causal").spec.transformer.causal
+    torch.save({"generator": {f"model.{key}": each for key, each in tensors.items()}}, path)
+    assert open_checkpoint(path).spec.transformer.causal
+
+
 def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
     wide = msgspec.structs.replace(SMALL.transformer, in_channels=128, out_channels=128)
     spec = msgspec.structs.replace(SMALL, transformer=wide, vae=LTX2_VAE)

@@ -121,6 +121,16 @@ def test_a_picture_is_cut_to_the_aspect_and_scaled(tmp_path: Path) -> None:
     np.testing.assert_allclose(square[4:-4, 4:-4], np.full((24, 24, 3), (30, 200, 90)), atol=1)
 
 
+def test_a_picture_can_be_stretched_as_diffusers_does(tmp_path: Path) -> None:
+    """All of a wide picture stays: its thirds are those of the square."""
+    colours = np.array([(200, 20, 20), (30, 200, 90), (10, 40, 220)], np.uint8)
+    wide = np.broadcast_to(colours.repeat(90, axis=0), (90, 270, 3))
+    frames.write_png(tmp_path / "wide.png", np.ascontiguousarray(wide))
+    square = frames.read_image(tmp_path / "wide.png", 48, 48, fit="stretch")
+    assert square.shape == (48, 48, 3)
+    np.testing.assert_allclose(square[:, (8, 24, 40)], np.broadcast_to(colours, (48, 3, 3)), atol=1)
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n"])
 def test_files_that_are_no_pictures(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.png"
