@@ -17,8 +17,8 @@ import torch
 
 from sana_rt import __version__
 from sana_rt.bundle import Bundle, describe, save
+from sana_rt.export.graph_definition import GraphDefinition
 from sana_rt.export.graphs import (
-    GraphDefinition,
     text_encoder_graph,
     transformer_graphs,
     vae_graphs,
@@ -79,13 +79,12 @@ def _definitions(model: ModelSpec) -> tuple[GraphDefinition, ...]:
     one = with_layers(model, blocks=1, text=1)
     prompt = next(each for each in transformer_graphs(model, "bfloat16") if each.name == PROMPT)
     two = text_encoder_graph(with_layers(model, blocks=1, text=2), "bfloat16")
-    autoencoder = vae_graphs(one.vae, "bfloat16") if one.vae.kind == "wan" else ()
     return (
         text_encoder_graph(one, "bfloat16"),
         replace(two, name=TWO_LAYERS),
         prompt,  # makes keys and values for every block
         *(each for each in transformer_graphs(one, "bfloat16") if each.name != PROMPT),
-        *(graph for graph in autoencoder if graph.name != ENCODER),
+        *(graph for graph in vae_graphs(one.vae, "bfloat16") if graph.name != ENCODER),
     )
 
 

@@ -16,7 +16,9 @@ from typing import Final, Literal
 import msgspec
 
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import configs, instructions, tensor_shapes, wan_keys
+from sana_rt.export import autoencoders, configs, instructions, tensor_shapes
+from sana_rt.export.autoencoders import Autoencoder
+from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
 from sana_rt.export.weights import (
     Weights,
@@ -32,7 +34,6 @@ from sana_rt.manifest import Source
 from sana_rt.model_spec import PRESETS, ModelSpec, TransformerSpec
 
 Layout = Literal["diffusers", "original", "longsana"]
-PartName = Literal["transformer", "vae", "text_encoder"]
 
 TOKENIZER_NAME: Final = "tokenizer.json"
 
@@ -219,7 +220,9 @@ def _spec(
     path: Path, layout: Layout, weights: Weights, parts: Parts, preset: ModelSpec | None
 ) -> ModelSpec:
     transformer = _transformer_spec(path, layout, weights, preset)
-    vae = configs.vae_spec(parts.vae) if parts.vae is not None and parts.vae.is_dir() else None
+    vae = (
+        autoencoders.read_spec(parts.vae) if parts.vae is not None and parts.vae.is_dir() else None
+    )
     base = preset or configs.with_instruction(
         configs.base_for(transformer, vae), instructions.ORIGINAL
     )
@@ -256,20 +259,20 @@ def _open_vae(spec: ModelSpec, path: Path | None) -> tuple[Weights | None, tuple
             "The checkpoint has no autoencoder, so the bundle gets no VAE graphs: it makes "
             "latents, not frames. Name one with --vae.",
         )
-    if spec.vae.kind != "wan":
+    autoencoder = autoencoders.find(spec.vae)
+    if autoencoder is None:
         return None, (
             f"The {spec.vae.kind} autoencoder has no graphs yet, so the bundle makes latents, "
             "not frames.",
         )
-    weights = open_folder(path) if path.is_dir() else _open_original_vae(spec, path)
-    weights.check(tensor_shapes.vae(spec.vae), "autoencoder")
+    weights = open_folder(path) if path.is_dir() else _open_original_vae(autoencoder, path)
+    weights.check(autoencoder.tensor_shapes(), "autoencoder")
     return weights, ()
 
 
-def _open_original_vae(spec: ModelSpec, path: Path) -> Weights:
+def _open_original_vae(autoencoder: Autoencoder, path: Path) -> Weights:
     original = from_tensors(open_torch(path), path)
-    blocks = spec.vae.num_res_blocks
-    renamed = {wan_keys.original_to_diffusers(name, blocks): original[name] for name in original}
+    renamed = {autoencoder.original_to_diffusers(name): original[name] for name in original}
     return Weights(renamed, original.files)
 
 

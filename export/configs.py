@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -17,8 +15,6 @@ from sana_rt.export.config_tables import MAX_LAYERS
 from sana_rt.export.key_map import DIFFUSERS_MARK
 from sana_rt.export.weights import Weights, read_json
 from sana_rt.model_spec import (
-    DCAE_VAE,
-    LTX2_VAE,
     PRESETS,
     Count,
     Frozen,
@@ -101,43 +97,6 @@ def transformer_spec(folder: Path) -> TransformerSpec:
         norm_eps=config["norm_eps"],
         attention_eps=1e-8 if causal else 1e-15,
         causal=causal,
-    )
-
-
-def vae_spec(folder: Path) -> VAESpec:
-    """The autoencoder's kind and, for Wan 2.1, its sizes, from ``config.json``."""
-    path = folder / "config.json"
-    config = read_json(path)
-    kind = str(config.get("_class_name"))
-    if kind == "AutoencoderKLLTX2Video":
-        return LTX2_VAE
-    if kind.startswith("AutoencoderDC"):
-        return DCAE_VAE
-    _require_class(path, config, ("AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"))
-    config = config_tables.WAN.checked(str(path), config)
-    _require(path, config, attn_scales=[], is_residual=False, patch_size=None)
-    _require(path, config, in_channels=3, out_channels=3)
-    _require(path, config, decoder_base_dim=config.get("base_dim"))
-    with _config_errors(path):
-        return _wan(config)
-
-
-def _wan(config: Mapping[str, Any]) -> VAESpec:
-    temporal = config["temperal_downsample"]  # the field is spelt so
-    return msgspec.convert(
-        {
-            "kind": "wan",
-            "latent_channels": config["z_dim"],
-            "temporal_stride": 2 ** sum(temporal),
-            "spatial_stride": 2 ** len(temporal),
-            "latents_mean": config["latents_mean"],
-            "latents_std": config["latents_std"],
-            "base_dim": config["base_dim"],
-            "dim_mult": config["dim_mult"],
-            "num_res_blocks": config["num_res_blocks"],
-            "temporal_downsample": temporal,
-        },
-        VAESpec,
     )
 
 
@@ -271,37 +230,3 @@ def _sizes(weights: Weights) -> dict[str, object]:
     if inverted is not None:
         sizes["ffn_dim"] = inverted.shape[0] // 2
     return sizes
-
-
-def _require_class(path: Path, config: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    name = config.get("_class_name")
-    if name not in known:
-        raise CheckpointFormatError(
-            f"{path} is the configuration of {name!r}.",
-            expected=f"one of {', '.join(known)}.",
-        )
-
-
-def _require(path: Path, config: Mapping[str, Any], **values: object) -> None:
-    """Refuse a configuration that asks for an operator the graphs do not have."""
-    for name, value in values.items():
-        actual = config.get(name, value)
-        if actual is not None and actual != value:
-            raise CheckpointFormatError(
-                f"{path} sets {name} to {actual!r}.", expected=f"{value!r}; no other is supported."
-            )
-
-
-@contextlib.contextmanager
-def _config_errors(path: Path) -> Iterator[None]:
-    """Turn a missing or ill-typed field into :class:`CheckpointFormatError`."""
-    try:
-        yield
-    except KeyError as error:
-        raise CheckpointFormatError(
-            f"{path} lacks the field {error}.", remedy="fetch the configuration again."
-        ) from error
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise CheckpointFormatError(
-            f"{path} is invalid: {error}.", remedy="fetch the configuration again."
-        ) from error

@@ -22,10 +22,11 @@ from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import ManifestValueError, UsageError
-from sana_rt.export import verify
+from sana_rt.export import autoencoders, verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
+from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.graph_passes import Weight
-from sana_rt.export.graphs import DType, GraphDefinition, Sizes, decode_window, definitions
+from sana_rt.export.graphs import Sizes, definitions
 from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import lock, sha256, storage_errors, write_bytes
@@ -143,7 +144,8 @@ def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | 
 def _variant(
     checkpoint: Checkpoint, dtype: DType, source: Source, graphs: dict[str, Graph]
 ) -> Variant:
-    decoder = decode_window(checkpoint.spec.vae) if DECODER in graphs else None
+    autoencoder = autoencoders.find(checkpoint.spec.vae) if DECODER in graphs else None
+    decoder = None if autoencoder is None else autoencoder.window()
     return Variant(dtype, _DESCRIPTIONS[dtype], source, graphs, decoder=decoder)
 
 

@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from sana_rt.export import tensor_shapes
+from sana_rt.export import autoencoders, tensor_shapes
+from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.configs import EXTRAS_NAME, Extras
 from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.files import PARTIAL_SUFFIX, publish, write_bytes
@@ -31,7 +32,6 @@ from sana_rt.model_spec import (
     SamplingSpec,
     TextSpec,
     TransformerSpec,
-    VAESpec,
 )
 
 #: Seconds on two cores from checkpoint to video, with every part of the real model in it.
@@ -88,8 +88,8 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
     """Write a diffusers folder with seeded weights for ``spec`` to ``path``; returns ``path``.
 
     Weights are float32, in shards of at most 1 GiB which are made one after the other, so a
-    checkpoint of any size needs little memory. Without a Wan autoencoder in ``spec`` there is no
-    ``vae`` folder.
+    checkpoint of any size needs little memory. For an autoencoder that has no graphs there is
+    no ``vae`` folder.
     """
     parts = {
         "transformer": tensor_shapes.transformer(spec),
@@ -99,9 +99,10 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
         "transformer": _transformer_config(spec.transformer),
         "text_encoder": _gemma2(spec.text),
     }
-    if spec.vae.kind == "wan":
-        parts["vae"] = tensor_shapes.vae(spec.vae)
-        configs["vae"] = _vae_config(spec.vae)
+    autoencoder = autoencoders.find(spec.vae)
+    if autoencoder is not None:
+        parts["vae"] = autoencoder.tensor_shapes()
+        configs["vae"] = autoencoder.config()
     for part, tensors in parts.items():
         _write_json(path / part / "config.json", configs[part])
         _write_weights(path / part, tensors, _STEMS[part], seed)
@@ -115,7 +116,7 @@ def write_checkpoint(path: Path, *, spec: ModelSpec = SMALL, seed: int = 0) -> P
         instruction=spec.text.instruction,
     )
     _write_json(path / EXTRAS_NAME, msgspec.to_builtins(extras))
-    _write_json(path / "model_index.json", _model_index(spec, "vae" in parts))
+    _write_json(path / "model_index.json", _model_index(spec, autoencoder))
     return path
 
 
@@ -194,20 +195,6 @@ def _transformer_config(spec: TransformerSpec) -> dict[str, Any]:
     }
 
 
-def _vae_config(spec: VAESpec) -> dict[str, Any]:
-    return {
-        "_class_name": "AutoencoderKLWan",
-        "base_dim": spec.base_dim,
-        "z_dim": spec.latent_channels,
-        "dim_mult": spec.dim_mult,
-        "num_res_blocks": spec.num_res_blocks,
-        "attn_scales": [],
-        "temperal_downsample": spec.temporal_downsample,
-        "latents_mean": spec.latents_mean,
-        "latents_std": spec.latents_std,
-    }
-
-
 def _gemma2(spec: TextSpec) -> dict[str, Any]:
     return {
         "architectures": ["Gemma2Model"],
@@ -246,7 +233,7 @@ def _scheduler_config(spec: SamplingSpec) -> dict[str, Any]:
     }
 
 
-def _model_index(spec: ModelSpec, vae: bool) -> dict[str, Any]:
+def _model_index(spec: ModelSpec, autoencoder: Autoencoder | None) -> dict[str, Any]:
     index = {
         "_class_name": "SanaVideoPipeline",
         "scheduler": ["diffusers", _scheduler_config(spec.sampling)["_class_name"]],
@@ -254,7 +241,9 @@ def _model_index(spec: ModelSpec, vae: bool) -> dict[str, Any]:
         "tokenizer": ["transformers", "GemmaTokenizer"],
         "transformer": ["diffusers", _transformer_config(spec.transformer)["_class_name"]],
     }
-    return index | ({"vae": ["diffusers", "AutoencoderKLWan"]} if vae else {})
+    if autoencoder is None:
+        return index
+    return {**index, "vae": ["diffusers", autoencoder.class_name()]}
 
 
 def write_tokenizer(folder: Path, spec: TextSpec) -> None:

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sana_rt.errors import ExportError
 from sana_rt.export import graph_passes
+from sana_rt.export.graph_definition import GraphDefinition
 from sana_rt.export.graph_passes import Weight
-from sana_rt.export.graphs import GraphDefinition
 from sana_rt.tensors import TensorSpec, resolve
 
 #: The ONNX operator set of every graph; ONNX Runtime 1.31 and TensorRT-RTX 1.7 both read it.

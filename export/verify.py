@@ -24,7 +24,8 @@ from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import BundleFileError, VerificationError
 from sana_rt.export.checkpoint import Checkpoint
-from sana_rt.export.graphs import DType, GraphDefinition, Sizes, definitions
+from sana_rt.export.graph_definition import DType, GraphDefinition
+from sana_rt.export.graphs import Sizes, definitions
 from sana_rt.export.modules.gemma2 import ScaledEmbedding
 from sana_rt.export.weights import Weights
 from sana_rt.manifest import Graph, Verification

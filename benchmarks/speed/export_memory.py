@@ -21,7 +21,7 @@ import msgspec
 from sana_rt.benchmarks.speed import harness
 from sana_rt.benchmarks.speed.harness import Conditions
 from sana_rt.export.checkpoint import open_checkpoint
-from sana_rt.export.graphs import DType
+from sana_rt.export.graph_definition import DType
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
 from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.model_spec import PRESETS, Frozen, ModelSpec

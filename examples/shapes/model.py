@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
-from sana_rt.export import configs
+from sana_rt.export import autoencoders
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.configs import EXTRAS_NAME, Extras
 from sana_rt.export.modules.gemma2 import Gemma2Encoder
@@ -149,7 +149,7 @@ def save_causal(folder: Path, transformer: Transformer) -> None:
     causal = folder / CAUSAL_FOLDER
     causal.mkdir(parents=True, exist_ok=True)
     to_original.save(transformer.half().state_dict(), causal / "longsana.pt", "longsana")
-    vae = configs.vae_spec(folder / "vae")
+    vae = autoencoders.read_spec(folder / "vae")
     spec = ModelSpec("shapes-causal", CAUSAL, vae, TEXT, CAUSAL_SAMPLING, STREAMING)
     text = msgspec.json.format(msgspec.json.encode(spec), indent=2)
     (causal / "model.json").write_bytes(text + b"\n")

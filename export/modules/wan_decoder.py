@@ -28,7 +28,7 @@ from sana_rt.export.modules.wan_layers import (
     channel_vector,
     check_spec,
 )
-from sana_rt.model_spec import VAESpec
+from sana_rt.model_spec import WanVAESpec
 from sana_rt.tensors import Shape
 
 
@@ -61,7 +61,7 @@ class StreamingDecoder(nn.Module):
     The parameters are the checkpoint's ``decoder.*`` and ``post_quant_conv.*``, all of them.
     """
 
-    def __init__(self, spec: VAESpec) -> None:
+    def __init__(self, spec: WanVAESpec) -> None:
         super().__init__()
         check_spec(spec)
         self.spec = spec
@@ -120,7 +120,7 @@ def to_bytes(frames: Tensor) -> Tensor:
 class Decoder3d(nn.Module):
     """A latent frame to the frames it stands for."""
 
-    def __init__(self, spec: VAESpec) -> None:
+    def __init__(self, spec: WanVAESpec) -> None:
         super().__init__()
         widths = [spec.base_dim * mult for mult in reversed(spec.dim_mult)]
         self.conv_in = CausalConv3d(spec.latent_channels, widths[0])

@@ -17,7 +17,7 @@ from sana_rt.export.modules.wan_layers import (
     channel_vector,
     check_spec,
 )
-from sana_rt.model_spec import VAESpec
+from sana_rt.model_spec import WanVAESpec
 
 
 class WanEncoder(nn.Module):
@@ -26,7 +26,7 @@ class WanEncoder(nn.Module):
     The parameters are the checkpoint's ``encoder.*`` and ``quant_conv.*``, all of them.
     """
 
-    def __init__(self, spec: VAESpec) -> None:
+    def __init__(self, spec: WanVAESpec) -> None:
         super().__init__()
         check_spec(spec)
         self.spec = spec
@@ -46,7 +46,7 @@ class WanEncoder(nn.Module):
 class Encoder3d(nn.Module):
     """A frame to the moments of its latent frame."""
 
-    def __init__(self, spec: VAESpec) -> None:
+    def __init__(self, spec: WanVAESpec) -> None:
         super().__init__()
         widths = [spec.base_dim * mult for mult in (1, *spec.dim_mult)]
         self.conv_in = CausalConv3d(3, widths[0])

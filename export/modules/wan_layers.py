@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_rt.errors import ExportError
-from sana_rt.model_spec import VAESpec
+from sana_rt.model_spec import VAESpec, WanVAESpec
 
 #: Frames of the past that a causal convolution with a temporal kernel of 3 sees.
 CACHE_FRAMES = 2
@@ -30,7 +30,7 @@ History: TypeAlias = "dict[CausalConv3d, Tensor]"
 
 def check_spec(spec: VAESpec) -> None:
     """Raise :class:`ExportError` unless ``spec`` describes a Wan autoencoder in full."""
-    if spec.kind != "wan":
+    if not isinstance(spec, WanVAESpec):
         raise ExportError(
             f"The autoencoder is of kind {spec.kind!r}.",
             expected="'wan'; the others have no graphs.",

@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from sana_rt.errors import RequestError
 
-VAEKind = Literal["wan", "ltx2", "dcae"]
 SolverName = Literal["dpmpp_2m", "flow_euler", "renoise"]
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
@@ -56,19 +55,36 @@ class TransformerSpec(Frozen, frozen=True):
         return self.head_dim - 2 * side, side, side
 
 
-class VAESpec(Frozen, frozen=True):
-    """The video autoencoder; the last four fields describe the Wan architecture only."""
+class VAESpec(Frozen, frozen=True, tag_field="kind"):
+    """What is common to video autoencoders; ``kind`` says which architecture one has."""
 
-    kind: VAEKind
     latent_channels: Count
     temporal_stride: Count
     spatial_stride: Count
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[Positive, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The architecture, as JSON says it."""
+        return str(self.__struct_config__.tag)
+
+
+class WanVAESpec(VAESpec, frozen=True, tag="wan"):
+    """The causal autoencoder of Wan 2.1."""
+
     base_dim: Count = 96
     dim_mult: tuple[Count, ...] = (1, 2, 4, 4)
     num_res_blocks: Count = 2
     temporal_downsample: tuple[bool, ...] = (False, True, True)
+
+
+class LTX2VAESpec(VAESpec, frozen=True, tag="ltx2"):
+    """The autoencoder of LTX-2."""
+
+
+class DCAEVAESpec(VAESpec, frozen=True, tag="dcae"):
+    """The deep-compression autoencoder for videos, DC-AE-V."""
 
 
 class TextSpec(Frozen, frozen=True):
@@ -120,7 +136,7 @@ class ModelSpec(Frozen, frozen=True):
 
     name: str
     transformer: TransformerSpec
-    vae: VAESpec
+    vae: WanVAESpec | LTX2VAESpec | DCAEVAESpec
     text: TextSpec
     sampling: SamplingSpec = SamplingSpec()
     streaming: StreamingSpec | None = None
@@ -172,16 +188,15 @@ WAN_LATENTS_STD = (
     3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160,
 )  # fmt: skip
 
-WAN_VAE = VAESpec(
-    kind="wan",
+WAN_VAE = WanVAESpec(
     latent_channels=16,
     temporal_stride=4,
     spatial_stride=8,
     latents_mean=WAN_LATENTS_MEAN,
     latents_std=WAN_LATENTS_STD,
 )
-LTX2_VAE = VAESpec(kind="ltx2", latent_channels=128, temporal_stride=8, spatial_stride=32)
-DCAE_VAE = VAESpec(kind="dcae", latent_channels=32, temporal_stride=4, spatial_stride=32)
+LTX2_VAE = LTX2VAESpec(latent_channels=128, temporal_stride=8, spatial_stride=32)
+DCAE_VAE = DCAEVAESpec(latent_channels=32, temporal_stride=4, spatial_stride=32)
 
 GEMMA2_2B = TextSpec(
     vocab_size=256000,

@@ -20,7 +20,7 @@ from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst, to_b
 from sana_rt.export.modules.wan_encoder import WanEncoder
 from sana_rt.export.modules.wan_layers import History
 from sana_rt.export.seeded import SMALL, seeded_tensor
-from sana_rt.model_spec import WAN_VAE, VAESpec
+from sana_rt.model_spec import WAN_VAE, WanVAESpec
 
 #: Largest difference of frames (from -1 to 1) and of normalised latents. Two float32
 #: evaluations that sum in another order differ by about 2^-24 times the square root of the
@@ -50,7 +50,7 @@ M = TypeVar("M", bound=nn.Module)
 BATCH, FRAMES, HEIGHT, WIDTH = 2, 6, 3, 5  # of latents
 
 
-def spec_of(name: str) -> VAESpec:
+def spec_of(name: str) -> WanVAESpec:
     return SMALL.vae if name == BUNDLED else SPECS[name]
 
 
@@ -90,13 +90,13 @@ def by_channel(values: tuple[float, ...]) -> Tensor:
     return torch.tensor(values).reshape(1, -1, 1, 1, 1)
 
 
-def latents(spec: VAESpec, seed: int = 1) -> Tensor:
+def latents(spec: WanVAESpec, seed: int = 1) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     shape = (BATCH, spec.latent_channels, FRAMES, HEIGHT, WIDTH)
     return torch.randn(shape, generator=generator)
 
 
-def images(spec: VAESpec, seed: int = 2) -> Tensor:
+def images(spec: WanVAESpec, seed: int = 2) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     size = HEIGHT * spec.spatial_stride, WIDTH * spec.spatial_stride
     return torch.randint(0, 256, (BATCH, *size, 3), dtype=torch.uint8, generator=generator)

@@ -185,6 +185,9 @@ def valid() -> dict[str, Json]:
         "minimal": MINIMAL,
         "plans": PLANS,
         "decoder": DECODES,
+        "another_autoencoder": changed(
+            MINIMAL, "model:vae", {**MINIMAL["model"]["vae"], "kind": "ltx2"}
+        ),
         "verified": changed(MINIMAL, f"{GRAPH}:verification", verification),
         "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", quantized),
         "two_checkpoints": changed(MINIMAL, "variants:fp32-lora", other_source),
@@ -337,6 +340,11 @@ def fields() -> dict[str, Case]:
         "unknown_nested_field": Case(field, dump(changed(MINIMAL, "files:0:mode", 493))),
         "misspelt_field": Case(field, dump(misspelt)),
         "source_of_all_variants": Case(field, dump({**MINIMAL, "source": FP32["source"]})),
+        "field_of_another_autoencoder": Case(
+            field,
+            dump(changed(changed(MINIMAL, "model:vae:kind", "ltx2"), "model:vae:base_dim", 96)),
+        ),
+        "autoencoder_without_kind": Case(field, dump(without(MINIMAL, "model:vae:kind"))),
         "missing_field": Case(field, dump(without(MINIMAL, f"{GRAPH}:opset"))),
         "number_as_text": Case(kind, dump(changed(MINIMAL, "files:0:bytes", "321"))),
         "number_as_float": Case(kind, dump(changed(MINIMAL, "files:0:bytes", 321.0)), schema=False),

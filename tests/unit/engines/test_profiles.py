@@ -23,8 +23,7 @@ def _signatures(name: str) -> dict[str, Graph]:
     model = PRESETS[name]
     defined = [graphs.text_encoder_graph(model, "float32")]
     defined += graphs.transformer_graphs(model, "float32")
-    if model.vae.kind == "wan":
-        defined += graphs.vae_graphs(model.vae, "float32")
+    defined += graphs.vae_graphs(model.vae, "float32")
     return {each.name: Graph("", (), 23, each.inputs, each.outputs) for each in defined}
 
 

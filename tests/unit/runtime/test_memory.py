@@ -11,9 +11,9 @@ import pytest
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.errors import DeviceMemoryError, RequestError
+from sana_rt.export import autoencoders
 from sana_rt.export.graphs import (
     DType,
-    decode_window,
     text_encoder_graph,
     transformer_graphs,
     vae_graphs,
@@ -40,10 +40,9 @@ def session(
 ) -> Session:
     """A session of a bundle that has signatures but no files."""
     definitions = [*transformer_graphs(model, dtype), text_encoder_graph(model, dtype)]
-    decoder = None
-    if model.vae.kind == "wan":
-        definitions += vae_graphs(model.vae, dtype)
-        decoder = decode_window(model.vae)
+    definitions += vae_graphs(model.vae, dtype)
+    autoencoder = autoencoders.find(model.vae)
+    decoder = None if autoencoder is None else autoencoder.window()
     graphs = {
         one.name: Graph(f"{one.name}.onnx", (), 20, one.inputs, one.outputs) for one in definitions
     }

@@ -1,0 +1,71 @@
+"""The registry of autoencoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sana_rt.errors import CheckpointFormatError
+from sana_rt.export import autoencoders
+from sana_rt.export.seeded import SMALL
+from sana_rt.model_spec import DCAE_VAE, LTX2_VAE, WAN_VAE, ModelSpec, VAESpec
+
+
+def written(folder: Path, config: dict[str, object]) -> Path:
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("spec", [WAN_VAE, SMALL.vae], ids=["wan", "small"])
+def test_a_configuration_that_is_written_is_read_back(spec: VAESpec, tmp_path: Path) -> None:
+    autoencoder = autoencoders.find(spec)
+    assert autoencoder is not None
+    assert autoencoders.read_spec(written(tmp_path, autoencoder.config())) == spec
+
+
+def test_every_kind_is_found_by_the_specification_of_its_kind() -> None:
+    for kind, known in autoencoders.AUTOENCODERS.items():
+        spec = {"wan": WAN_VAE}[kind]
+        found = autoencoders.find(spec)
+        assert isinstance(found, known)
+        assert spec.kind == kind
+        window = found.window()
+        assert window.frames == spec.temporal_stride * window.latent_frames
+        assert [graph.source for graph in found.graphs("float32")] == ["vae"] * 3
+
+
+@pytest.mark.parametrize("spec", [LTX2_VAE, DCAE_VAE])
+def test_a_kind_without_graphs_is_not_in_the_registry(spec: VAESpec) -> None:
+    assert autoencoders.find(spec) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("AutoencoderKLLTX2Video", LTX2_VAE),
+        ("AutoencoderDC", DCAE_VAE),
+        ("AutoencoderDCV", DCAE_VAE),
+    ],
+)
+def test_a_kind_without_graphs_is_recognised(name: str, spec: VAESpec, tmp_path: Path) -> None:
+    assert autoencoders.read_spec(written(tmp_path, {"_class_name": name})) == spec
+
+
+def test_an_unknown_class_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
+    folder = written(tmp_path, {"_class_name": "AutoencoderKL"})
+    with pytest.raises(CheckpointFormatError, match="'AutoencoderKL'") as caught:
+        autoencoders.read_spec(folder)
+    for name in ("AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"):
+        assert name in str(caught.value)
+
+
+def test_the_kind_stands_in_the_specification_that_is_written() -> None:
+    for spec in (WAN_VAE, LTX2_VAE, DCAE_VAE):
+        model = msgspec.structs.replace(SMALL, vae=spec)
+        raw = json.loads(msgspec.json.encode(model))
+        assert raw["vae"]["kind"] == spec.kind
+        assert ("base_dim" in raw["vae"]) == (spec.kind == "wan")
+        assert msgspec.json.decode(msgspec.json.encode(model), type=ModelSpec) == model
