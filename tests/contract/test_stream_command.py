@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -127,17 +128,20 @@ def test_a_killed_stream_leaves_a_video_and_the_state_of_before(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "first.mp4", "state"]
 
 
-def test_an_interrupt_waits_for_the_pass_and_saves(
-    causal_bundle: Path, tmp_path: Path, video: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_pass_and_saves(
+    causal_bundle: Path, tmp_path: Path, video: Path, number: signal.Signals
 ) -> None:
+    """What continues it makes, bit for bit, the frames of a stream that never stopped."""
     state, rest = tmp_path / "state", tmp_path / "rest.mp4"
     arguments = (PROMPT, "--seconds", LONG, "-o", video, "--save-state", state, *SMALL)
     with _running(causal_bundle, *arguments) as process:
         _wait_for(video, 12, process)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(SECONDS) == 130
+        process.send_signal(number)
+        assert process.wait(SECONDS) == 128 + number
         assert "Continue with --resume" in process.stderr.read()
-    position = State.load(state).header.position
+    saved = State.load(state)
+    position = saved.header.position
     made = 4 * position.decoded - 3
     assert _frames(video.read_bytes()) == made, "the state goes on where the video ends"
     result = _stream(
@@ -146,6 +150,42 @@ def test_an_interrupt_waits_for_the_pass_and_saves(
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert made + _frames(rest.read_bytes()) == 4 * (position.decoded + 2) - 3
+    session = Session.open(causal_bundle, threads=1)
+    odd = position.next + 3 - position.next % 2  # latent frames: like those of LONG, of which the
+    length = {"num_frames": 4 * odd - 3}  # first chunk takes one more
+    request = session.request(prompt=PROMPT, height=32, width=48, **length)
+    whole = np.concatenate(list(session.stream(request)))
+    request = session.request(resume=saved, **length)
+    np.testing.assert_array_equal(
+        np.concatenate(list(session.stream(request, resume=saved))), whole[made:]
+    )
+
+
+def test_a_full_disk_costs_the_video_and_not_the_state(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    state = tmp_path / "state"
+    video.with_name("clip.mp4.partial").symlink_to("/dev/full")
+    arguments = ("--seconds", 1, "-o", video, "--save-state", state, *SMALL)
+    result = _stream(causal_bundle, PROMPT, *arguments)
+    assert result.exit_code == 1
+    assert "No room left" in result.stderr
+    assert State.load(state).header.position.decoded > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
+    causal_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    for name in ("clip.mp4.partial", "state.partial"):
+        (tmp_path / name).symlink_to("/dev/full")
+    arguments = ("--seconds", 1, "-o", video, "--save-state", tmp_path / "state", *SMALL)
+    result = _stream(causal_bundle, PROMPT, *arguments)
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "state is not written. No room left" in said
+    assert f"No room left while writing {video}" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import av
@@ -18,6 +21,7 @@ SMALL = (
     *("--height", "32", "--width", "48", "--num-frames", "9", "--num-inference-steps", "3"),
     *("--threads", "1"),
 )
+SECONDS = 120  # far above what a start takes, to fail rather than hang
 LATENTS = (1, 16, 3, 4, 6)
 
 
@@ -154,6 +158,25 @@ def test_a_full_disk_leaves_no_video(small_bundle: Path, tmp_path: Path, video: 
     result = _generate(small_bundle, PROMPT, "-o", video, *SMALL)
     assert result.exit_code == 1
     assert "No room left" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_leaves_nothing(small_bundle: Path, tmp_path: Path, video: Path) -> None:
+    steps = ("--num-inference-steps", "1000")  # which no test waits for
+    arguments = ["generate", str(small_bundle), PROMPT, "-o", str(video), *SMALL, *steps]
+    command = [sys.executable, "-m", "sana_rt", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + SECONDS
+            while not list(tmp_path.glob("*.partial")):
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(SECONDS) == 143
+            assert "Interrupted" in process.stderr.read()
+        finally:
+            process.kill()
     assert not list(tmp_path.iterdir())
 
 
