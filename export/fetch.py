@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -69,7 +70,7 @@ def _resolve(repo_id: str, revision: str, endpoint: str | None) -> str:
         commit = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision).sha
     except HFValidationError as error:
         raise UsageError(f"{repo_id!r} is no repository id: {error}.") from error
-    except _HTTPError as error:
+    except (_HTTPError, OfflineModeIsEnabled) as error:
         raise _failed(f"{repo_id}@{revision}", error) from error
     if commit is None:
         raise FetchError(f"The hub names no commit for {repo_id}@{revision}.")

@@ -6,7 +6,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,17 @@ import sana_rt
 
 #: What changes the width or the colours of what commands print.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+#: What keeps the hub's client from a hub on this machine.
+NETWORK = ("HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Neither the terminal nor the network that tests are started from changes what they see."""
+    patch = pytest.MonkeyPatch()
+    config.add_cleanup(patch.undo)
+    for name in (*TERMINAL, *NETWORK, *map(str.lower, NETWORK)):
+        patch.delenv(name, raising=False)
+    patch.setenv("TERM", "dumb")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,16 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def needs_bundle(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and "small_bundle" in item.fixturenames
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _terminal() -> Iterator[None]:
-    """No terminal, whatever the tests are started from."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in TERMINAL:
-            patch.delenv(name, raising=False)
-        patch.setenv("TERM", "dumb")
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -92,7 +92,7 @@ def environment(folder: Path, wheel: Path, extra: str = "") -> Environment:
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     new = Environment(folder)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python"]
+    pip = [sys.executable, "-m", "pip", "--isolated", "--disable-pip-version-check", "--python"]
     options = ["--quiet", "--no-index", "--no-deps"]
     command = [*pip, folder / "bin/python", "install", *options, wheel]
     installed = subprocess.run(command, capture_output=True, text=True, check=False)

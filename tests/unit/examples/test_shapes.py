@@ -242,7 +242,8 @@ def test_the_trained_model_shows_what_prompts_say() -> None:
     subjects, texts = held_out_prompts(16)
     model, tokenizer = load(CHECKPOINT), load_tokenizer(CHECKPOINT / "tokenizer")
     latents = sampling.sample(model, tokenizer, texts)
-    clips = sampling.frames(load_vae(CHECKPOINT / "vae"), latents)
+    vae = load_vae(CHECKPOINT / "vae")
+    clips = [sampling.frames(vae, each)[0] for each in latents.split(1)]  # fits into caches
     scores = judge.score([judge.read(clip) for clip in clips], subjects)
     assert min(score.fraction for score in scores.values()) >= FOLLOWED
 
@@ -255,8 +256,9 @@ def test_the_causal_model_shows_what_prompts_say_at_the_end_of_a_minute() -> Non
         text = model.text_encoder(ids, mask)
     latents = sampling.stream(model.transformer, text, mask, MINUTE)
     # The first of the frames, decoded without those before them, are not judged.
-    clips = sampling.frames(load_vae(CHECKPOINT / "vae"), latents[:, :, -6 * CHUNK :])
-    last = clips[:, -judge.JUDGED_SECONDS * world.FPS :]
+    vae, end = load_vae(CHECKPOINT / "vae"), latents[:, :, -6 * CHUNK :]
+    clips = [sampling.frames(vae, each)[0] for each in end.split(1)]  # fits into caches
+    last = [clip[-judge.JUDGED_SECONDS * world.FPS :] for clip in clips]
     scores = judge.score([judge.read(clip) for clip in last], subjects)
     assert min(scores[name].fraction for name in ("colour", "direction")) >= FOLLOWED
 

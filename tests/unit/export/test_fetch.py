@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from sana_rt.errors import FetchError, UsageError
@@ -158,6 +159,15 @@ def test_what_is_not_there_is_said(repo: str, revision: str, hub: Hub, tmp_path:
 def test_no_answer_is_said(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match="could not be downloaded"):
         fetch(REPO, "main", tmp_path / "fetched", endpoint="http://127.0.0.1:9")
+
+
+def test_a_client_that_is_told_to_stay_offline_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for revision in ("main", COMMIT):
+        with pytest.raises(FetchError, match="could not be downloaded"):
+            fetch(REPO, revision, tmp_path / "fetched")
 
 
 def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
