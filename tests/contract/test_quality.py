@@ -134,6 +134,7 @@ def test_recipes_can_be_named_and_clips_scored(
     assert result.exit_code == 0, result.output
     report = json.loads(page.with_suffix(".json").read_text())
     assert [each["variant"] for each in report["variants"]] == ["fp32", EMULATION]
+    assert report["scorer"] == "examples.shapes.judge:followed"
     assert list(report["scores"]) == ["fp32", EMULATION]
     assert report["scores"]["fp32"]["direction"]["n"] == 2
     assert "<h2>Scores</h2>" in page.read_text()
