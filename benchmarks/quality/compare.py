@@ -73,7 +73,8 @@ class Report(Frozen, frozen=True):
     guidance_scale: float
     seeds: tuple[int, ...]
     variants: tuple[VariantQuality, ...]
-    scores: dict[str, dict[str, Score]]  # of a scorer, by variant, the baseline first
+    scorer: str | None
+    scores: dict[str, dict[str, Score]]  # of the scorer, by variant, the baseline first
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,8 @@ def compare(
         found.append(_quality(name, made, wanted, clips, forced))
         for picture, clip in zip(pictures, clips, strict=True):
             picture[name] = clip.frames
-    report = _report(bundle, baseline, backend, requests, tuple(found), scores=scores)
+    named = None if scorer is None else scorers.name(scorer)
+    report = _report(bundle, baseline, backend, requests, tuple(found), scorer=named, scores=scores)
     return Comparison(report, tuple(pictures))
 
 
@@ -306,6 +308,7 @@ def _report(
     requests: Sequence[Request],
     found: tuple[VariantQuality, ...],
     *,
+    scorer: str | None,
     scores: dict[str, dict[str, Score]],
 ) -> Report:
     first = requests[0]
@@ -323,5 +326,6 @@ def _report(
         guidance_scale=first.guidance_scale,
         seeds=tuple(request.seed for request in requests),
         variants=found,
+        scorer=scorer,
         scores=scores,
     )

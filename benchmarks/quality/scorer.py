@@ -66,6 +66,12 @@ def load(name: str) -> Scorer:
     return cast("Scorer", found)
 
 
+def name(scorer: Scorer) -> str:
+    """``MODULE:FUNCTION``, of a callable object its class."""
+    function = getattr(scorer, "__qualname__", type(scorer).__qualname__)
+    return f"{scorer.__module__}:{function}"
+
+
 def _missing(module: str, name: str) -> UsageError | MissingDependencyError:
     if f"{module}.".startswith(f"{name}."):
         return UsageError(

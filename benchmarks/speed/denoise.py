@@ -125,7 +125,8 @@ def main(output: Path, names: tuple[str, ...], threads: int) -> None:
         ratio = cases[name].seconds_a_step.ratio
         sys.stderr.write(
             f"{name}: diffusers takes {ratio.median:.2f} times as long "
-            f"({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})\n"
+            f"({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f}, "
+            f"{conditions['instruction_set']})\n"
         )
     harness.write(DenoiseReport(conditions, cases), output)
     click.echo(output)

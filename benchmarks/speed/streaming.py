@@ -33,6 +33,7 @@ from sana_rt.runtime.carried_state import NAMES
 from sana_rt.runtime.frames import live_video
 from sana_rt.runtime.session import Session
 
+RESULTS: Final = Path(__file__).parents[1] / "results" / "streaming.json"
 PROMPT: Final = "a red circle moving to the right"
 _Z_95: Final = 1.959964  # two-sided 95 % of the normal distribution
 _PACKAGES: Final = ("sana-rt", "onnxruntime", "numpy", "av")
@@ -224,11 +225,11 @@ def _predicted_state_bytes(session: Session) -> int:
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
-    default=Path("benchmarks/results/streaming.json"),
+    default=RESULTS,
     show_default=True,
     help="The plot is put beside it, as SVG.",
 )
-def command(seconds: tuple[float, ...], threads: int, bundle: Path | None, output: Path) -> None:
+def main(seconds: tuple[float, ...], threads: int, bundle: Path | None, output: Path) -> None:
     """Measure streams of different lengths; write figures and a plot."""
     with tempfile.TemporaryDirectory() as folder:
         if bundle is None:
@@ -251,4 +252,4 @@ def command(seconds: tuple[float, ...], threads: int, bundle: Path | None, outpu
 
 
 if __name__ == "__main__":
-    command()
+    main()

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from examples.shapes import world
 from examples.shapes.world import Array, Language, Subject
 
+from sana_rt import geometry
 from sana_rt.benchmarks.quality.scorer import Score
 from sana_rt.cli import Failure, output
 from sana_rt.errors import RequestError, SanaRTError
@@ -204,8 +205,7 @@ def _options(model: ModelSpec, trial: Trial) -> dict[str, int]:
         )
     if trial.seconds is None:
         return {}
-    stride = model.vae.temporal_stride
-    return {"num_frames": round(trial.seconds * world.FPS / stride) * stride + 1}
+    return {"num_frames": geometry.num_frames(trial.seconds, world.FPS, model)}
 
 
 def _shape_colour(pixels: Array, contrast: Array, foreground: npt.NDArray[np.bool_]) -> Array:

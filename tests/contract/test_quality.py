@@ -130,10 +130,11 @@ def test_recipes_can_be_named_and_clips_scored(
     prompts.write_text("a red circle\n")
     options = [f"--{name.replace('_', '-')}={value}" for name, value in SIZES.items()]
     run = ["quality", str(root), "--prompts", str(prompts), "-o", str(page), "--threads", "1"]
-    result = CliRunner().invoke(cli, [*run, *options, "--variants", "bf16 , max", *SCORED])
+    result = CliRunner().invoke(cli, [*run, *options, "--variants", "fp32 , max", *SCORED])
     assert result.exit_code == 0, result.output
     report = json.loads(page.with_suffix(".json").read_text())
     assert [each["variant"] for each in report["variants"]] == ["fp32", EMULATION]
+    assert report["scorer"] == "examples.shapes.judge:followed"
     assert list(report["scores"]) == ["fp32", EMULATION]
     assert report["scores"]["fp32"]["direction"]["n"] == 2
     assert "<h2>Scores</h2>" in page.read_text()

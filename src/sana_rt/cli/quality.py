@@ -160,4 +160,8 @@ def _show(report: Any) -> None:
             for variant, scores in report.scores.items()
         ]
         count = next(iter(first.values())).n
-        show.table(f"Scores of {count} clips", ("variant", *map("{}>".format, first)), rows)
+        show.table(
+            f"Scores of {count} clips by {report.scorer}",
+            ("variant", *map("{}>".format, first)),
+            rows,
+        )

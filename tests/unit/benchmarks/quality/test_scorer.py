@@ -41,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_function_beside_the_user_is_found(here: Path) -> None:
     done: list[tuple[int, int]] = []
     scorer = scorers.load("own_scores:sharp")
+    assert scorers.name(scorer) == "own_scores:sharp"
     scores = scorers.score(scorer, SESSION, 7, lambda *counts: done.append(counts))
     assert scores == {"sharp": Score(1.0, 0.3, 1.0, 7)}
     assert done == [(7, 7)]
