@@ -116,7 +116,8 @@ class CrossAttention(nn.Module):
         q = self.to_q(x)
         q = q * inverse_rms(q, self.eps).to(q.dtype)
         q = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        weights = (q @ text_k.transpose(2, 3) + text_bias).softmax(-1)
+        logits = q @ text_k.transpose(2, 3) + text_bias
+        weights = logits.float().softmax(-1).to(text_v.dtype)  # its sum is not bfloat16's
         out: Tensor = self.to_out[0]((weights @ text_v).transpose(1, 2).flatten(2))
         return out
 

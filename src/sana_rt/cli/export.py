@@ -29,7 +29,8 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.option(
     "--preset",
     metavar="NAME|FILE",
-    help=f"What a bare .pth is: {', '.join(PRESETS)}, or a .json file like a manifest's model.",
+    help="What a bare .pth is, where its tensors do not tell: "
+    f"{', '.join(PRESETS)}, or a .json file like a manifest's model.",
 )
 @click.option("--vae", type=_PATH, help="An autoencoder's folder, or Wan2.1_VAE.pth.")
 @click.option("--text-encoder", type=_PATH, help="A Gemma-2 folder.")
@@ -54,7 +55,8 @@ def command(
     """Turn CHECKPOINT into one variant of BUNDLE: ONNX graphs, each compared with its module.
 
     CHECKPOINT is a folder in the diffusers layout, an original .pth, or a LongSANA .pt; which
-    one is told by content. A .pth has the transformer only: name the other parts. A bundle
+    one is told by content. A .pth has the transformer only: name the other parts. Settings in
+    a folder that are not implemented are refused (docs/config-keys.md lists them all). A bundle
     that exists keeps its other variants. An export that was interrupted leaves the bundle as
     it was; run it again. The last line on stdout is the path of the bundle.
     """

@@ -170,6 +170,14 @@ def test_a_bfloat16_block_is_its_module(block_bundle: Path) -> None:
     assert "widened" in found.reference
 
 
+def test_a_bfloat16_block_sums_its_softmax_in_float32(block_bundle: Path) -> None:
+    graph = onnx.load(block_bundle / "bf16/block_01.onnx", load_external_data=False).graph
+    makers = {output: node for node in graph.node for output in node.output}
+    (softmax,) = [node for node in graph.node if node.op_type == "Softmax"]
+    cast = makers[softmax.input[0]]
+    assert (cast.op_type, cast.attribute[0].i) == ("Cast", onnx.TensorProto.FLOAT)
+
+
 def test_a_bfloat16_text_encoder_of_any_width_is_its_module(tmp_path: Path) -> None:
     """The root of 40 is not exact in bfloat16: the module takes the graph's rounded one."""
     text = msgspec.structs.replace(SMALL.text, hidden_size=40)
