@@ -30,9 +30,9 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
-from sana_rt.runtime.frames import live_video
 from sana_rt.runtime.session import Session
 from sana_rt.runtime.state import NAMES
+from sana_rt.runtime.video import live_video
 
 PROMPT: Final = "a red circle moving to the right"
 _Z_95: Final = 1.959964  # two-sided 95 % of the normal distribution

@@ -19,7 +19,7 @@ from examples.shapes.world import Array, Language, Subject
 
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import ModelSpec
-from sana_rt.runtime import frames as files
+from sana_rt.runtime import images
 from sana_rt.runtime import request as requests
 from sana_rt.runtime.session import Session
 
@@ -186,7 +186,7 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 9) -> Frames:
         for clip in clips
         for index in np.linspace(0, len(clip) - 1, columns).round().astype(int)
     ]
-    return files.contact_sheet(picked, columns)
+    return images.contact_sheet(picked, columns)
 
 
 def _options(model: ModelSpec, trial: Trial) -> dict[str, int]:

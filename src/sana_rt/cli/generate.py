@@ -86,7 +86,7 @@ def _check_files(output: Path | None, save_latents: Path | None) -> None:
 def _inputs(
     request: Request, image: Path | None, noise: Path | None, prompt_embeds: Path | None
 ) -> Inputs:
-    from sana_rt.runtime import frames, inputs
+    from sana_rt.runtime import images, inputs
 
     guided = request.guided
     return inputs.Inputs(
@@ -94,7 +94,7 @@ def _inputs(
         prompt_embeds=(
             inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
         ),
-        image=frames.read_image(image, request.height, request.width) if image else None,
+        image=images.read_image(image, request.height, request.width) if image else None,
     )
 
 
@@ -108,7 +108,7 @@ def _play(
     check_finite: bool,
 ) -> list[Latents]:
     """Make the clip, write the video if wanted, and return the latents of each chunk."""
-    from sana_rt.runtime.frames import video
+    from sana_rt.runtime.video import video
 
     latents: list[Latents] = []
 

@@ -51,7 +51,7 @@ def command(
     """
     from examples.shapes import judge
 
-    from sana_rt.runtime import frames
+    from sana_rt.runtime.images import write_png
     from sana_rt.runtime.session import Session
 
     session = Session.open(
@@ -61,7 +61,7 @@ def command(
     with output.stderr().status("Playing held-out prompts") as status:
         verdict = judge.run(session, trial, lambda done, total: status.update(f"{done}/{total}"))
     if sheet is not None:
-        frames.write_png(sheet, judge.contact_sheet(verdict.clips))
+        write_png(sheet, judge.contact_sheet(verdict.clips))
     if as_json:
         output.json({**verdict.scores, **verdict.steadiness})
     else:
