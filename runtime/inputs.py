@@ -19,7 +19,7 @@ from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.request import Request
 
 if TYPE_CHECKING:
-    from sana_rt.runtime.frames import Fit
+    from sana_rt.runtime.images import Fit
 
 Array = NDArray[Any]
 PathLike = str | os.PathLike[str]
@@ -122,9 +122,9 @@ def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
 
 
 def _read_image(path: Path, request: Request, fit: Fit) -> Array:
-    from sana_rt.runtime import frames  # noqa: PLC0415 (loads FFmpeg)
+    from sana_rt.runtime import images  # noqa: PLC0415 (loads FFmpeg)
 
-    return frames.read_image(path, request.height, request.width, fit)
+    return images.read_image(path, request.height, request.width, fit)
 
 
 def read_noise(path: Path) -> NDArray[np.float32]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import pytest
 
 import sana_rt
+from sana_rt import files
 
 #: What changes the width or the colours of what commands print.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -33,13 +35,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     It makes it for the first file; all others that need it come last.
     """
-    files = dict.fromkeys(item.path for item in items if needs_bundle(item))
-    order = dict.fromkeys(files, 2) | dict.fromkeys(list(files)[:1], 0)
+    paths = dict.fromkeys(item.path for item in items if needs_bundle(item))
+    order = dict.fromkeys(paths, 2) | dict.fromkeys(list(paths)[:1], 0)
     items.sort(key=lambda item: order.get(item.path, 1))
 
 
 def needs_bundle(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and "small_bundle" in item.fixturenames
+
+
+@pytest.fixture
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let there be no room for a file: ``/dev/full`` answers as a full file system does."""
+    create = files.create_partial
+
+    def fill(full: Path) -> None:
+        def create_partial(path: Path) -> tuple[Path, io.FileIO]:
+            partial, file = create(path)
+            if path != full:
+                return partial, file
+            file.close()
+            partial.unlink()
+            partial.symlink_to("/dev/full")
+            return partial, partial.open("wb", buffering=0)
+
+        monkeypatch.setattr(files, "create_partial", create_partial)
+
+    return fill
 
 
 @pytest.fixture(scope="session")
@@ -89,8 +111,7 @@ def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Pa
     cache = config.cache
     assert cache is not None
     root = cache.mkdir(name) / _export_key()
-    with root.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with filelock.FileLock(root.with_suffix(".lock")):
         if not root.is_dir():
             partial = root.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed

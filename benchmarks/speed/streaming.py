@@ -30,8 +30,8 @@ from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.model_spec import Frozen, ModelSpec, StreamingSpec
 from sana_rt.runtime.carried_state import NAMES
-from sana_rt.runtime.frames import live_video
 from sana_rt.runtime.session import Session
+from sana_rt.runtime.video import live_video
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "streaming.json"
 PROMPT: Final = "a red circle moving to the right"

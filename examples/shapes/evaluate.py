@@ -19,7 +19,7 @@ from examples.shapes import model as models
 from examples.shapes.judge import Frames
 from examples.shapes.world import Language
 
-from sana_rt.runtime.frames import write_png
+from sana_rt.runtime.images import write_png
 
 BATCH = 8
 

@@ -26,7 +26,7 @@ from sana_rt.benchmarks.quality.scorer import Score
 from sana_rt.cli import Failure, output
 from sana_rt.errors import RequestError, SanaRTError
 from sana_rt.model_spec import ModelSpec
-from sana_rt.runtime import frames as files
+from sana_rt.runtime import images
 from sana_rt.runtime import request as requests
 from sana_rt.runtime.session import Session
 
@@ -191,7 +191,7 @@ def contact_sheet(clips: Sequence[Frames], columns: int = 9) -> Frames:
         for clip in clips
         for index in np.linspace(0, len(clip) - 1, columns).round().astype(int)
     ]
-    return files.contact_sheet(picked, columns)
+    return images.contact_sheet(picked, columns)
 
 
 def _options(model: ModelSpec, trial: Trial) -> dict[str, int]:
@@ -323,7 +323,7 @@ def main(
         with output.stderr().status("Playing held-out prompts") as status:
             verdict = run(session, trial, lambda done, total: status.update(f"{done}/{total}"))
         if sheet is not None:
-            files.write_png(sheet, contact_sheet(verdict.clips))
+            images.write_png(sheet, contact_sheet(verdict.clips))
     except SanaRTError as error:
         raise Failure(error) from error
     if as_json:

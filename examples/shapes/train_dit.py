@@ -12,7 +12,7 @@ from examples.shapes import model as models
 from examples.shapes.training import Average, Muon, Schedule, Training, join, logger
 from torch import nn
 
-from sana_rt.runtime.frames import write_png
+from sana_rt.runtime.images import write_png
 
 SEED = 4
 

@@ -13,7 +13,7 @@ from examples.shapes.training import Schedule, Training, join, logger
 from examples.shapes.world import Array
 from torch.nn import functional
 
-from sana_rt.runtime.frames import write_png
+from sana_rt.runtime.images import write_png
 
 SEED = 1
 

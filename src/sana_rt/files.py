@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
+import io
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import filelock
+
 from sana_rt.errors import DiskFullError, LockedError, StorageError
 
 _READ_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
+_SYNCS_FOLDERS = hasattr(os, "O_DIRECTORY")  # Windows opens none, and syncs what it can write
 
 
 @contextlib.contextmanager
@@ -38,11 +42,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that takes the name ``path`` only when the block ends without error."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        partial, raw = create_partial(path)
         try:
-            with partial.open("wb") as file:
+            with io.BufferedWriter(raw) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -51,6 +54,13 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             partial.unlink(missing_ok=True)
             raise
         _sync(path.parent)
+
+
+def create_partial(path: Path) -> tuple[Path, io.FileIO]:
+    """A new file beside ``path``, of a name that no other process writes to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    return partial, partial.open("xb", buffering=0)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -88,20 +98,21 @@ def lock(directory: Path) -> Iterator[None]:
     """Hold the writer's lock of a bundle; a second writer is refused at once."""
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        handle = (directory / ".lock").open("w")
-    with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            held = filelock.FileLock(directory / ".lock").acquire(blocking=False)
+        except filelock.Timeout as error:
             raise LockedError(
                 f"Another process is writing {directory}.",
                 remedy="wait for it to end, then run the command again.",
             ) from error
+    with held:
         yield
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and not _SYNCS_FOLDERS:
+        return
+    descriptor = os.open(path, os.O_RDONLY if _SYNCS_FOLDERS else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

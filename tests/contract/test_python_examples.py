@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sana_rt
-from sana_rt.runtime.frames import write_png
+from sana_rt.runtime.images import write_png
 from sana_rt.runtime.player import Player
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -18,10 +19,10 @@ from click.testing import CliRunner, Result
 
 from sana_rt.cli import cli
 from sana_rt.errors import StateError
-from sana_rt.runtime.frames import live_video
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.session import Session
 from sana_rt.runtime.state import State
+from sana_rt.runtime.video import live_video
 
 PROMPT, OTHER = "a red circle moving to the right", "a blue square"
 SMALL = ("--height", "32", "--width", "48", "--threads", "1")
@@ -234,10 +235,10 @@ def test_the_part_before_is_not_overwritten(
 
 
 def test_a_state_that_does_not_fit_on_the_disk_costs_the_state_only(
-    causal_bundle: Path, tmp_path: Path, video: Path
+    causal_bundle: Path, tmp_path: Path, video: Path, fill_disk: Callable[[Path], None]
 ) -> None:
     state = tmp_path / "state"
-    state.with_name("state.partial").symlink_to("/dev/full")
+    fill_disk(state)
     arguments = ("--seconds", 1, "-o", video, "--save-state", state, *SMALL)
     result = _stream(causal_bundle, PROMPT, *arguments)
     assert result.exit_code == 1

@@ -215,13 +215,13 @@ def _config_target(part: str, name: str) -> Target:
 
 
 def _read_image(path: Path) -> object:
-    from sana_rt.runtime.frames import read_image
+    from sana_rt.runtime.images import read_image
 
     return read_image(path, 64, 96)
 
 
 def _images(folder: Path) -> list[bytes]:
-    from sana_rt.runtime.frames import write_png
+    from sana_rt.runtime.images import write_png
 
     random = np.random.default_rng(0)
     write_png(folder / "seed.png", random.integers(256, size=(40, 50, 3), dtype=np.uint8))

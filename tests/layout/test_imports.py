@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src/sana_rt"
 STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 TENSORRT = re.compile(r"tensorrt(_\w+)?")
 MAY_IMPORT_TENSORRT = {"engines/trt_api.py", "runtime/backends/tensorrt.py"}
-FOUNDATION_MAY = {"click", "msgspec", "rich"}  # what is installed without any extra
+FOUNDATION_MAY = {"click", "filelock", "msgspec", "rich"}  # what is installed without any extra
 
 
 def _modules() -> dict[str, Path]:

@@ -15,7 +15,7 @@ PLAY = """\
 import sys
 from pathlib import Path
 
-from sana_rt.runtime.frames import read_video
+from sana_rt.runtime.video import read_video
 
 frames = list(read_video(Path(sys.argv[1])))
 assert [frame.shape for frame in frames] == [(32, 48, 3)] * 9, frames

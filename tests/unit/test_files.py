@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,31 @@ def test_a_file_is_written_whole_into_a_new_folder(tmp_path: Path) -> None:
 def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
     with files.writing(tmp_path / "f") as file:
         file.write(NEW)
-        assert _names(tmp_path) == ["f" + files.PARTIAL_SUFFIX]
+        (name,) = _names(tmp_path)
+        assert name.startswith("f.")
+        assert name.endswith(files.PARTIAL_SUFFIX)
     assert _names(tmp_path) == ["f"]
+
+
+def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    """Each writes a file of its own; the name has what the last to end wrote, whole."""
+    path = tmp_path / "f"
+    with files.writing(path) as second:
+        with files.writing(path) as first:
+            first.write(OLD)
+            second.write(NEW)
+        assert path.read_bytes() == OLD
+    assert path.read_bytes() == NEW
+    assert _names(tmp_path) == ["f"]
+
+
+def test_permissions_are_those_that_the_umask_leaves(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        files.write_bytes(tmp_path / "f", NEW)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o640
 
 
 @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt])
@@ -78,7 +102,9 @@ def test_content_is_on_disk_before_its_name(
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "replace", record_replace)
     files.write_bytes(tmp_path / "f", NEW)
-    assert events == ["fsync f.partial", "rename f.partial", f"fsync {tmp_path.name}"]
+    partial = events[0].removeprefix("fsync ")
+    assert partial.endswith(files.PARTIAL_SUFFIX)
+    assert events == [f"fsync {partial}", f"rename {partial}", f"fsync {tmp_path.name}"]
 
 
 def test_publish_moves_a_folder_after_flushing_all_of_it(
@@ -159,5 +185,11 @@ def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None
         with pytest.raises(LockedError, match=str(tmp_path)), files.lock(tmp_path):
             pytest.fail("two writers at once")
         holder.kill()  # the kernel drops the lock of a process that dies
+    with (
+        files.lock(tmp_path),
+        pytest.raises(LockedError),
+        files.lock(tmp_path),  # not even for the process that holds it
+    ):
+        pytest.fail("two writers at once")
     with files.lock(tmp_path):
         assert (tmp_path / ".lock").exists()

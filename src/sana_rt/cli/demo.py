@@ -74,7 +74,8 @@ def _run(ctx: click.Context, title: str, name: str, *arguments: str | Path) -> N
 
 
 def _draw_sheet(video: Path, sheet: Path) -> None:
-    from sana_rt.runtime.frames import contact_sheet, read_video, write_png
+    from sana_rt.runtime.images import contact_sheet, write_png
+    from sana_rt.runtime.video import read_video
 
     frames = list(read_video(video))
     count = min(len(frames), _SHEET_PICTURES)

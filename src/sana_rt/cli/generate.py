@@ -13,7 +13,7 @@ from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
     from sana_rt.runtime.denoiser import Latents
-    from sana_rt.runtime.frames import Fit
+    from sana_rt.runtime.images import Fit
     from sana_rt.runtime.inputs import Inputs
     from sana_rt.runtime.pipeline import Chunk
     from sana_rt.runtime.request import Request
@@ -103,7 +103,7 @@ def _play(
     check_finite: bool,
 ) -> list[Latents]:
     """Make the clip, write the video if wanted, and return the latents of each chunk."""
-    from sana_rt.runtime.frames import video
+    from sana_rt.runtime.video import video
 
     latents: list[Latents] = []
 

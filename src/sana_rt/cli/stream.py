@@ -138,7 +138,7 @@ def _tell_prompts(stream: Stream, request: Request, session: Session, reporter: 
 
 
 def _write(stream: Stream, output: Path, request: Request) -> None:
-    from sana_rt.runtime.frames import live_video
+    from sana_rt.runtime.video import live_video
 
     size = {"height": request.height, "width": request.width}
     with live_video(output, **size, fps=request.fps) as write:

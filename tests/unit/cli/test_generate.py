@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -14,7 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sana_rt.cli import cli
-from sana_rt.runtime import frames
+from sana_rt.runtime.images import write_png
+from sana_rt.runtime.video import read_video
 
 PROMPT = "a red circle moving to the right"
 SMALL = (
@@ -43,7 +45,7 @@ def test_a_video_and_its_latents_are_written(
     assert result.stdout == f"{video}\n"
     assert "s a step" in result.stderr
     assert "Denoising" in result.stderr
-    assert [frame.shape for frame in frames.read_video(video)] == [(32, 48, 3)] * 9
+    assert [frame.shape for frame in read_video(video)] == [(32, 48, 3)] * 9
     with av.open(video) as container:
         assert container.streams.video[0].average_rate == 8, "the model's own frame rate"
     assert np.load(latents).shape == LATENTS
@@ -76,7 +78,7 @@ def test_given_noise_and_embeddings_replace_seed_and_prompt(
 
 def test_a_picture_is_the_first_frame(small_bundle: Path, tmp_path: Path) -> None:
     picture, latents = tmp_path / "picture.png", [tmp_path / "a.npy", tmp_path / "b.npy"]
-    frames.write_png(picture, np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
+    write_png(picture, np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
     for seed, path in enumerate(latents):
         result = _generate(
             small_bundle, PROMPT, "--save-latents", path, "--image", picture, "--seed", seed, *SMALL
@@ -153,8 +155,10 @@ def test_unknown_keys_of_a_file_are_named(small_bundle: Path, tmp_path: Path, vi
     assert f"{config}: steps" in result.stderr.replace("\n", "")
 
 
-def test_a_full_disk_leaves_no_video(small_bundle: Path, tmp_path: Path, video: Path) -> None:
-    video.with_name("clip.mp4.partial").symlink_to("/dev/full")
+def test_a_full_disk_leaves_no_video(
+    small_bundle: Path, tmp_path: Path, video: Path, fill_disk: Callable[[Path], None]
+) -> None:
+    fill_disk(video)
     result = _generate(small_bundle, PROMPT, "-o", video, *SMALL)
     assert result.exit_code == 1
     assert "No room left" in result.stderr

@@ -16,9 +16,10 @@ from examples.shapes.world import Language, Scene, Subject, Window
 
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import PRESETS, SamplingSpec
-from sana_rt.runtime.frames import read_image, read_video, video
+from sana_rt.runtime.images import read_image
 from sana_rt.runtime.request import Request
 from sana_rt.runtime.session import Session
+from sana_rt.runtime.video import read_video, video
 
 NUM_CLIPS = 144
 RIGHT = 0.99

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import sana_rt
 from sana_rt.errors import CanceledError, RequestError, StateError, UsageError
-from sana_rt.runtime.frames import write_png
+from sana_rt.runtime.images import write_png
 from sana_rt.runtime.player import Player
 from sana_rt.runtime.session import Session
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -15,11 +15,11 @@ import pytest
 from numpy.typing import NDArray
 
 from sana_rt.errors import DiskFullError, RequestError, StorageError
-from sana_rt.runtime import frames
+from sana_rt.runtime import video as videos
 
 HEIGHT, WIDTH, FPS = 64, 96, 12
 SIZE = {"height": HEIGHT, "width": WIDTH, "fps": FPS}
-TOLERANCE = 3  # as in `test_frames`
+TOLERANCE = 3  # as in `test_video`
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def assert_begins(found: list[int], clip: NDArray[np.uint8]) -> None:
 def test_it_can_be_played_after_every_call(tmp_path: Path, clip: NDArray[np.uint8]) -> None:
     """All frames but the last; the first call brings the name."""
     path = tmp_path / "new" / "clip.mp4"
-    with frames.live_video(path, **SIZE) as write:
+    with videos.live_video(path, **SIZE) as write:
         assert not path.exists()
         given = 0
         for part in np.split(clip, [1, 5, 6, 40]):
@@ -57,7 +57,7 @@ def test_it_can_be_played_after_every_call(tmp_path: Path, clip: NDArray[np.uint
 
 def test_players_are_told_rate_and_length(tmp_path: Path, clip: NDArray[np.uint8]) -> None:
     path = tmp_path / "clip.mp4"
-    with frames.live_video(path, **SIZE) as write:
+    with videos.live_video(path, **SIZE) as write:
         write(clip)
     with av.open(path) as container:
         stream = container.streams.video[0]
@@ -76,7 +76,7 @@ def test_an_error_between_frames_ends_a_whole_file(
     path = tmp_path / "clip.mp4"
 
     def interrupted() -> None:
-        with frames.live_video(path, **SIZE) as write:
+        with videos.live_video(path, **SIZE) as write:
             write(clip[:7])
             raise error
 
@@ -90,10 +90,10 @@ def test_what_was_there_stays_until_there_is_something_to_play(
 ) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(b"before")
-    with contextlib.suppress(KeyboardInterrupt), frames.live_video(path, **SIZE):
+    with contextlib.suppress(KeyboardInterrupt), videos.live_video(path, **SIZE):
         raise KeyboardInterrupt
     assert path.read_bytes() == b"before"
-    with frames.live_video(path, **SIZE):
+    with videos.live_video(path, **SIZE):
         pass
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
@@ -119,7 +119,7 @@ def test_a_fragment_that_does_not_fit_is_taken_back(tmp_path: Path, size: int) -
     written = []
 
     def write_all() -> None:
-        with frames.live_video(path, **SIZE) as write:
+        with videos.live_video(path, **SIZE) as write:
             for frame in noise:
                 write(frame)
                 written.append(frame)
@@ -130,17 +130,53 @@ def test_a_fragment_that_does_not_fit_is_taken_back(tmp_path: Path, size: int) -
     assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_a_full_disk_is_said_so(tmp_path: Path, clip: NDArray[np.uint8]) -> None:
-    """`/dev/full` answers every write as a full file system does."""
+def test_a_full_disk_is_said_so(
+    tmp_path: Path, clip: NDArray[np.uint8], fill_disk: Callable[[Path], None]
+) -> None:
     path = tmp_path / "clip.mp4"
-    path.with_name("clip.mp4.partial").symlink_to("/dev/full")
-    with pytest.raises(DiskFullError, match=r"clip\.mp4"), frames.live_video(path, **SIZE) as write:
+    fill_disk(path)
+    with pytest.raises(DiskFullError, match=r"clip\.mp4"), videos.live_video(path, **SIZE) as write:
         write(clip)
     assert not list(tmp_path.iterdir())
 
 
 def test_odd_sizes_are_refused(tmp_path: Path) -> None:
-    odd = frames.live_video(tmp_path / "clip.mp4", height=63, width=96, fps=12)
+    odd = videos.live_video(tmp_path / "clip.mp4", height=63, width=96, fps=12)
     with pytest.raises(RequestError, match="63 by 96 pixels"):
         odd.__enter__()
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bytes_need_no_file(tmp_path: Path, clip: NDArray[np.uint8]) -> None:
+    """What goes to a socket piece by piece is what a file would hold."""
+    path = tmp_path / "clip.mp4"
+    encoder = videos.FragmentedVideo(**SIZE)
+    sent = b""
+    with videos.live_video(path, **SIZE) as write:
+        for part in np.split(clip, [1, 5, 6, 40]):
+            sent += encoder.encode(part)
+            write(part)
+            assert sent == path.read_bytes()
+    sent += encoder.finish()
+    assert sent == path.read_bytes()
+    assert_begins(found := greys(sent), clip)
+    assert len(found) == len(clip)
+
+
+def test_a_writer_whose_file_another_replaced_says_so(
+    tmp_path: Path, clip: NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "clip.mp4"
+
+    def write_both() -> None:
+        with videos.live_video(path, **SIZE) as first:
+            first(clip[:9])
+            with videos.live_video(path, **SIZE) as second:
+                first(clip[9:20])
+                second(clip[:30])
+                first(clip[20:])
+
+    with pytest.raises(StorageError, match="Another process has written"):
+        write_both()
+    assert len(greys(path.read_bytes())) == 30
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]

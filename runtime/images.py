@@ -1,0 +1,124 @@
+"""Pictures: the one that image-to-video begins with, PNG, and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
+
+from sana_rt.errors import RequestError
+from sana_rt.files import storage_errors, write_bytes
+
+Image = NDArray[np.uint8]
+Fit = Literal["crop", "stretch"]
+
+
+class _Format(NamedTuple):
+    """How files of a format begin and end, and FFmpeg's decoder of it.
+
+    A file goes to its one decoder in one packet. FFmpeg's demuxers, of which some fetch other
+    files and addresses, never see it.
+    """
+
+    codec: str
+    begin: bytes
+    at: int = 0
+    end: bytes = b""
+
+
+_FORMATS: Final = (
+    _Format("png", b"\x89PNG\r\n\x1a\n", end=b"IEND"),
+    _Format("mjpeg", b"\xff\xd8\xff", end=b"\xff\xd9"),
+    _Format("webp", b"WEBP", at=8),
+    _Format("bmp", b"BM"),
+)
+_HEAD_BYTES: Final = 12
+_MAX_BYTES: Final = 1 << 28
+_MAX_PIXELS: Final = 1 << 27
+_OPTIONS: Final = {
+    "err_detect": "crccheck+bitstream+buffer+explode",  # or truncated files have grey areas
+    "max_pixels": str(_MAX_PIXELS),  # FFmpeg looks at it before it takes memory for them
+}
+_EXPECTED: Final = f"a whole PNG, JPEG, WebP or BMP of at most {_MAX_PIXELS:,} pixels."
+
+
+def read_image(path: Path, height: int, width: int, fit: Fit = "crop") -> Image:
+    """A picture scaled to ``height`` by ``width``; its format is read off its content.
+
+    ``fit`` says what becomes of another aspect: "crop" cuts the picture around its middle
+    first; "stretch" distorts it, as diffusers does.
+
+    Returns:
+        u8 [height, width, 3].
+
+    Raises:
+        RequestError: the file holds no picture that can be decoded, or only a part of one.
+        StorageError: it cannot be read.
+    """
+    picture = _decode(path)
+    if fit == "crop":
+        picture = _middle(picture, height, width)
+    if picture.shape[:2] == (height, width):
+        return picture
+    lanczos = Interpolation.LANCZOS
+    return _rgb(_frame(picture).reformat(width=width, height=height, interpolation=lanczos))
+
+
+def _middle(picture: Image, height: int, width: int) -> Image:
+    """The largest part around the middle that has the aspect of ``height`` by ``width``."""
+    scale = min(picture.shape[0] / height, picture.shape[1] / width)
+    cut_height, cut_width = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (picture.shape[0] - cut_height) // 2, (picture.shape[1] - cut_width) // 2
+    return picture[top : top + cut_height, left : left + cut_width]
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write a picture u8 [height, width, 3]."""
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width = image.shape[:2]
+    codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
+    packets = [*codec.encode(_frame(image)), *codec.encode(None)]
+    write_bytes(path, b"".join(bytes(packet) for packet in packets))
+
+
+def contact_sheet(images: Sequence[Image], columns: int) -> Image:
+    """Pictures of one size in a grid, row by row; what is left over stays black."""
+    rows = -(-len(images) // columns)
+    height, width, channels = images[0].shape
+    sheet = np.zeros((rows, columns, height, width, channels), np.uint8)
+    for index, image in enumerate(images):
+        sheet[index // columns, index % columns] = image
+    return sheet.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def _decode(path: Path) -> Image:
+    with storage_errors(path), path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        form = next((form for form in _FORMATS if head.startswith(form.begin, form.at)), None)
+        data = head + file.read(_MAX_BYTES) if form else b""
+    if form is None or len(data) > _MAX_BYTES or form.end not in data:
+        raise RequestError(f"{path} is no picture that can be read.", expected=_EXPECTED)
+    try:
+        decoder = av.CodecContext.create(form.codec, "r")
+        assert isinstance(decoder, av.VideoCodecContext)
+        decoder.options = _OPTIONS
+        frame, *_ = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+        return _rgb(frame)
+    except (av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
+        raise RequestError(
+            f"{path} is no picture that can be decoded: {error}.", expected=_EXPECTED
+        ) from error
+
+
+def _frame(image: Image) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+
+
+def _rgb(frame: av.VideoFrame) -> Image:
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
