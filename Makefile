@@ -16,12 +16,12 @@ EXTRAS := build,cpu,rtx,bench,dev
 export CHECKPOINT ?= examples/shapes/checkpoints
 export BUNDLE ?= $(OUT)/bundle
 export PROMPT ?= a red circle moving slowly to the right on a grey background
-# What engines builds: a recipe of `sana-rt quantize` (bf16 leaves everything as it is), a
+# What engines builds: a recipe of `sana-rt quantize` (nothing is quantized if empty), a
 # workload's name or .toml file (the model's defaults if empty), and the card.
-export RECIPE ?= bf16
+export RECIPE ?=
 export WORKLOAD ?=
 export TARGET ?= sm120
-VARIANT := $(if $(filter-out bf16,$(RECIPE)),nvfp4-$(basename $(notdir $(RECIPE))),bf16)
+VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
 .PHONY: help setup demo engines generate check test test-everywhere lint types bench clean
 
@@ -45,10 +45,10 @@ $(VENV)/.ready: pyproject.toml
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
 	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" "$$PROMPT"
 
-engines: setup ## CHECKPOINT=dir RECIPE=bf16 WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
+engines: setup ## CHECKPOINT=dir RECIPE= WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
 	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
 	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
-ifneq ($(VARIANT),bf16)
+ifneq ($(RECIPE),)
 	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe "$$RECIPE"
 endif
 	$(BIN)/sana-rt build "$$BUNDLE" --variant $(VARIANT) --target "$$TARGET" $(if $(WORKLOAD),--workload "$$WORKLOAD")

@@ -269,7 +269,7 @@ def quantized(rules: Mapping[str, Rule], name: str, graph: Path, folder: Path) -
     formats = {
         layer: rule.format
         for layer, rule in rules.items()
-        if layer.startswith(f"{name}/") and rule.format != "bf16"
+        if layer.startswith(f"{name}/") and rule.format != "unquantized"
     }
     return variant.quantize_graph(name, graph, formats, folder) if formats else graph
 

@@ -180,7 +180,7 @@ def _layer_types(before: Values) -> list[str]:
 _ROPE: Final = Table(
     ("rope_type", "rope_parameters"),
     {
-        "rope_theta": Used("Base of the rotary frequencies.", _Positive, 10000.0),
+        "rope_theta": Used("Base of the rotary frequencies.", _Positive | None, None),
         "rope_type": MustBe("rotary frequencies are not scaled", ("default",), default="default"),
     },
 )
@@ -239,9 +239,7 @@ GEMMA2: Final = Table(
     _UNQUANTIZED
     | {
         # transformers 4
-        "rope_theta": Used(
-            "Base of the rotary frequencies, by its older name.", _Positive, 10000.0
-        ),
+        "rope_theta": Used("Their base, where rope_parameters does not say.", _Positive, 10000.0),
         "rope_scaling": MustBe("rotary frequencies are not scaled", (None,), default=None),
         "hidden_act": NoEffect("The class reads hidden_activation."),
         "torch_dtype": NoEffect("The type of the weights is that of their file."),
@@ -281,7 +279,7 @@ _DPM: Final[dict[str, Treatment]] = {
     "dynamic_thresholding_ratio": NoEffect("Of thresholding, which must be off."),
     "sample_max_value": NoEffect("Of thresholding, which must be off."),
     "algorithm_type": MustBe(
-        "the solver is DPM-Solver++(2M)", ("dpmsolver++", "deis"), default="dpmsolver++"
+        "the solver is DPM-Solver++(2M)", ("dpmsolver++",), default="dpmsolver++"
     ),
     "solver_type": MustBe(
         "diffusers takes the last three for the first",
@@ -342,7 +340,7 @@ def _pipeline(name: str) -> Table:
     return Table(
         ("_class_name", name),
         {
-            "tokenizer": _component("transformers", "GemmaTokenizer", "GemmaTokenizerFast"),
+            "tokenizer": NoEffect("tokenizer.json is read, whichever class wrote it."),
             "text_encoder": _component("transformers", "Gemma2Model"),
             "vae": _component(
                 "diffusers", "AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"

@@ -104,6 +104,7 @@ def text_spec(folder: Path, preset: TextSpec) -> TextSpec:
     """The text encoder's sizes, from ``config.json``; how prompts are made is ``preset``'s."""
     path = folder / "config.json"
     config = config_keys.choose(path, read_json(path), config_tables.GEMMA2)
+    rope = config.get("rope_parameters", {})
     return msgspec.structs.replace(
         preset,
         vocab_size=config["vocab_size"],
@@ -116,7 +117,7 @@ def text_spec(folder: Path, preset: TextSpec) -> TextSpec:
         query_pre_attn_scalar=config["query_pre_attn_scalar"],
         attn_logit_softcap=config["attn_logit_softcapping"],
         sliding_window=config["sliding_window"],
-        rope_theta=config["rope_theta"],
+        rope_theta=rope.get("rope_theta") or config["rope_theta"],
         rms_norm_eps=config["rms_norm_eps"],
         bos_token_id=config["bos_token_id"],
         pad_token_id=config["pad_token_id"],

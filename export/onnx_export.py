@@ -6,7 +6,6 @@ own, read from the checkpoint one tensor at a time. Memory is bounded by the lar
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +33,7 @@ from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
+from sana_rt.progress import Progress, silent
 from sana_rt.weights_file import Extent
 
 #: Sizes to trace with. No two are equal and none is 1, so that no dimension is taken for
@@ -45,8 +45,6 @@ _DESCRIPTIONS: Final[dict[DType, str]] = {
     "float32": "The checkpoint's weights in float32.",
     "bfloat16": "The checkpoint's weights rounded to bfloat16.",
 }
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def export_bundle(
     checkpoint: Checkpoint,
     root: Path,
     options: ExportOptions | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Bundle:
     """Write ``checkpoint`` as one variant of the bundle at ``root``.
 
@@ -80,7 +78,6 @@ def export_bundle(
     for weights that are not finite, and :class:`VerificationError`.
     """
     options = options or ExportOptions()
-    progress = progress or (lambda *_: None)
     _check_name(options.name)
     _check_place(root)
     with lock(root):

@@ -115,6 +115,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(documents.read_bytes(path), object_pairs_hook=_object)
+        json.dumps(content, ensure_ascii=False).encode()  # an escape can be half a character
     except RecursionError as error:
         raise CheckpointFormatError(f"{path} is nested too deeply.") from error
     except ValueError as error:

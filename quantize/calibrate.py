@@ -7,7 +7,7 @@ the input of the next, so that memory holds one block, one pass of it, and the t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from onnx import ModelProto
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
+from sana_rt.progress import Progress
 from sana_rt.quantize import graph_file
 from sana_rt.quantize.calibration_table import (
     FORMAT,
@@ -33,7 +34,6 @@ from sana_rt.quantize.quantized_layer import QuantizedFormat
 
 _REMEDY: Final = "`sana-rt generate --check-finite` names the first graph that writes them."
 
-Progress = Callable[[str, int, int], None]
 
 #: About as many rows of a layer's input are what AWQ compares its few candidates on.
 SAMPLES: Final = 512

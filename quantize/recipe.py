@@ -22,7 +22,7 @@ from sana_rt.errors import RecipeError, UsageError
 from sana_rt.manifest import Form
 from sana_rt.model_spec import Frozen
 
-Format = Literal["nvfp4", "fp8", "bf16"]
+Format = Literal["nvfp4", "fp8", "unquantized"]
 
 _RECIPES: Final = Path(__file__).parent / "recipes"
 _NAME: Final = r"^[a-z0-9][a-z0-9-]{0,31}$"
@@ -57,6 +57,10 @@ class LoadedRecipe:
 
     recipe: Recipe
     sha256: str
+
+
+#: What other recipes are compared with.
+UNQUANTIZED: Final = LoadedRecipe(Recipe("none", "Nothing is quantized.", ()), "")
 
 
 def load(name_or_path: str) -> LoadedRecipe:
@@ -149,7 +153,7 @@ def alike(rules: Mapping[str, Rule], layers: Iterable[str]) -> tuple[tuple[str, 
     for layer in layers:
         graph, _, node = layer.partition("/")
         rule = rules.get(layer)
-        formats.setdefault(graph, {})[node] = rule.format if rule else "bf16"
+        formats.setdefault(graph, {})[node] = rule.format if rule else "unquantized"
     groups: dict[tuple[tuple[str, Format], ...], list[str]] = {}
     for graph, each in formats.items():
         groups.setdefault(tuple(each.items()), []).append(graph)

@@ -7,7 +7,7 @@ how large the error is where it is made; the velocity tells what is left of it a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import Frozen
+from sana_rt.progress import Progress, silent
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
@@ -26,16 +27,10 @@ from sana_rt.quantize.passes import Array, Pass
 from sana_rt.quantize.quantized_layer import QuantizedFormat
 from sana_rt.quantize.recipe import Recipe, Rule
 
-Progress = Callable[[str, int, int], None]
-
 #: dB; what is shown for a layer that loses nothing, such as one whose input is zero.
 LOSSLESS: Final = 200.0
 _TOKENS: Final = "tokens_out"
 _ROUNDING: Final = 1e-9  # of a sum of shares
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 class Entry(Frozen, frozen=True):
@@ -89,7 +84,7 @@ def measure(
     table: CalibrationTable,
     *,
     fmt: QuantizedFormat = "nvfp4",
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Sensitivity:
     """Quantize every layer of every block by itself, on recorded passes.
 

@@ -16,6 +16,7 @@ from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import UsageError
 from sana_rt.files import lock
 from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
+from sana_rt.progress import Progress, silent
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.calibration_table import CalibrationTable
@@ -23,12 +24,7 @@ from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe
 
-Progress = Callable[[str, int, int], None]
 Rewrite = Callable[[ModelProto, tuple[Layer, ...], Mapping[str, QuantizedLayer]], ModelProto]
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def quantize_bundle(
     root: Path,
     loaded: LoadedRecipe,
     table: CalibrationTable | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Bundle:
     """Add the variants of a recipe to the bundle at ``root``, or replace them.
 
@@ -147,7 +143,7 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
                 remedy="export both again.",
             )
     found = recipes.resolve(loaded.recipe, list(layers))
-    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "bf16"}
+    formats = {layer: rule.format for layer, rule in found.items() if rule.format != "unquantized"}
     if not formats:
         raise UsageError(
             f"The recipe {loaded.recipe.name!r} quantizes nothing.",

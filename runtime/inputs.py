@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.request import Request
 
 Array = NDArray[Any]
+PathLike = str | os.PathLike[str]
 
 _POSITIVE: Final = ("prompt_embeds", "prompt_attention_mask")
 _NEGATIVE: Final = ("negative_prompt_embeds", "negative_prompt_attention_mask")
@@ -81,6 +83,44 @@ def latents_shape(request: Request, model: ModelSpec) -> tuple[int, ...]:
     return geometry.latents_shape(model, request.num_frames, request.height, request.width)
 
 
+def brought(
+    request: Request,
+    *,
+    noise: Array | PathLike | None = None,
+    prompt_embeds: Mapping[str, Array] | PathLike | None = None,
+    image: Array | PathLike | None = None,
+) -> Inputs:
+    """What a caller brings along for ``request``, as arrays or as the files that hold them.
+
+    A picture in a file is cut and scaled to the request's size; an array has that size.
+    :meth:`Inputs.check` judges them.
+    """
+    return Inputs(
+        noise=None if noise is None else _array(noise, read_noise),
+        prompt_embeds=None if prompt_embeds is None else _embeds(prompt_embeds, request),
+        image=None if image is None else _array(image, lambda path: _read_image(path, request)),
+    )
+
+
+def _array(given: Array | PathLike, read: Callable[[Path], Array]) -> Array:
+    if isinstance(given, str | os.PathLike):
+        return read(Path(given))
+    return np.ascontiguousarray(given)
+
+
+def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
+    if isinstance(given, str | os.PathLike):
+        return read_prompt_embeds(Path(given), guided=request.guided)
+    arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}
+    return _named_embeds(arrays, "prompt_embeds", guided=request.guided)
+
+
+def _read_image(path: Path, request: Request) -> Array:
+    from sana_rt.runtime import frames  # noqa: PLC0415 (loads FFmpeg)
+
+    return frames.read_image(path, request.height, request.width)
+
+
 def read_noise(path: Path) -> NDArray[np.float32]:
     """Noise from a ``.npy`` file; :meth:`Inputs.check` judges it."""
     array = _load(path)
@@ -95,13 +135,16 @@ def read_prompt_embeds(path: Path, *, guided: bool) -> Embeds:
     The negative prompt's are read only if ``guided``. Masks may have any integer dtype or bool.
     """
     arrays = _load(path)
+    return _named_embeds({} if isinstance(arrays, np.ndarray) else arrays, path, guided=guided)
+
+
+def _named_embeds(arrays: Mapping[str, Array], where: object, *, guided: bool) -> Embeds:
     pairs = (_NEGATIVE, _POSITIVE) if guided else (_POSITIVE,)
     wanted = {name for pair in pairs for name in pair}
-    there = set() if isinstance(arrays, np.ndarray) else set(arrays)
-    if not wanted <= there <= {*_POSITIVE, *_NEGATIVE}:
+    if not wanted <= set(arrays) <= {*_POSITIVE, *_NEGATIVE}:
         raise RequestError(
-            f"{path} holds {sorted(there) or 'one array without a name'}.",
-            expected=f"an archive (.npz) with {sorted(wanted)}.",
+            f"{where} holds {sorted(arrays) or 'one array without a name'}.",
+            expected=f"arrays (in a file, an .npz) named {sorted(wanted)}.",
         )
     return tuple(PromptEmbeds(arrays[embeds], _integers(arrays[mask])) for embeds, mask in pairs)
 

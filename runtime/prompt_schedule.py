@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sana_rt.errors import RequestError
+from sana_rt.errors import RequestError, UsageError
 from sana_rt.geometry import start_seconds
 from sana_rt.model_spec import Frozen, ModelSpec, Natural, NonNegative
 
@@ -29,6 +29,26 @@ class PromptSchedule(Frozen, frozen=True):
 
 
 NO_CHANGES: Final = PromptSchedule()
+
+
+def scheduled(
+    prompt: str | None, timed: Iterable[tuple[float, str]], *, recommit: bool = False
+) -> tuple[str | None, PromptSchedule]:
+    """The prompt to begin with, which may be ``timed`` at 0 s, and those that follow.
+
+    Raises:
+        UsageError: two prompts begin, or one begins before 0 s.
+    """
+    prompts = [TimedPrompt(*one) for one in timed]
+    first = [one.prompt for one in prompts if one.seconds == 0]
+    if len(first) + (prompt is not None) > 1:
+        raise UsageError(
+            "There are two prompts to begin with.", expected="the prompt, or one at 0 s."
+        )
+    if negative := [one.seconds for one in prompts if not one.seconds >= 0]:
+        raise UsageError(f"A prompt begins at {negative[0]:g} s.", expected="0 or later.")
+    later = tuple(one for one in prompts if one.seconds)
+    return (first[0] if first else prompt), PromptSchedule(later, recommit)
 
 
 class ScheduledPrompt(Frozen, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -84,6 +85,34 @@ def continued(before: Request, model: ModelSpec, options: Mapping[str, Any]) -> 
 
 
 _SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
+
+
+def asked(
+    model: ModelSpec,
+    options: Mapping[str, Any],
+    *,
+    before: Request | None = None,
+    seconds: float | None = None,
+    conditioned: bool = False,
+) -> Request:
+    """A request of ``options``, on top of ``before`` if given, and of at least ``seconds``.
+
+    Errors as for :func:`for_model`.
+    """
+
+    def made(options: Mapping[str, Any]) -> Request:
+        if before is not None:
+            return continued(before, model, options)
+        return for_model(model, options, conditioned=conditioned)
+
+    request = made(options)
+    if seconds is None:
+        return request
+    if "num_frames" in options:
+        raise UsageError("Both seconds and num_frames are given.", expected="one of the two.")
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"A clip of {seconds:g} s is asked for.", expected="more than 0 s.")
+    return made({**options, "num_frames": geometry.num_frames(seconds, request.fps, model)})
 
 
 def read_options(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
-from sana_rt.errors import RequestError
+from sana_rt.errors import RequestError, UsageError
 from sana_rt.runtime import backends, memory, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, check_chunks
 from sana_rt.runtime.denoiser import Denoiser
@@ -20,7 +20,7 @@ from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.observers import FiniteCheck, Observer
 from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
 from sana_rt.runtime.prompt_schedule import NO_CHANGES, PromptSchedule
-from sana_rt.runtime.request import Request, continued, dims, for_model
+from sana_rt.runtime.request import Request, asked, dims
 from sana_rt.runtime.state import Identity, State
 from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
@@ -57,9 +57,12 @@ class Session:
         ``observers`` see every run of a graph (:mod:`sana_rt.runtime.observers`).
 
         Raises:
+            UsageError: there is no such backend, or ``threads`` is below 1.
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
+        if threads is not None and threads < 1:
+            raise UsageError(f"{threads} CPU threads are asked for.", expected="1 or more.")
         bundle = Bundle.open(root)
         variants = bundle.manifest.variants
         if variant is not None:
@@ -97,15 +100,19 @@ class Session:
         return self.graphs.decoder is not None
 
     def request(
-        self, *, conditioned: bool = False, resume: State | None = None, **options: Any
+        self,
+        *,
+        conditioned: bool = False,
+        resume: State | None = None,
+        seconds: float | None = None,
+        **options: Any,
     ) -> Request:
-        """A request of ``options`` on top of the model's defaults; see :func:`for_model`.
+        """A request of ``options`` on top of the model's defaults; see :func:`asked`.
 
         With ``resume``, on top of the request that the stream was made with.
         """
-        if resume is not None:
-            return continued(resume.header.request, self.model, options)
-        return for_model(self.model, options, conditioned=conditioned)
+        before = None if resume is None else resume.header.request
+        return asked(self.model, options, before=before, seconds=seconds, conditioned=conditioned)
 
     def plan(
         self, request: Request, inputs: Inputs = NO_INPUTS, *, decode: bool = True

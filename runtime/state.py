@@ -105,7 +105,18 @@ class State:
         return tuple(PromptEmbeds(hidden_states[i : i + 1], masks[i : i + 1]) for i in rows)
 
     def save(self, path: str | Path) -> None:
-        """Write a file (numpy's ``.npz``), which is there whole or not at all."""
+        """Write a file (numpy's ``.npz``), which is there whole or not at all.
+
+        Raises:
+            StateError: it holds NaN or infinity; what is under the name before stays.
+            DiskFullError, StorageError: it could not be written.
+        """
+        for name, array in self.tensors.items():
+            if not _finite(array):
+                raise StateError(
+                    f"The state is not saved: {name!r} holds NaN or infinity.",
+                    remedy="continue from an earlier state.",
+                )
         header = np.frombuffer(msgspec.json.encode(self.header), np.uint8)
         arrays: dict[str, Any] = {_HEADER: header, **self.tensors}
         with writing(Path(path)) as file:
@@ -140,9 +151,13 @@ class State:
 
 def _values(name: str, stored: StoredArray) -> HostArray:
     values = np.frombuffer(stored.data, stored.dtype).reshape(stored.shape)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if not _finite(values):
         raise DamagedArrayError(f"{name!r} holds NaN or infinity")
     return values
+
+
+def _finite(values: HostArray) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def _size(request: Request) -> str:

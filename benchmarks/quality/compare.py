@@ -22,6 +22,7 @@ from sana_rt.errors import UsageError, VerificationError
 from sana_rt.graph_names import SOLVER
 from sana_rt.manifest import Quantization
 from sana_rt.model_spec import Frozen
+from sana_rt.progress import Progress, silent
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.backends.buffers import Memory
 from sana_rt.runtime.observers import Observer
@@ -73,10 +74,6 @@ class Report(Frozen, frozen=True):
     seeds: tuple[int, ...]
     variants: tuple[VariantQuality, ...]
     scores: dict[str, dict[str, Score]]  # of a scorer, by variant, the baseline first
-
-
-def _silent(name: str, done: int, total: int) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +160,7 @@ def compare(
     scorer: Scorer | None = None,
     scored: int | None = None,
     threads: int | None = None,
-    progress: Callable[[str, int, int], None] = _silent,
+    progress: Progress = silent,
 ) -> Comparison:
     """Play ``requests`` on the baseline and on each variant, and let ``scorer`` play its own.
 
@@ -209,7 +206,7 @@ def _scores(
     bundle: Bundle,
     variant: str,
     scorer: Scorer,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     *,
     prompts: int | None,
     threads: int | None,
@@ -255,7 +252,7 @@ def _play_all(
     player: Player,
     name: str,
     requests: Sequence[Request],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> list[Clip]:
     clips = []
     for index, request in enumerate(requests):

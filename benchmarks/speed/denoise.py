@@ -7,7 +7,6 @@ make the same latents is checked first. A step is everything between the ends of
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,16 +17,15 @@ import click
 import msgspec
 import numpy as np
 
-from sana_rt import geometry
+from sana_rt import geometry, machine
 from sana_rt.benchmarks.speed import harness
 from sana_rt.benchmarks.speed.denoise_diffusers import Diffusers
 from sana_rt.benchmarks.speed.denoise_ours import Ours
-from sana_rt.benchmarks.speed.harness import Comparison
+from sana_rt.benchmarks.speed.harness import Comparison, Conditions
 from sana_rt.errors import VerificationError
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
 from sana_rt.export.seeded import SMALL, write_checkpoint
-from sana_rt.files import write_bytes
 from sana_rt.model_spec import PRESETS, Frozen, ModelSpec
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "denoise-cpu.json"
@@ -64,10 +62,10 @@ class Case(Frozen, frozen=True):
     reference_peak_bytes: int
 
 
-class Report(Frozen, frozen=True):
+class DenoiseReport(Frozen, frozen=True):
     """What was measured, and under which conditions."""
 
-    conditions: dict[str, str | int | float]
+    conditions: Conditions
     cases: dict[str, Case]
 
 
@@ -115,7 +113,7 @@ def _difference(ours: np.ndarray, reference: np.ndarray) -> float:
 @click.option(
     "--case", "names", type=click.Choice(list(CASES)), multiple=True, help="Default: all."
 )
-@click.option("--threads", type=click.IntRange(min=1), default=len(os.sched_getaffinity(0)))
+@click.option("--threads", type=click.IntRange(min=1), default=machine.usable_cpus())
 def main(output: Path, names: tuple[str, ...], threads: int) -> None:
     """Measure, and write the figures with their conditions."""
     conditions = harness.conditions(_PACKAGES, threads)
@@ -129,8 +127,7 @@ def main(output: Path, names: tuple[str, ...], threads: int) -> None:
             f"{name}: diffusers takes {ratio.median:.2f} times as long "
             f"({ratio.lower_quartile:.2f} to {ratio.upper_quartile:.2f})\n"
         )
-    report = msgspec.json.encode(Report(conditions, cases))
-    write_bytes(output, msgspec.json.format(report, indent=2) + b"\n")
+    harness.write(DenoiseReport(conditions, cases), output)
     click.echo(output)
 
 

@@ -19,11 +19,11 @@ import click
 import msgspec
 
 from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks.speed.harness import Conditions
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.graph_definition import DType
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
 from sana_rt.export.seeded import SMALL, write_checkpoint
-from sana_rt.files import write_bytes
 from sana_rt.model_spec import PRESETS, Frozen, ModelSpec
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "export-memory.json"
@@ -43,10 +43,10 @@ class Export(Frozen, frozen=True):
     seconds: float
 
 
-class Report(Frozen, frozen=True):
+class ExportReport(Frozen, frozen=True):
     """What was measured, and under which conditions."""
 
-    conditions: dict[str, str | int | float]
+    conditions: Conditions
     exports: tuple[Export, ...]
 
 
@@ -104,8 +104,7 @@ def main(output: Path, parts: tuple[str, ...], dtype: DType) -> None:
         finally:
             shutil.rmtree(folder)
         sys.stderr.write(f"{part}: {exports[-1].peak_bytes / 2**30:.2f} GiB\n")
-    report = msgspec.json.encode(Report(conditions, tuple(exports)))
-    write_bytes(output, msgspec.json.format(report, indent=2) + b"\n")
+    harness.write(ExportReport(conditions, tuple(exports)), output)
     click.echo(output)
 
 

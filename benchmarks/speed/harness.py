@@ -18,7 +18,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
+from sana_rt import machine
+from sana_rt.errors import UsageError
+from sana_rt.files import write_bytes
 from sana_rt.model_spec import Frozen
+
+Conditions = dict[str, str | int | float | None]
 
 _CHILD: Final = "from sana_rt.benchmarks.speed.harness import child; child()"
 
@@ -87,33 +94,30 @@ def child() -> None:
     """The other end of :func:`peak_bytes`."""
     module, _, name = sys.argv[1].partition(":")
     getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
-    sys.stdout.write(f"{resident_peak()}\n")
+    sys.stdout.write(f"{told(machine.peak_resident_bytes())}\n")
 
 
-def resident_peak() -> int:
-    """The most memory this process has had resident, in bytes (Linux).
-
-    Not ``ru_maxrss``, in which a new process finds the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
+def told(memory: int | None) -> int:
+    """``memory`` in bytes; raises :class:`UsageError` where the system does not tell it."""
+    if memory is None:
+        raise UsageError("The memory of a process is not known here.", expected="Linux.")
+    return memory
 
 
-def conditions(packages: Sequence[str], threads: int) -> dict[str, str | int | float]:
+def conditions(packages: Sequence[str], threads: int) -> Conditions:
     """What a figure depends on beside the code: processor, threads, versions, other load."""
-    found: dict[str, str | int | float] = {
-        "processor": _processor(),
-        "cores": os.cpu_count() or 0,
+    found: Conditions = {
+        "processor": machine.processor(),
+        "instruction_set": machine.instruction_set(),
+        "cores": machine.usable_cpus(),
         "threads": threads,
-        "load_average": round(os.getloadavg()[0], 1),
+        "load_average": machine.load_average(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
     return found | {name: version(name) for name in packages}
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def write(report: Frozen, path: Path) -> None:
+    """Write a report as indented JSON."""
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +22,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sana_rt import figures, geometry
+from sana_rt import figures, geometry, machine
+from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks.speed.harness import Conditions
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
@@ -68,10 +67,13 @@ class Slope(Frozen, frozen=True):
     high: float
 
 
-class Report(Frozen, frozen=True):
+class StreamingReport(Frozen, frozen=True):
     """What was measured, and under which conditions."""
 
-    conditions: dict[str, str | int | float]
+    conditions: Conditions
+    model: str
+    height: int
+    width: int
     runs: tuple[Run, ...]
     peak_growth: float  # of the longest over the shortest, minus 1
     cpu_slope: Slope  # of the longest
@@ -125,9 +127,9 @@ def measure(bundle: Path, seconds: float, threads: int) -> Run:
                 made += len(frames)
             lengths.append(len(chunk))
             marks.append((time.perf_counter(), time.process_time()))
-            resident.append(_resident("VmRSS"))
+            resident.append(harness.told(machine.resident_bytes()))
             allocations.append(session.graphs.memory.allocations)
-    peak = _resident("VmHWM")  # before the copy of the state
+    peak = harness.told(machine.peak_resident_bytes())  # before the copy of the state
     state = stream.state()
     wall, cpu = np.diff(np.array(marks), axis=0).T.tolist()
     return Run(
@@ -160,25 +162,24 @@ def slope(seconds: Sequence[float]) -> Slope:
     return Slope(float(y.mean()), gradient, gradient - half, gradient + half)
 
 
-def report(runs: Sequence[Run], model: ModelSpec, threads: int) -> Report:
+def report(runs: Sequence[Run], model: ModelSpec, threads: int) -> StreamingReport:
     """Compare the longest stream with the shortest."""
     short, long = (pick(runs, key=lambda run: run.frames) for pick in (min, max))
-    conditions: dict[str, str | int | float] = {
-        "model": model.name,
-        "size": f"{model.sampling.height} by {model.sampling.width} pixels",
-        "threads": threads,
-        "cpu": _cpu(),
-        "cpus_of_the_process": len(os.sched_getaffinity(0)),
-        "load_average_1_min": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        **{package: version(package) for package in _PACKAGES},
-    }
     growth = long.peak_resident_bytes / short.peak_resident_bytes - 1
     cpu, wall = slope(long.cpu_seconds), slope(long.wall_seconds)
-    return Report(conditions, tuple(runs), growth, cpu, wall)
+    return StreamingReport(
+        conditions=harness.conditions(_PACKAGES, threads),
+        model=model.name,
+        height=model.sampling.height,
+        width=model.sampling.width,
+        runs=tuple(runs),
+        peak_growth=growth,
+        cpu_slope=cpu,
+        wall_slope=wall,
+    )
 
 
-def draw(result: Report, path: Path) -> None:
+def draw(result: StreamingReport, path: Path) -> None:
     """Draw memory and pace over the video as SVG."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     memory, pace = figure.subplots(1, 2)
@@ -216,21 +217,6 @@ def _predicted_state_bytes(session: Session) -> int:
     return 4 * spec.num_layers * (heads * d * d + heads * d + tokens * spec.width)
 
 
-def _resident(field: str) -> int:
-    """Bytes of a field of the process's status; its peak is that of this program alone."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) << 10
-    raise RuntimeError(f"The kernel does not tell {field}.")
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
 @click.command()
 @click.option("--seconds", type=float, multiple=True, default=(20, 300), show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
@@ -254,7 +240,7 @@ def command(seconds: tuple[float, ...], threads: int, bundle: Path | None, outpu
             with ProcessPoolExecutor(1, mp_context=context) as pool:
                 runs.append(pool.submit(measure, bundle, length, threads).result())
         result = report(runs, Bundle.read(bundle).manifest.model, threads)
-    write_bytes(output, msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    harness.write(result, output)
     draw(result, output.with_suffix(".svg"))
     click.echo(
         f"peak memory {result.peak_growth:+.2%} from {min(seconds):g} s to {max(seconds):g} s; "

@@ -178,6 +178,10 @@ class BindingError(SanaRTError):
     """A buffer that does not fit the graph input or output it is bound to."""
 
 
+class CanceledError(SanaRTError):
+    """The caller ended a clip while it was being made."""
+
+
 class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
 

@@ -55,7 +55,7 @@ def bounded(small_bundle: Path, recipe: str, folder: Path) -> BoundReport:
     variant = msgspec.structs.replace(bundle.manifest.variant("fp32"), graphs=graphs)
     manifest = msgspec.structs.replace(bundle.manifest, variants={random_bundle.VARIANT: variant})
     rtx = TensorRT("rtx")
-    loaded = recipes.load(recipe)
+    loaded = recipes.load(recipe) if recipe else recipes.UNQUANTIZED
     setup = BoundSetup(SMALL, loaded, cards.card("rtx5090"), rtx, rtx.target("sm120"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(random_bundle, "write", lambda *_: bundles.Bundle(bundle.root, manifest))
@@ -64,7 +64,7 @@ def bounded(small_bundle: Path, recipe: str, folder: Path) -> BoundReport:
 
 @pytest.fixture(scope="module")
 def report(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> BoundReport:
-    return bounded(small_bundle, "bf16", tmp_path_factory.mktemp("bound"))
+    return bounded(small_bundle, "", tmp_path_factory.mktemp("bound"))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_the_command_prints_the_report(
         assert set(json.loads(result.stdout)) >= KEYS
         assert asked[-1].model is PRESETS["sana-video-2b-720p-dcaev"]
         assert asked[-1].card.name == "GeForce RTX 5080"
-        assert asked[-1].recipe == recipes.load("bf16")
+        assert asked[-1].recipe == recipes.UNQUANTIZED
     shown = CliRunner().invoke(cli, arguments).stdout
     assert "a bound, not a time" in shown
     assert "NVIDIA RTX Blackwell GPU Architecture" in shown
@@ -181,7 +181,7 @@ def test_a_recipe_for_another_model_is_refused(small_bundle: Path, tmp_path: Pat
     ("arguments", "message"),
     [
         (("--model", "2b-1080p"), "sana-video-2b-480p"),
-        (("--model", "2b-480p", "--recipe", "secret"), "bf16"),
+        (("--model", "2b-480p", "--recipe", "secret"), "max"),
         (("--model", "2b-480p", "--device", "rtx9999"), "rtx5090"),
         (("--model", "2b-480p", "--device", "h200"), "builds no plans"),
     ],

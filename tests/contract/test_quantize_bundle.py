@@ -228,7 +228,7 @@ def test_a_recipe_for_another_model_changes_nothing(root: Path) -> None:
     with pytest.raises(RecipeError, match="matches no layer"):
         variant.quantize_bundle(root, recipe.load("paper"))  # there is no prompt graph
     with pytest.raises(UsageError, match="quantizes nothing"):
-        variant.quantize_bundle(root, recipe.load("bf16"))
+        variant.quantize_bundle(root, recipe.UNQUANTIZED)
     assert snapshot(root) == before
 
 

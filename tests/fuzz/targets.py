@@ -211,7 +211,7 @@ def _config_target(part: str, name: str) -> Target:
             (checkpoint / part / name).write_bytes(original)
 
     mutate = mutations.any_of((mutations.of_json,) * 4 + (mutations.of_bytes,))
-    return Target(f"config-{part or 'extras'}", ".json", seeds, mutate, read)
+    return Target(f"config-{part or Path(name).stem}", ".json", seeds, mutate, read)
 
 
 def _read_image(path: Path) -> object:
@@ -261,6 +261,7 @@ TARGETS = (
     Target("tokenizer", ".json", _tokenizers, _JSON, _read_tokenizer),
     Target("image", ".png", _images, mutations.of_bytes, _read_image),
     _config_target("", "sana_rt.json"),
+    _config_target("", "model_index.json"),
     _config_target("transformer", "config.json"),
     _config_target("vae", "config.json"),
     _config_target("text_encoder", "config.json"),

@@ -27,6 +27,7 @@ FOUNDATION = {
     "machine",
     "manifest",
     "model_spec",
+    "progress",
     "recorded",
     "tensors",
     "weights_file",

@@ -22,15 +22,15 @@ _MODELS: Final = {name.removeprefix("sana-video-"): name for name in PRESETS} | 
 _KERNELS_SHOWN: Final = 15
 
 
-@click.command(
-    epilog="Example: sana-rt bound --model sana-video-2b-480p --recipe bf16 --device rtx5090"
-)
+@click.command(epilog="Example: sana-rt bound --model sana-video-2b-480p --device rtx5090")
 @click.option("--model", required=True, help=f"One of {', '.join(PRESETS)}.")
-@click.option("--recipe", default="bf16", show_default=True, help="One by name, or a .toml file.")
+@click.option("--recipe", help="One by name, or a .toml file.  [default: nothing is quantized]")
 @click.option("--device", default="rtx5090", show_default=True, help="The card.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Keep graphs and build logs here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json: bool) -> None:
+def command(
+    model: str, *, recipe: str | None, device: str, keep: Path | None, as_json: bool
+) -> None:
     """Bound from below the seconds that a whole job takes on a card; no card is needed.
 
     Exports one full-width block and the other graphs with random weights, compiles them for
@@ -48,7 +48,7 @@ def command(model: str, *, recipe: str, device: str, keep: Path | None, as_json:
         _show(report)
 
 
-def _setup(model: str, recipe: str, device: str) -> BoundSetup:
+def _setup(model: str, recipe: str | None, device: str) -> BoundSetup:
     from sana_rt.benchmarks import bound
     from sana_rt.engines import cards
     from sana_rt.engines.trt_api import TensorRT
@@ -58,7 +58,8 @@ def _setup(model: str, recipe: str, device: str) -> BoundSetup:
         raise UsageError(
             f"There is no model {model!r} to bound.", expected=f"one of {', '.join(_MODELS)}."
         )
-    loaded, card = recipes.load(recipe), cards.card(device)
+    loaded = recipes.load(recipe) if recipe else recipes.UNQUANTIZED
+    card = cards.card(device)
     target = cards.target_of(card.compute_capability)
     if target is None:
         raise UsageError(

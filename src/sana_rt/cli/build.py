@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt import machine
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
+from sana_rt.cli import output, progress
 from sana_rt.engines import freshness, workloads
 from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.freshness import PlanStatus, Settings
@@ -20,7 +18,7 @@ from sana_rt.engines.trt_api import Flavour, TensorRT
 from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
-    from sana_rt.engines.builder import BuildProgress, Built
+    from sana_rt.engines.builder import Built
 
 _DEFAULT_TARGET: Final = "sm120"
 
@@ -30,7 +28,10 @@ _Statuses = dict[str, dict[str, tuple[PlanStatus, ...]]]  # by variant and targe
 
 @click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--variant", help="Which variant of the bundle; needed if it has several.")
+@click.option(
+    "--variant",
+    help="A variant of the bundle, or the recipe that made it; needed if it has several.",
+)
 @click.option("--target", type=click.Choice(list(TARGETS)), help="The card to build for.")
 @click.option("--workload", help="Name or .toml file; the model's defaults if left out.")
 @click.option("--flavour", type=click.Choice(get_args(Flavour)), default="rtx", show_default=True)
@@ -108,14 +109,17 @@ def _show_statuses(statuses: _Statuses, *, as_json: bool) -> None:
 
 
 def _only_variant(bundle: Bundle, variant: str | None) -> str:
-    """The variant that is meant."""
+    """The variant that is meant, by its name or by the recipe that made it."""
     names = list(bundle.manifest.variants)
     if variant is None and len(names) > 1:
         raise UsageError(
             f"{bundle.root} has the variants {', '.join(names)}.",
             expected="--variant with one of them.",
         )
-    return variant or names[0]
+    if variant is None or variant in names:
+        return variant or names[0]
+    made = bundle.manifest.of_recipe(variant, "device")
+    return made[0] if made else variant
 
 
 def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: bool) -> None:
@@ -123,8 +127,10 @@ def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: b
 
     predicted = builder.predicted_peak_bytes(bundle, settings.variant)
     output.stderr().print(f"At most {output.size(predicted)} of memory is expected to be needed.")
-    with _progress() as report:
-        built = builder.build_variant(bundle.root, settings, tensorrt, report)
+    with progress.shown("Looking at what is there") as report:
+        built = builder.build_variant(
+            bundle.root, settings, tensorrt, lambda at: report(at.graph, at.index, at.total)
+        )
     if as_json:
         output.json(
             {
@@ -152,31 +158,6 @@ def _show_built(settings: Settings, built: dict[str, Built]) -> None:
         [(graph, *_row(one)) for graph, one in built.items()],
     )
     click.echo()
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[BuildProgress], None]]:
-    """Graphs done of all that are built, and what TensorRT is at, on stderr.
-
-    Where that is no terminal, a line a graph.
-    """
-    console = output.stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("Looking at what is there", total=None)
-
-        def report(state: BuildProgress) -> None:
-            started = bar.tasks[task].completed != state.index or bar.tasks[task].total is None
-            if started and not console.is_terminal:
-                console.print(f"{state.graph} ({state.index + 1} of {state.total})")
-            bar.update(
-                task,
-                description=f"{state.graph}: {state.phase}",
-                completed=state.index,
-                total=state.total,
-            )
-
-        yield report
 
 
 def _facts(built: Built) -> dict[str, int | float]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sana_rt.cli import output
+from sana_rt.cli import progress
 from sana_rt.cli.printable import printable
 from sana_rt.model_spec import PRESETS
 
@@ -73,18 +70,6 @@ def command(
     for note in opened.notes:
         click.echo(printable(f"Warning: {note}"), err=True)
     options = ExportOptions("float32" if dtype == "fp32" else "bfloat16", variant, not no_verify)
-    with _progress() as report:
+    with progress.shown("Hashing the checkpoint") as report:
         export_bundle(opened, bundle, options, report)
     click.echo(bundle)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=output.stderr()) as bar:
-        task = bar.add_task("Hashing the checkpoint", total=None)
-
-        def report(graph: str, done: int, total: int) -> None:
-            bar.update(task, description=graph, completed=done, total=total)
-
-        yield report

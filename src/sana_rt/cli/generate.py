@@ -54,12 +54,13 @@ def command(
     Without an autoencoder in the bundle, or to decode elsewhere, give --save-latents alone.
     """
     _check_files(output, save_latents)
+    from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.session import Session
 
     given = given_options(config, options, prompted=prompt_embeds is not None)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
     request = session.request(conditioned=image is not None, **given)
-    inputs = _inputs(request, image, noise, prompt_embeds)
+    inputs = brought(request, image=image, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
         click.echo(session.plan(request, inputs, decode=output is not None).table())
         return
@@ -81,21 +82,6 @@ def _check_files(output: Path | None, save_latents: Path | None) -> None:
     for path, suffix in ((output, ".mp4"), (save_latents, ".npy")):
         if path is not None and path.suffix != suffix:
             raise UsageError(f"{path} does not end in {suffix}.", expected=f"a {suffix} file.")
-
-
-def _inputs(
-    request: Request, image: Path | None, noise: Path | None, prompt_embeds: Path | None
-) -> Inputs:
-    from sana_rt.runtime import frames, inputs
-
-    guided = request.guided
-    return inputs.Inputs(
-        noise=inputs.read_noise(noise) if noise else None,
-        prompt_embeds=(
-            inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
-        ),
-        image=frames.read_image(image, request.height, request.width) if image else None,
-    )
 
 
 def _play(

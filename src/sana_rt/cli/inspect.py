@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 import msgspec
-from rich.progress import track
 
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
+from sana_rt.cli import output, progress
 from sana_rt.errors import BundleFileError
 from sana_rt.manifest import File, Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
@@ -77,7 +76,7 @@ def command(
 
 
 def _damaged(bundle: Bundle) -> list[str]:
-    files = track(bundle.manifest.files, "Reading files", console=output.stderr(), transient=True)
+    files = progress.counted(bundle.manifest.files, "Reading files", len(bundle.manifest.files))
     return [file.path for file in files if not _matches(bundle, file)]
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
+from sana_rt.cli import progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
@@ -80,8 +78,8 @@ def command(
         for index, line in enumerate(lines)
     ]
     baseline = _baseline(manifest) if baseline is None else baseline.strip()
-    names = _emulations(manifest) if variants is None else _variants(manifest, variants, baseline)
-    with _progress() as report:
+    names = _emulations(manifest) if variants is None else _variants(manifest, variants)
+    with progress.shown("Loading") as report:
         comparison = compare.compare(
             opened,
             baseline,
@@ -99,7 +97,7 @@ def command(
     click.echo(f"\n{output}")
 
 
-def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
+def _variants(manifest: Manifest, given: str) -> list[str]:
     """The variants called so, or what a CPU plays for the recipes called so."""
     names = [name.strip() for name in given.split(",")]
     if not all(names):
@@ -109,7 +107,6 @@ def _variants(manifest: Manifest, given: str, baseline: str) -> list[str]:
         )
     emulations = {name: manifest.of_recipe(name, "emulation") for name in names}
     played = {name: each[0] for name, each in emulations.items() if each}
-    played["bf16"] = baseline  # the recipe that quantizes nothing
     return [played.get(name, name) for name in names]
 
 
@@ -164,16 +161,3 @@ def _show(report: Any) -> None:
         ]
         count = next(iter(first.values())).n
         show.table(f"Scores of {count} clips", ("variant", *map("{}>".format, first)), rows)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Clips played of a variant, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=show.stderr()) as bar:
-        task = bar.add_task("Starting", total=None)
-
-        def report(name: str, done: int, total: int) -> None:
-            bar.update(task, description=f"Playing {name}", completed=done, total=total)
-
-        yield report

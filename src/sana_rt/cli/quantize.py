@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
+from sana_rt.cli import output, progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -67,7 +65,7 @@ def command(
     opened = Bundle.open(bundle)
     formats = variants.layer_formats(opened, loaded)
     table = _read(calibration, algorithm)
-    with _progress() as report:
+    with progress.shown("Reading graphs") as report:
         if prompts is not None:
             table = _calibrate(
                 opened,
@@ -171,16 +169,3 @@ def _facts(made: Bundle, name: str) -> Facts:
     size = sum(made.manifest.file(path).bytes for path in paths)
     quantization = msgspec.to_builtins(variant.quantization)
     return Facts(name, variant.dtype, quantization, len(own), size)
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Graphs done of all that have quantized layers, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=output.stderr()) as bar:
-        task = bar.add_task("Reading graphs", total=None)
-
-        def report(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield report

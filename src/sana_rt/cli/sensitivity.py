@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
+from sana_rt.cli import progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -67,7 +65,10 @@ def command(
     sensitivity.check_share(fp4_share)
     opened = Bundle.open(bundle)
     name = variant.source_variant(opened.manifest)
-    with _progress() as report, recorded_passes(opened, name, prompts, threads, report) as passes:
+    with (
+        progress.shown("Loading") as report,
+        recorded_passes(opened, name, prompts, threads, report) as passes,
+    ):
         table = calibrate.calibrate(opened, name, passes, passes.header.prompts, report)
         found = sensitivity.measure(opened, name, passes, table, fmt=fmt, progress=report)
     write_bytes(output, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
@@ -106,16 +107,3 @@ def _row(found: Sensitivity, group: str, entries: list[Entry]) -> tuple[str, ...
         max(errors, key=lambda block: errors[block]),
         f"{sum(shares.values()):.1%}",
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Prompts, blocks, then layers done, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=show.stderr()) as bar:
-        task = bar.add_task("Starting", total=None)
-
-        def report(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield report

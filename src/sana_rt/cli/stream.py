@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
-from sana_rt.errors import StateError, UsageError
+from sana_rt.errors import SanaRTError, UsageError
+from sana_rt.interrupts import deferred
 
 if TYPE_CHECKING:
-    from sana_rt.runtime.pipeline import Progress, ProgressCallback
-    from sana_rt.runtime.prompt_schedule import PromptSchedule
+    from sana_rt.runtime.pipeline import Progress
     from sana_rt.runtime.request import Request
     from sana_rt.runtime.session import Session
-    from sana_rt.runtime.state import State
     from sana_rt.runtime.stream import Stream
 
 
@@ -42,7 +38,7 @@ if TYPE_CHECKING:
     help="Change to another prompt, at the nearest chunk. Repeat it for more.",
 )
 @click.option("--recommit", is_flag=True, help="Remember the last chunk under the new prompt.")
-@click.option("--save-state", type=FILE, help="Write what continues the stream, also on Ctrl-C.")
+@click.option("--save-state", type=FILE, help="Write what continues the stream, whenever it stops.")
 @click.option("--resume", type=FILE, help="Continue from what --save-state wrote.")
 @request_options
 def command(
@@ -68,15 +64,16 @@ def command(
     The video can be played while it grows, and is whole whenever the command ends. With
     --resume the options are those of the stream before, and the video is its continuation only.
 
-    One Ctrl-C stops when the pass at hand is done, so that the state can be saved; two stop at
-    once.
+    One Ctrl-C (or SIGTERM) stops when the pass at hand is done; two stop at once. The state is
+    saved however the stream stops, by an error or a full disk, too.
     """
     _check_output(output, resume)
-    from sana_rt.runtime import inputs
+    from sana_rt.runtime.inputs import brought
+    from sana_rt.runtime.prompt_schedule import scheduled
     from sana_rt.runtime.session import Session
     from sana_rt.runtime.state import State
 
-    options["prompt"], schedule = _schedule(options["prompt"], prompts_at, recommit=recommit)
+    options["prompt"], schedule = scheduled(options["prompt"], prompts_at, recommit=recommit)
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
@@ -86,28 +83,36 @@ def command(
             expected="a block-causal model (LongSANA) with --save-state.",
         )
     state = State.load(resume) if resume else None
-    request = _request(session, state, given, seconds)
-    guided = request.guided
-    embeds = inputs.read_prompt_embeds(prompt_embeds, guided=guided) if prompt_embeds else None
-    brought = inputs.Inputs(prompt_embeds=embeds)
+    if seconds is not None:
+        given.pop("num_frames", None)  # of the configuration file
+    request = session.request(resume=state, seconds=seconds, **given)
+    inputs = brought(request, prompt_embeds=prompt_embeds)
     if dry_run:
-        click.echo(session.plan(request, brought).table())
+        click.echo(session.plan(request, inputs).table())
         return
     reporter = Reporter()
-    with reporter.shown(), _patient(reporter) as progress:
+    with reporter.shown(), deferred() as held:
+
+        def report(progress: Progress) -> None:
+            reporter(progress)
+            held.check()
+
         stream = session.stream(
             request,
-            brought,
+            inputs,
             schedule=schedule,
             resume=state,
-            progress=progress,
+            progress=report,
             check_finite=check_finite,
         )
         _tell_prompts(stream, request, session, reporter)
         try:
             _write(stream, output, request)
-        except KeyboardInterrupt:
-            _save(stream, save_state, reporter)
+        except (KeyboardInterrupt, SanaRTError):
+            try:
+                _save(stream, save_state, reporter)
+            except SanaRTError as error:  # told only; what stopped the stream is raised
+                reporter.console.print(f"{save_state} is not written. {error.happened}")
             raise
         _save(stream, save_state, reporter)
     reporter.console.print(reporter.summary(session.backend))
@@ -122,57 +127,6 @@ def _check_output(output: Path, resume: Path | None) -> None:
             f"{output} is there already, and a continuation would take its place.",
             expected="another name than that of the part before.",
         )
-
-
-def _schedule(
-    prompt: str | None, prompts_at: tuple[tuple[float, str], ...], *, recommit: bool
-) -> tuple[str | None, PromptSchedule]:
-    """The prompt to begin with, and those that follow."""
-    from sana_rt.runtime.prompt_schedule import PromptSchedule, TimedPrompt
-
-    first = [text for seconds, text in prompts_at if seconds == 0]
-    if len(first) + (prompt is not None) > 1:
-        raise UsageError(
-            "There are two prompts to begin with.", expected="PROMPT or --prompt-at 0."
-        )
-    if negative := [seconds for seconds, _ in prompts_at if not seconds >= 0]:
-        raise UsageError(f"A prompt begins at {negative[0]:g} s.", expected="0 or later.")
-    later = tuple(TimedPrompt(seconds, text) for seconds, text in prompts_at if seconds)
-    return (first[0] if first else prompt), PromptSchedule(later, recommit)
-
-
-def _request(
-    session: Session, state: State | None, given: dict[str, Any], seconds: float | None
-) -> Request:
-    from sana_rt import geometry
-
-    request = session.request(resume=state, **given)
-    if seconds is None:
-        return request
-    num_frames = geometry.num_frames(seconds, request.fps, session.model)
-    return session.request(resume=state, **given | {"num_frames": num_frames})
-
-
-@contextlib.contextmanager
-def _patient(report: ProgressCallback) -> Iterator[ProgressCallback]:
-    """Let an interrupt wait for the next progress; a second one does not wait."""
-    interrupted = False
-
-    def interrupt(*_: object) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.signal(signal.SIGINT, before)
-
-    def report_and_stop(progress: Progress) -> None:
-        report(progress)
-        if interrupted:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield report_and_stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _tell_prompts(stream: Stream, request: Request, session: Session, reporter: Reporter) -> None:
@@ -193,11 +147,6 @@ def _write(stream: Stream, output: Path, request: Request) -> None:
 
 
 def _save(stream: Stream, path: Path | None, reporter: Reporter) -> None:
-    if path is None:
-        return
-    try:
+    if path is not None:
         stream.state().save(path)
-    except StateError as error:
-        reporter.console.print(f"{path} is not written. {error.happened}")
-    else:
         reporter.console.print(f"Continue with --resume {path}")

@@ -15,9 +15,18 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import VerificationError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import Checkpoint, open_checkpoint
-from sana_rt.export.graphs import transformer_graphs
-from sana_rt.export.seeded import seeded_tensor
-from sana_rt.export.verify import BFLOAT16_TOLERANCE, Finding, compare, require, verify_bundle
+from sana_rt.export.graphs import definitions, transformer_graphs
+from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
+from sana_rt.export.seeded import SMALL, seeded_tensor, write_checkpoint
+from sana_rt.export.trace import trace
+from sana_rt.export.verify import (
+    BFLOAT16_TOLERANCE,
+    DEEP_TOLERANCE,
+    Finding,
+    compare,
+    require,
+    verify_bundle,
+)
 from sana_rt.export.weights import LazyTensor, Weights
 from sana_rt.manifest import Quantization, Verification
 
@@ -159,6 +168,20 @@ def test_a_bfloat16_block_is_its_module(block_bundle: Path) -> None:
     # far below the tolerance: the constants of a block are exact in bfloat16
     assert found.max_error < 2e-5
     assert "widened" in found.reference
+
+
+def test_a_bfloat16_text_encoder_of_any_width_is_its_module(tmp_path: Path) -> None:
+    """The root of 40 is not exact in bfloat16: the module takes the graph's rounded one."""
+    text = msgspec.structs.replace(SMALL.text, hidden_size=40)
+    transformer = msgspec.structs.replace(SMALL.transformer, caption_channels=40, num_layers=1)
+    spec = msgspec.structs.replace(SMALL, text=text, transformer=transformer)
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "checkpoint", spec=spec))
+    graphs = {each.name: each for each in definitions(checkpoint, "bfloat16")}
+    encoder = graphs["text_encoder"]
+    topology = trace(encoder, TRACE_SIZES.dims(spec))
+    graph = write_graph(topology, encoder, checkpoint.part("text_encoder"), tmp_path / "bf16")
+    found = compare(encoder, tmp_path / graph.path, checkpoint)
+    assert found.max_error < DEEP_TOLERANCE
 
 
 def verify_shapes(bundle: Bundle) -> dict[str, tuple[int, ...]]:

@@ -31,7 +31,7 @@ def rule(*patterns: str, **fields: object) -> Rule:
 
 
 def test_the_packaged_recipes_fit_the_model() -> None:
-    assert recipes.names() == ["bf16", "max", "mixed", "paper"]
+    assert recipes.names() == ["max", "mixed", "paper"]
     for name in recipes.names():
         loaded = recipes.load(name)
         assert loaded.recipe.name == name
@@ -42,11 +42,10 @@ def test_the_packaged_recipes_fit_the_model() -> None:
 @pytest.mark.parametrize(
     ("name", "counts"),
     [
-        ("bf16", {"bf16": 242}),
-        ("paper", {"bf16": 80, "nvfp4": 160}),
+        ("paper", {"unquantized": 80, "nvfp4": 160}),
         ("max", {"nvfp4": 200}),
         # FP4: to_q, to_k, cross out, both temporal ones in 20 blocks, two of the FFN in 14.
-        ("mixed", {"bf16": 40, "fp8": 12 + 60, "nvfp4": 100 + 28}),
+        ("mixed", {"unquantized": 40, "fp8": 12 + 60, "nvfp4": 100 + 28}),
     ],
 )
 def test_how_many_layers_a_recipe_takes(name: str, counts: dict[str, int]) -> None:
@@ -92,7 +91,7 @@ name = "own"
 description = ""
 [[rules]]
 layers = ["*"]
-format = "bf16"
+format = "unquantized"
 reason = "r"
 source = "s"
 depth = [0.0, 0.5]
@@ -109,7 +108,7 @@ depth = [0.0, 0.5]
         ('layers = ["*"]', "layers = []"),
         ('layers = ["*"]', 'layer = ["*"]'),
         ('layers = ["*"]', 'layers = "*"'),
-        ('format = "bf16"', 'format = "int4"'),
+        ('format = "unquantized"', 'format = "int4"'),
         ('reason = "r"', ""),
         ('source = "s"', ""),
         ("0.5", "1.5"),
@@ -140,7 +139,7 @@ def test_a_part_of_a_model_is_not_the_model() -> None:
 def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
     blocks = [f"block_{index:02d}" for index in range(20)]
     inner = [layer for layer in layers(20) if layer.startswith("block_")]
-    for name in ("bf16", "paper", "max"):
+    for name in ("paper", "max"):
         found = recipes.resolve(recipes.load(name).recipe, layers(20))
         assert recipes.alike(found, inner) == (tuple(blocks),)
     mixed = recipes.resolve(recipes.load("mixed").recipe, layers(20))
@@ -149,7 +148,7 @@ def test_blocks_are_alike_where_their_layers_have_the_same_formats() -> None:
     rules = (
         rule("block_0[02]/attn1.to_q", "block_02/attn1.to_k", "block_00/attn1.to_k"),
         rule("block_01/attn1.to_q", format="fp8"),
-        rule("block_03/*", format="bf16"),
+        rule("block_03/*", format="unquantized"),
     )
     own = Recipe("own", "", rules)
     names = [*inner[:50], "final_layer/proj_out"]

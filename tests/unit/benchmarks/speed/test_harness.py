@@ -7,8 +7,10 @@ import subprocess
 import numpy as np
 import pytest
 
+from sana_rt import machine
 from sana_rt.benchmarks.speed import harness
 from sana_rt.benchmarks.speed.harness import Spread
+from sana_rt.errors import UsageError
 
 MEBIBYTE = 1 << 20
 
@@ -37,7 +39,7 @@ def test_the_sides_take_turns_and_who_begins_alternates() -> None:
 
 def test_peak_memory_is_that_of_the_child_alone() -> None:
     ballast = np.ones(300 * MEBIBYTE, np.uint8)  # of this process, which is larger
-    assert harness.resident_peak() > ballast.nbytes
+    assert harness.told(machine.peak_resident_bytes()) > ballast.nbytes
     small = harness.peak_bytes("numpy:ones", {"shape": 1}, threads=1)
     large = harness.peak_bytes("numpy:ones", {"shape": 200 * MEBIBYTE, "dtype": "uint8"}, threads=1)
     assert small < 200 * MEBIBYTE
@@ -49,9 +51,15 @@ def test_a_child_that_fails_is_an_error() -> None:
         harness.peak_bytes("math:sqrt", {"x": -1}, threads=1)
 
 
+def test_memory_that_the_system_does_not_tell_is_no_figure() -> None:
+    with pytest.raises(UsageError, match="not known here"):
+        harness.told(None)
+
+
 def test_conditions_name_what_a_figure_depends_on() -> None:
     found = harness.conditions(["numpy"], threads=3)
     assert found["threads"] == 3
     assert found["numpy"] == np.__version__
-    assert found["processor"]
-    assert found["cores"] > 0
+    assert found["processor"] == machine.processor()
+    assert found["instruction_set"] == machine.instruction_set()
+    assert found["cores"] == machine.usable_cpus()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sana_rt.benchmarks.speed import streaming
+from sana_rt.benchmarks.speed import harness, streaming
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 
@@ -51,5 +51,8 @@ def test_streams_are_measured_chunk_by_chunk_and_drawn(causal_bundle: Path, tmp_
     model = Bundle.read(causal_bundle).manifest.model
     with pytest.raises(UsageError, match="has 2 chunks"):
         streaming.report(runs[:1], model, 1)
-    streaming.draw(streaming.report(runs, model, 1), tmp_path / "plot.svg")
+    report = streaming.report(runs, model, 1)
+    assert (report.model, report.height, report.width) == (model.name, 64, 64)
+    assert report.conditions.keys() >= harness.conditions((), 1).keys()
+    streaming.draw(report, tmp_path / "plot.svg")
     assert "a stream of 4 s" in (tmp_path / "plot.svg").read_text()
