@@ -45,7 +45,7 @@ def record(path: Path, bundle: Bundle) -> None:
 
 @pytest.fixture
 def passes(path: Path, bundle: Bundle) -> Iterator[RecordedPasses]:
-    with RecordedPasses.open(path, bundle.manifest.source.sha256) as passes:
+    with RecordedPasses.open(path, bundle.manifest.variant("fp32").source.sha256) as passes:
         yield passes
 
 
@@ -85,7 +85,10 @@ def test_passes_are_what_the_blocks_are_given(bundle: Bundle, passes: RecordedPa
 
 def test_the_header_says_what_was_played(bundle: Bundle, passes: RecordedPasses) -> None:
     header = passes.header
-    assert (header.checkpoint, header.variant) == (bundle.manifest.source.sha256, "fp32")
+    assert (header.checkpoint, header.variant) == (
+        bundle.manifest.variant("fp32").source.sha256,
+        "fp32",
+    )
     assert (header.prompts, header.blocks) == ("1" * 64, 4)
     assert [each.prompt for each in header.passes] == [0, 0, 1, 1]
     assert [each.timestep for each in header.passes] == [each.timestep for each in passes]

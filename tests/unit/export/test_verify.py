@@ -56,7 +56,7 @@ def keep(bundle: Bundle, names: tuple[str, ...]) -> Bundle:
         msgspec.structs.replace(
             manifest,
             files=bundles.describe(bundle.root, [bundle.root / path for path in paths]),
-            variants={"fp32": msgspec.structs.replace(variant, graphs=graphs)},
+            variants={"fp32": msgspec.structs.replace(variant, graphs=graphs, decoder=None)},
             tokenizer=None,
         ),
     )
