@@ -158,7 +158,8 @@ def test_initializers_are_tensors_of_the_checkpoint(small_bundle: Path) -> None:
 
 
 def test_no_file_tells_where_it_was_made(small_bundle: Path, small_checkpoint: Path) -> None:
-    traces = [b"site-packages", b".py", bytes(ROOT), bytes(Path.home()), bytes(small_checkpoint)]
+    places = [place for place in (ROOT, Path.home(), small_checkpoint) if place != Path("/")]
+    traces = [b"site-packages", b".py", *map(bytes, places)]
     for path in [*small_bundle.glob("*/*.onnx"), small_bundle / "manifest.json"]:
         data = path.read_bytes()
         assert [trace for trace in traces if trace in data] == [], path.name
