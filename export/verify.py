@@ -28,7 +28,7 @@ from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.graphs import Sizes, definitions
 from sana_rt.export.modules.gemma2 import ScaledEmbedding
 from sana_rt.export.weights import Weights
-from sana_rt.manifest import Graph, Verification
+from sana_rt.manifest import Verification
 from sana_rt.model_spec import ModelSpec
 from sana_rt.tensors import TensorSpec, resolve
 
@@ -74,19 +74,15 @@ class Finding:
     verification: Verification | None = None
 
 
-def verify_bundle(bundle: Bundle, checkpoint: Checkpoint | None = None) -> Iterator[Finding]:
-    """Check every file's hash and, given the checkpoint, every graph against its module.
+def verify_bundle(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Check every file's hash, and every graph against the module of ``checkpoint``.
 
-    Without the checkpoint the errors measured at export are reported instead. Quantized
-    variants are not the module's and are left out. Findings come as they are made.
+    Quantized variants are not the module's and are left out. Findings come as they are made.
     """
     yield from _verify_files(bundle)
     for name, variant in bundle.manifest.variants.items():
         if variant.quantization is not None or variant.dtype not in ("float32", "bfloat16"):
             yield Finding(name, None, True, "quantized: not compared with modules")
-            continue
-        if checkpoint is None:
-            yield from _recorded(name, variant.graphs)
             continue
         known = {each.name: each for each in definitions(checkpoint, _dtype(variant.dtype))}
         for graph_name, graph in variant.graphs.items():
@@ -110,14 +106,6 @@ def _verify_files(bundle: Bundle) -> Iterator[Finding]:
             wrong.append(error.happened)
     count = len(bundle.manifest.files)
     yield Finding("", None, not wrong, "\n".join(wrong) or f"{count} files have their hashes")
-
-
-def _recorded(variant: str, graphs: Mapping[str, Graph]) -> Iterator[Finding]:
-    for name, graph in graphs.items():
-        if graph.verification is None:
-            yield Finding(variant, name, True, "not compared with its module at export")
-        else:
-            yield Finding(variant, name, True, "as measured at export", graph.verification)
 
 
 def _compared(

@@ -59,7 +59,7 @@ def test_doctor_says_what_to_install(bare: Environment) -> None:
     [
         (("generate", "{bundle}", "a red circle", "-o", "{bundle}/circle.mp4"), "cpu"),
         (("export", "{bundle}", "{bundle}/out"), "build"),
-        (("verify", "{bundle}"), "build"),
+        (("verify", "{bundle}", "{bundle}"), "build"),
         (("demo", "--output", "{bundle}/out"), "build,cpu"),
     ],
 )

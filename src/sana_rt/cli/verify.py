@@ -18,38 +18,33 @@ if TYPE_CHECKING:
 _PATH: Final = click.Path(path_type=Path, exists=True)
 
 
-@click.command(epilog="Example: sana-rt verify out/bundle --checkpoint out/checkpoint")
+@click.command(epilog="Example: sana-rt verify out/bundle out/checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--checkpoint",
-    type=_PATH,
-    help="What the bundle was exported from: compare the graphs with its modules again.",
-)
+@click.argument("checkpoint", type=_PATH)
 @click.option("--vae", type=_PATH, help="Its autoencoder, where export was given one.")
 @click.option("--text-encoder", type=_PATH, help="Its text encoder, likewise.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     bundle: Path,
+    checkpoint: Path,
     *,
-    checkpoint: Path | None,
     vae: Path | None,
     text_encoder: Path | None,
     as_json: bool,
 ) -> None:
-    """Check every file of BUNDLE against its hash and every graph against its module.
+    """Compare every graph of BUNDLE with the module of CHECKPOINT, and every file with its hash.
 
-    Without --checkpoint the errors that were measured at export are shown; they stay true
-    while the hashes are right. An error is the largest difference between what ONNX Runtime
-    and the PyTorch module compute, over the largest value. Exits with 1 if anything fails.
+    CHECKPOINT is what BUNDLE was exported from. An error is the largest difference between what
+    ONNX Runtime and the PyTorch module compute, over the largest value. Exits with 1 if
+    anything fails. `sana-rt inspect` checks the files alone, without a checkpoint or PyTorch, and
+    shows the errors that were measured at export.
     """
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.verify import verify_bundle
 
     opened = Bundle.read(bundle)
-    source = None
-    if checkpoint is not None:
-        parts = Parts(vae, text_encoder)
-        source = open_checkpoint(checkpoint, preset=opened.manifest.model, parts=parts)
+    parts = Parts(vae, text_encoder)
+    source = open_checkpoint(checkpoint, preset=opened.manifest.model, parts=parts)
     steps = verify_bundle(opened, source)
     findings = list(track(steps, "Verifying", console=output.stderr(), transient=True))
     if as_json:
@@ -61,9 +56,16 @@ def command(
         raise VerificationError(
             f"{len(failed)} of {len(findings)} checks failed: "
             f"{'; '.join(f'{_what(each)}: {each.message}' for each in failed)}.",
-            expected="files with their hashes, and errors within the tolerance.",
+            expected="files with their hashes, and errors within the tolerance, with the "
+            f"checkpoint that the bundle is of: {_sources(opened)}. Given was "
+            f"{source.name}, SHA-256 {source.source().sha256[:12]}.",
             remedy="copy the bundle again, or export it again.",
         )
+
+
+def _sources(bundle: Bundle) -> str:
+    found = dict.fromkeys(each.source for each in bundle.manifest.variants.values())
+    return " and ".join(f"{each.checkpoint}, SHA-256 {each.sha256[:12]}" for each in found)
 
 
 def _what(finding: Finding) -> str:

@@ -65,15 +65,15 @@ def test_export_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     assert result.exit_code == 2
 
 
-def test_verify_shows_a_table(small_bundle: Path) -> None:
-    result = run("verify", small_bundle)
+def test_verify_shows_a_table(small_bundle: Path, small_checkpoint: Path) -> None:
+    result = run("verify", small_bundle, small_checkpoint)
     assert result.exit_code == 0, result.output
     assert re.search(r"^files +ok +\d+ files have their hashes", result.stdout, re.MULTILINE)
     assert re.search(r"^fp32/block_00 +ok +\d\.\de-0\d +2\.0e-05", result.stdout, re.MULTILINE)
 
 
 def test_verify_compares_with_the_checkpoint(small_bundle: Path, small_checkpoint: Path) -> None:
-    result = run("verify", small_bundle, "--checkpoint", small_checkpoint, "--json")
+    result = run("verify", small_bundle, small_checkpoint, "--json")
     assert result.exit_code == 0, result.output
     findings = json.loads(result.stdout)
     assert len(findings) == 15
@@ -81,11 +81,13 @@ def test_verify_compares_with_the_checkpoint(small_bundle: Path, small_checkpoin
     assert {each["message"] for each in findings[1:]} == {"compared with its module"}
 
 
-def test_verify_fails_on_a_damaged_file(small_bundle: Path, tmp_path: Path) -> None:
+def test_verify_fails_on_a_damaged_file(
+    small_bundle: Path, small_checkpoint: Path, tmp_path: Path
+) -> None:
     root = shutil.copytree(small_bundle, tmp_path / "bundle")
     path = root / "tokenizer.json"
     path.write_bytes(path.read_bytes().replace(b"a", b"b", 1))
-    result = run("verify", root, "--json")
+    result = run("verify", root, small_checkpoint, "--json")
     assert result.exit_code == 1
     assert not json.loads(result.stdout)[0]["passed"]
     assert "1 of 15 checks failed: files: " in result.stderr
