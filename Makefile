@@ -21,9 +21,10 @@ export PROMPT ?= a red circle moving slowly to the right on a grey background
 export RECIPE ?=
 export WORKLOAD ?=
 export TARGET ?= sm120
+SECONDS ?= 300
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere lint types bench clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types bench clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -78,6 +79,9 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 	    ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 OMP_NUM_THREADS=4; do \
 	  echo "== $$setting"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $$setting $(MAKE) test; \
 	done
+
+fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.speed.denoise

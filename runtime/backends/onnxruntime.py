@@ -7,13 +7,13 @@ work on the device stays in order; it has not been run on hardware yet.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
 
+from sana_rt import machine
 from sana_rt.errors import BackendError, BundleFileError
 from sana_rt.manifest import Variant
 from sana_rt.runtime.backends.base import Artifact, Backend, Binding, Candidate, Context, Offers
@@ -70,7 +70,7 @@ class OnnxRuntime(Backend):
     ) -> None:
         super().__init__(name, memory)
         self._provider = provider
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or machine.usable_cpus()
         _share_arena(provider[0])
 
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutation
@@ -267,4 +266,3 @@ TARGETS = (
     _config_target("text_encoder", "config.json"),
     _config_target("scheduler", "scheduler_config.json"),
 )
-assert msgspec  # the manifests' reader

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from sana_rt import __version__
+from sana_rt import __version__, machine
 from sana_rt.cli import output
 from sana_rt.engines import cards
 
@@ -38,7 +37,7 @@ class Machine(Record, frozen=True):
     system: str
     processor: str
     cores: int
-    memory_bytes: int
+    memory_bytes: int | None
 
 
 class Package(Record, frozen=True):
@@ -117,18 +116,10 @@ def _machine() -> Machine:
         sana_rt=__version__,
         python=platform.python_version(),
         system=platform.platform(),
-        processor=_processor(),
-        cores=len(os.sched_getaffinity(0)),
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        processor=machine.processor(),
+        cores=machine.usable_cpus(),
+        memory_bytes=machine.memory_bytes(),
     )
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(
-        r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.M
-    )
-    return found[1] if found else platform.machine()
 
 
 def _extra(name: str) -> Extra:
@@ -160,9 +151,10 @@ def _providers() -> tuple[str, ...]:
 
 def _nvidia() -> Nvidia:
     if not _has_cuda_bindings():
-        if not _NVIDIA_VERSION.exists():
+        loaded = _NVIDIA_VERSION.exists()
+        if platform.system() == "Linux" and not loaded:
             return Nvidia(None, (), "no NVIDIA driver is loaded")
-        driver = _NVIDIA_VERSION.read_text().splitlines()[0]
+        driver = _NVIDIA_VERSION.read_text().splitlines()[0] if loaded else None
         return Nvidia(driver, (), 'pip install "sana-rt[rtx]" to see its GPUs')
     from cuda.bindings import driver as cuda
 
@@ -240,16 +232,17 @@ def command(as_json: bool) -> None:
 
 
 def _show(report: DoctorReport) -> None:
-    machine = report.machine
+    this = report.machine
+    memory = "unknown" if this.memory_bytes is None else output.size(this.memory_bytes)
     output.table(
         "This machine",
         ("", ""),
         (
-            ("sana-rt", machine.sana_rt),
-            ("Python", machine.python),
-            ("system", machine.system),
-            ("processor", f"{machine.processor}, {machine.cores} cores to use"),
-            ("memory", output.size(machine.memory_bytes)),
+            ("sana-rt", this.sana_rt),
+            ("Python", this.python),
+            ("system", this.system),
+            ("processor", f"{this.processor}, {this.cores} cores to use"),
+            ("memory", memory),
             ("ONNX Runtime", ", ".join(report.onnxruntime_providers) or "not installed"),
             ("NVIDIA driver", report.nvidia.driver or "none"),
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from sana_rt import machine
 from sana_rt.cli import output as show
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import SolverName
@@ -127,8 +127,6 @@ class Reporter:
         """What it cost."""
         seconds = [end - start for start, end in itertools.pairwise(self._passes)]
         pace = f"{sum(seconds) / len(seconds):.3g} s a step, " if seconds else ""
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux: KiB
-        return (
-            f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all, "
-            f"at most {show.size(resident)} of memory in the process"
-        )
+        peak = machine.peak_resident_bytes()
+        memory = "" if peak is None else f", at most {show.size(peak)} of memory in the process"
+        return f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all{memory}"
