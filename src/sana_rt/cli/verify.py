@@ -23,10 +23,17 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.option(
     "--checkpoint",
     type=_PATH,
-    help="What the bundle was exported from: compare the graphs with its modules again.",
+    help="Checkpoint that BUNDLE was exported from; compares the graphs with its modules again.  "
+    "[default: show the errors measured at export]",
 )
-@click.option("--vae", type=_PATH, help="Its autoencoder, where export was given one.")
-@click.option("--text-encoder", type=_PATH, help="Its text encoder, likewise.")
+@click.option(
+    "--vae", type=_PATH, help="Autoencoder of the checkpoint, if `sana-rt export` was given --vae."
+)
+@click.option(
+    "--text-encoder",
+    type=_PATH,
+    help="Text encoder of the checkpoint, if `sana-rt export` was given --text-encoder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     bundle: Path,
@@ -38,9 +45,10 @@ def command(
 ) -> None:
     """Check every file of BUNDLE against its hash and every graph against its module.
 
-    Without --checkpoint the errors that were measured at export are shown; they stay true
-    while the hashes are right. An error is the largest difference between what ONNX Runtime
-    and the PyTorch module compute, over the largest value. Exits with 1 if anything fails.
+    Without --checkpoint, shows the errors that were measured at export; they remain valid as
+    long as the hashes match. An error is the largest absolute difference between the outputs of
+    ONNX Runtime and of the PyTorch module, divided by the largest value. Exits with 1 if any
+    check fails.
     """
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.verify import verify_bundle
@@ -61,7 +69,7 @@ def command(
         raise VerificationError(
             f"{len(failed)} of {len(findings)} checks failed: "
             f"{'; '.join(f'{_what(each)}: {each.message}' for each in failed)}.",
-            expected="files with their hashes, and errors within the tolerance.",
+            expected="files that match their hashes, and errors within the tolerance.",
             remedy="copy the bundle again, or export it again.",
         )
 
