@@ -194,7 +194,7 @@ def test_the_command_writes_all_three(run: Run, found: Sensitivity) -> None:
         (["-o", "out.txt"], "does not end in .json"),
         (["-o", "out.json", "--fp4-share", "2"], "share of FLOPs"),
         (["-o", "out.json", "--propose", "My recipe.toml"], "cannot be called"),
-        (["-o", "out.json", "--propose", "own.toml", "--format", "fp8"], "weighs NVFP4"),
+        (["-o", "out.json", "--propose", "own.toml", "--format", "fp8"], "needs errors in NVFP4"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_played(

@@ -21,18 +21,20 @@ class Entry(NamedTuple):
 
 COMMANDS: Final[dict[str, Entry]] = {
     "fetch": Entry("Download a checkpoint at a fixed revision.", "build"),
-    "export": Entry("Turn a checkpoint into a bundle of ONNX graphs.", "build"),
+    "export": Entry("Convert a checkpoint to a bundle of ONNX graphs.", "build"),
     "quantize": Entry("Add NVFP4 variants to a bundle.", "build,cpu"),
-    "build": Entry("Build the TensorRT plans of a bundle.", "build"),
-    "inspect": Entry("Show what is in a bundle."),
-    "verify": Entry("Compare every graph with its module and every file with its hash.", "build"),
-    "bound": Entry("Bound the seconds a model needs on a card, at best.", "build"),
-    "generate": Entry("Play a bundle: prompt in, video out.", "cpu"),
-    "stream": Entry("Play a long clip at constant memory; stop and continue it.", "cpu"),
-    "sensitivity": Entry("Measure what each layer loses when it is quantized.", "build,bench,cpu"),
-    "quality": Entry("Measure what quantization costs in quality.", "bench,cpu"),
-    "demo": Entry("Go the whole way with a small random checkpoint.", "build,cpu"),
-    "doctor": Entry("Say what works on this machine and what to install."),
+    "build": Entry("Build the TensorRT engines (plans) of a bundle.", "build"),
+    "inspect": Entry("Show the contents of a bundle."),
+    "verify": Entry(
+        "Check every graph against its module and every file against its hash.", "build"
+    ),
+    "bound": Entry("Compute a lower bound on a model's run time on a card.", "build"),
+    "generate": Entry("Generate a video from a prompt.", "cpu"),
+    "stream": Entry("Generate a long video at constant memory; stop and resume it.", "cpu"),
+    "sensitivity": Entry("Measure how much error quantizing each layer causes.", "build,bench,cpu"),
+    "quality": Entry("Measure how much quality quantization costs.", "bench,cpu"),
+    "demo": Entry("Run the whole workflow with a small random checkpoint.", "build,cpu"),
+    "doctor": Entry("Show what works on this machine and what to install."),
 }
 
 
@@ -104,8 +106,8 @@ def _missing(name: str, error: ModuleNotFoundError) -> MissingDependencyError:
 _EXAMPLE = """\
 SANA-Video on RTX cards and CPUs.
 
-A checkpoint becomes a bundle, a directory of ONNX graphs with a manifest; a bundle is
-played, prompt in, video out, without PyTorch.
+`sana-rt export` converts a checkpoint to a bundle, a directory of ONNX graphs with a
+manifest; `sana-rt generate` makes a video from a bundle and a prompt, without PyTorch.
 
 \b
 Example:

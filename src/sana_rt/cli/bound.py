@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sana_rt.cli import output, plans_view
+from sana_rt.engines import cards
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import PRESETS
+from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
     from sana_rt.benchmarks.bound import BoundReport, BoundSetup
@@ -19,23 +21,40 @@ if TYPE_CHECKING:
 _MODELS: Final = {name.removeprefix("sana-video-"): name for name in PRESETS} | {
     name: name for name in PRESETS
 }
+_DEVICES: Final = [
+    name for name, card in cards.CARDS.items() if cards.target_of(card.compute_capability)
+]
 _KERNELS_SHOWN: Final = 15
 
 
 @click.command(epilog="Example: sana-rt bound --model sana-video-2b-480p --device rtx5090")
-@click.option("--model", required=True, help=f"One of {', '.join(PRESETS)}.")
-@click.option("--recipe", help="One by name, or a .toml file.  [default: nothing is quantized]")
-@click.option("--device", default="rtx5090", show_default=True, help="The card.")
-@click.option("--keep", type=click.Path(path_type=Path), help="Keep graphs and build logs here.")
+@click.option("--model", required=True, help=f"Model: {', '.join(PRESETS)}.")
+@click.option(
+    "--recipe",
+    help=f"Recipe to quantize with: {', '.join(recipes.names())}, or the path of a .toml file.  "
+    "[default: nothing is quantized]",
+)
+@click.option(
+    "--device",
+    default="rtx5090",
+    show_default=True,
+    help=f"Card to compute the bound for: {', '.join(_DEVICES)}.",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Folder to keep the graphs and build logs in.  [default: they are deleted]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 def command(
     model: str, *, recipe: str | None, device: str, keep: Path | None, as_json: bool
 ) -> None:
-    """Bound from below the seconds that a whole job takes on a card; no card is needed.
+    """Compute a lower bound on the seconds that a whole video takes on a card.
 
     Exports one full-width block and the other graphs with random weights, compiles them for
-    the card, and counts what their kernels have to compute and to move. A real run takes longer.
-    Where a recipe treats blocks differently, one of each kind is compiled.
+    the card, and counts the FLOPs and the memory traffic of their kernels. A real run takes
+    longer. If the recipe treats blocks differently, one of each kind is compiled. The card need
+    not be in this machine.
     """
     from sana_rt.benchmarks import bound
 
@@ -50,9 +69,7 @@ def command(
 
 def _setup(model: str, recipe: str | None, device: str) -> BoundSetup:
     from sana_rt.benchmarks import bound
-    from sana_rt.engines import cards
     from sana_rt.engines.trt_api import TensorRT
-    from sana_rt.quantize import recipe as recipes
 
     if model not in _MODELS:
         raise UsageError(
@@ -65,9 +82,7 @@ def _setup(model: str, recipe: str | None, device: str) -> BoundSetup:
         raise UsageError(
             f"{card.name} has the compute capability {card.compute_capability}, for which "
             "TensorRT-RTX builds no plans.",
-            expected="one of "
-            + ", ".join(n for n, c in cards.CARDS.items() if cards.target_of(c.compute_capability))
-            + ".",
+            expected=f"one of {', '.join(_DEVICES)}.",
         )
     return bound.BoundSetup(PRESETS[_MODELS[model]], loaded, card, TensorRT("rtx"), target)
 
@@ -77,18 +92,18 @@ def _show(report: BoundReport) -> None:
         f"Bounds for {report.model} in {report.recipe} on {report.device}",
         ("", ""),
         [
-            ("what it is", report.rule),
+            ("method", report.rule),
             ("peaks", report.source),
             ("plans", report.tensorrt),
             ("blocks", f"{report.blocks_seconds:.2f} s at least"),
             ("everything", f"{report.total_seconds:.2f} s at least, for {report.frames} frames"),
-            ("frames a second", f"{report.frames_per_second:.1f} at most"),
-            ("of the blocks alone", f"{report.blocks_frames_per_second:.1f} at most"),
-            ("a block moves", f"{report.bytes_per_block / 1e9:.1f} GB"),
-            ("a block computes", f"{report.flops_per_block / 1e12:.2f} TFLOP"),
-            ("of them in FP4", f"{report.fp4_flop_share:.1%}"),
+            ("frames per second", f"{report.frames_per_second:.1f} at most"),
+            ("frames per second, blocks alone", f"{report.blocks_frames_per_second:.1f} at most"),
+            ("memory traffic per block", f"{report.bytes_per_block / 1e9:.1f} GB"),
+            ("compute per block", f"{report.flops_per_block / 1e12:.2f} TFLOP"),
+            ("share of FLOPs in FP4", f"{report.fp4_flop_share:.1%}"),
             ("activations", output.size(report.arena_bytes)),
-            ("not in it", ", ".join(report.missing) or "nothing"),
+            ("not included", ", ".join(report.missing) or "nothing"),
         ],
     )
     output.table(

@@ -30,19 +30,44 @@ _Statuses = dict[str, dict[str, tuple[PlanStatus, ...]]]  # by variant and targe
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--variant",
-    help="A variant of the bundle, or the recipe that made it; needed if it has several.",
+    help="Variant to build, by its name or by the recipe that made it.  [default: the only one]",
 )
-@click.option("--target", type=click.Choice(list(TARGETS)), help="The card to build for.")
-@click.option("--workload", help="Name or .toml file; the model's defaults if left out.")
-@click.option("--flavour", type=click.Choice(get_args(Flavour)), default="rtx", show_default=True)
-@click.option("--tf32", is_flag=True, help="Let float32 GEMMs round their operands to TF32.")
+@click.option(
+    "--target",
+    type=click.Choice(list(TARGETS)),
+    help="Cards to build for: RTX 50 (sm120), RTX 40 (sm89), RTX 30 (sm86), A100 (sm80), or the "
+    f"card in this machine (current).  [default: {_DEFAULT_TARGET}]",
+)
+@click.option(
+    "--workload",
+    help="Sizes to build for (the optimization profiles), by the name of a workload or as the path "
+    "of a .toml file.  [default: the size of the model's default video; any length if the model is "
+    "block-causal]",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(get_args(Flavour)),
+    default="rtx",
+    show_default=True,
+    help="Library to build with: TensorRT-RTX (rtx) or TensorRT (trt).",
+)
+@click.option(
+    "--tf32",
+    is_flag=True,
+    help="Let float32 GEMMs round their operands to TF32, which is faster and less exact.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say which plans are current and why the others would be built; build nothing. "
-    "Without --variant and --target, of all of them.",
+    help="List which plans are current and why each other one would be built; build nothing. "
+    "Without --variant, list all variants; without --target, all targets that have plans.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was built, or why, as JSON.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print what was built, or with --dry-run what would be and why, as JSON.",
+)
 def command(
     bundle: Path,
     *,
@@ -54,10 +79,10 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Build TensorRT plans of the graphs in BUNDLE, for a card that need not be in this machine.
+    """Build TensorRT engines (plans) of the graphs in BUNDLE; the card need not be in this machine.
 
-    Plans that are current are left alone (--dry-run says which). Each finished plan is listed in
-    the manifest at once: a build that was killed goes on where it stopped.
+    Plans that are current are not built again (--dry-run lists them). Each plan is recorded in
+    the manifest as soon as it is finished, so a build that was killed resumes where it stopped.
     """
     tensorrt = TensorRT(flavour)
     read = Bundle.read(bundle)
@@ -103,7 +128,7 @@ def _show_statuses(statuses: _Statuses, *, as_json: bool) -> None:
         for target, each in targets.items():
             output.table(
                 f"Plans of {variant} for {target}",
-                ("graph", "would `sana-rt build` build it?"),
+                ("graph", "would it be built?"),
                 [(status.graph, "; ".join(status.reasons) or "no, current") for status in each],
             )
 
@@ -126,7 +151,9 @@ def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: b
     from sana_rt.engines import builder
 
     predicted = builder.predicted_peak_bytes(bundle, settings.variant)
-    output.stderr().print(f"At most {output.size(predicted)} of memory is expected to be needed.")
+    output.stderr().print(
+        f"The build is expected to need at most {output.size(predicted)} of memory."
+    )
     with progress.shown("Looking at what is there") as report:
         built = builder.build_variant(
             bundle.root, settings, tensorrt, lambda at: report(at.graph, at.index, at.total)

@@ -24,20 +24,20 @@ _SHEET_PICTURES: Final = 9
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("out/demo"),
     show_default=True,
-    help="Where the files go.",
+    help="Folder to write to.",
 )
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, exists=True),
-    help="Start from this one.  [default: small, with random weights]",
+    help="Checkpoint to start from.  [default: a small one with random weights]",
 )
 @click.pass_context
 def command(ctx: click.Context, prompt: str, folder: Path, checkpoint: Path | None) -> None:
-    """Export a small checkpoint and play PROMPT from the bundle, on the CPU.
+    """Export a small checkpoint to a bundle and generate a video of PROMPT from it, on the CPU.
 
-    Without --checkpoint the weights are random numbers from a fixed seed: the video is then a
-    pattern that does not show the prompt, and shows that each part works here. Each step
-    prints the command that does the same.
+    Without --checkpoint the weights are random numbers from a fixed seed. The video is then a
+    pattern that does not show the prompt, but proves that each part works on this machine. Each
+    step prints the command that does the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = checkpoint or _seeded(folder / "checkpoint")

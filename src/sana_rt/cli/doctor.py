@@ -219,10 +219,10 @@ def _abilities(
 @click.command(epilog="Example: sana-rt doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(as_json: bool) -> None:
-    """Say what works on this machine and what to install.
+    """Show what works on this machine and what to install.
 
     Lists the interpreter, the processor, the packages of each extra, ONNX Runtime's providers
-    and the NVIDIA GPUs with the number formats they run. It changes nothing.
+    and the NVIDIA GPUs with the number formats that they support. Changes nothing.
     """
     report = examine()
     if as_json:

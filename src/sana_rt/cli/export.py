@@ -23,22 +23,39 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     type=click.Choice(list(_DTYPES)),
     default="fp32",
     show_default=True,
-    help="Of weights and activations: fp32 for CPUs, bf16 for RTX cards.",
+    help="Data type of weights and activations: fp32 for CPUs, bf16 for RTX cards.",
 )
-@click.option("--variant", help="Its name in the bundle.  [default: the dtype]")
+@click.option("--variant", help="Name of the new variant in the bundle.  [default: the --dtype]")
 @click.option(
     "--preset",
     metavar="NAME|FILE",
-    help="What a bare .pth is, where its tensors do not tell: "
-    f"{', '.join(PRESETS)}, or a .json file like a manifest's model.",
+    help="Model that a .pth holds, needed if the shapes of its tensors fit several: "
+    f"{', '.join(PRESETS)}, or a .json file in the form of a manifest's model.  "
+    "[default: found from the tensors]",
 )
-@click.option("--vae", type=_PATH, help="An autoencoder's folder, or Wan2.1_VAE.pth.")
-@click.option("--text-encoder", type=_PATH, help="A Gemma-2 folder.")
-@click.option("--tokenizer", type=_PATH, help="tokenizer.json, or its folder.")
 @click.option(
-    "--instruction", help="Put before prompts: original, diffusers, none, or a text file."
+    "--vae",
+    type=_PATH,
+    help="Autoencoder to export: its folder, or Wan2.1_VAE.pth.  [default: CHECKPOINT's]",
 )
-@click.option("--no-verify", is_flag=True, help="Do not compare graphs with their modules.")
+@click.option(
+    "--text-encoder",
+    type=_PATH,
+    help="Text encoder to export: a Gemma-2 folder.  [default: CHECKPOINT's]",
+)
+@click.option(
+    "--tokenizer",
+    type=_PATH,
+    help="Tokenizer: tokenizer.json, or the folder that holds it.  [default: CHECKPOINT's]",
+)
+@click.option(
+    "--instruction",
+    help="Text to put before every prompt: original, diffusers, none, or the path of a UTF-8 "
+    "text file.",
+)
+@click.option(
+    "--no-verify", is_flag=True, help="Skip the comparison of every graph with its module."
+)
 def command(
     checkpoint: Path,
     bundle: Path,
@@ -52,13 +69,14 @@ def command(
     instruction: str | None,
     no_verify: bool,
 ) -> None:
-    """Turn CHECKPOINT into one variant of BUNDLE: ONNX graphs, each compared with its module.
+    """Convert CHECKPOINT to one variant of BUNDLE: ONNX graphs, each compared with its module.
 
-    CHECKPOINT is a folder in the diffusers layout, an original .pth, or a LongSANA .pt; which
-    one is told by content. A .pth has the transformer only: name the other parts. Settings in
-    a folder that are not implemented are refused (docs/config-keys.md lists them all). A bundle
-    that exists keeps its other variants. An export that was interrupted leaves the bundle as
-    it was; run it again. The last line on stdout is the path of the bundle.
+    CHECKPOINT is a folder in the diffusers layout, an original .pth, or a LongSANA .pt; the
+    content decides which. A .pth holds only the transformer: give the other parts with --vae,
+    --text-encoder and --tokenizer. A folder with settings that are not implemented is refused
+    (docs/config-keys.md lists them all). An existing bundle keeps its other variants. An
+    interrupted export leaves the bundle as it was; run it again. The last line on stdout is
+    the path of the bundle.
     """
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.onnx_export import ExportOptions, export_bundle

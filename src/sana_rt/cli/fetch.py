@@ -13,20 +13,23 @@ import click
 )
 @click.argument("repo_id", metavar="HUB_ID")
 @click.option(
-    "--revision", default="main", show_default=True, help="A commit; branches and tags move."
+    "--revision",
+    default="main",
+    show_default=True,
+    help="Commit, branch or tag to download; only a commit always means the same files.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the files go.  [default: out/<name of the model>]",
+    help="Folder to download to.  [default: out/<model name>]",
 )
 def command(repo_id: str, *, revision: str, output: Path | None) -> None:
     """Download the checkpoint HUB_ID from the Hugging Face Hub at one revision.
 
-    Only what `sana-rt export` reads is downloaded; a download that was interrupted goes on
-    where it stopped. The commit is written beside the files and into every bundle made of
-    them. Prints the command that exports the checkpoint.
+    Downloads only what `sana-rt export` reads, and resumes a download that was interrupted.
+    The commit is recorded beside the files and in every bundle exported from them. Prints the
+    command that exports the checkpoint.
     """
     from sana_rt.export.fetch import fetch
 

@@ -25,18 +25,30 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
-@click.option("-o", "--output", type=FILE, help="The mp4 to write.")
-@click.option("--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] as .npy, too.")
-@click.option("--num-frames", type=int, help="Frames of the video, 4k + 1 or 8k + 1.")
-@click.option("--image", type=FILE, help="A picture to begin with (image-to-video).")
+@click.option("-o", "--output", type=FILE, help="Video file to write, .mp4.")
+@click.option(
+    "--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] to this .npy file."
+)
+@click.option(
+    "--num-frames",
+    type=int,
+    help="Length of the video in frames: 4k + 1, or 8k + 1 if the autoencoder compresses time by "
+    "8.  [default: the model's]",
+)
+@click.option("--image", type=FILE, help="Image to use as the first frame (image-to-video).")
 @click.option(
     "--fit",
     type=click.Choice(["crop", "stretch"]),
     default="crop",
     show_default=True,
-    help="An image of another aspect: cut it around its middle, or stretch it as diffusers does.",
+    help="How to fit an --image of another aspect ratio: crop it around its centre, or stretch "
+    "it as diffusers does.",
 )
-@click.option("--noise", type=FILE, help="The noise to begin with, .npy, f32 [1, C, T, h, w].")
+@click.option(
+    "--noise",
+    type=FILE,
+    help="Initial noise, a .npy file of float32 [1, C, T, h, w].  [default: made from --seed]",
+)
 @request_options
 def command(
     bundle: Path,
@@ -55,12 +67,12 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Play BUNDLE: turn PROMPT into a video.
+    """Generate a video of PROMPT with the model in BUNDLE.
 
-    What is left out is taken from --config, then from the model's own defaults. The last line
-    on stdout is the path of the file that was written; progress goes to stderr.
+    Options that are left out are taken from --config, then from the model's defaults. The last
+    line on stdout is the path of the file that was written; progress goes to stderr.
 
-    Without an autoencoder in the bundle, or to decode elsewhere, give --save-latents alone.
+    If BUNDLE has no autoencoder, or to decode elsewhere, give --save-latents without --output.
     """
     _check_files(output, save_latents)
     from sana_rt.runtime.inputs import brought
@@ -86,7 +98,7 @@ def _check_files(output: Path | None, save_latents: Path | None) -> None:
     if output is None and save_latents is None:
         raise UsageError(
             "Nothing would be written.",
-            expected="-o video.mp4, --save-latents latents.npy or both.",
+            expected="-o video.mp4, --save-latents latents.npy, or both.",
         )
     for path, suffix in ((output, ".mp4"), (save_latents, ".npy")):
         if path is not None and path.suffix != suffix:

@@ -13,6 +13,7 @@ import msgspec
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, progress
+from sana_rt.engines.cards import CARDS
 from sana_rt.errors import BundleFileError
 from sana_rt.manifest import File, Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
@@ -27,18 +28,31 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.command(epilog="Example: sana-rt inspect out/bundle")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and the checks as JSON.")
-@click.option("--skip-hashes", is_flag=True, help="Check sizes only; do not read every file.")
+@click.option(
+    "--skip-hashes", is_flag=True, help="Check only the sizes of files, not their hashes."
+)
 @click.option(
     "--schema",
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=_print_schema,
-    help="Print the JSON Schema of manifest.json and do nothing else.",
+    help="Print the JSON Schema of manifest.json and exit.",
 )
-@click.option("--plans", is_flag=True, help="Show what is inside the plans instead.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw what a block does (.svg).")
-@click.option("--device", help="The card for the plans' bounds; one of the target if left out.")
+@click.option(
+    "--plans", is_flag=True, help="Report on the plans (TensorRT engines) instead of the bundle."
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="Write a chart of the blocks' memory traffic, FLOPs and bounds on time to this .svg file; "
+    "implies --plans.",
+)
+@click.option(
+    "--device",
+    help=f"Card to compute the plans' bounds for: {', '.join(CARDS)}.  "
+    "[default: a card of each plan's target]",
+)
 def command(
     bundle: Path,
     *,
@@ -48,12 +62,13 @@ def command(
     plot: Path | None,
     device: str | None,
 ) -> None:
-    """Show what is in BUNDLE, and whether its files are the ones its manifest lists.
+    """Show the contents of BUNDLE, and whether its files match the hashes in its manifest.
 
-    Shows the model, and for each variant its graphs with sizes, inputs, outputs and the error
-    that `sana-rt verify` measured, and its plans. Exits with 1 if a file is damaged.
-    With --plans: the types of their GEMMs, bytes through memory, the heaviest kernels, device
-    memory, and bounds on time.
+    Shows the model and, for each variant, its plans and its graphs with their sizes, inputs,
+    outputs and measured errors. Exits with 1 if a file is damaged.
+
+    --plans shows the data types of the GEMMs, the memory traffic, the kernels with the highest
+    bounds, the device memory that is needed, and lower bounds on the run time.
     """
     opened = Bundle.open(bundle)
     if plans or plot:
@@ -71,7 +86,7 @@ def command(
             f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: "
             f"{', '.join(damaged)}.",
             expected="the SHA-256 that the manifest lists.",
-            remedy="copy the bundle again, or make it again with the command that wrote it.",
+            remedy="copy the bundle again, or create it again with the command that wrote it.",
         )
 
 
@@ -133,7 +148,8 @@ def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
         (
             "defaults",
             f"{sampling.num_frames} frames of {sampling.height} x {sampling.width} at "
-            f"{sampling.fps} a second, {sampling.num_inference_steps} steps of {sampling.solver}",
+            f"{sampling.fps} frames per second, {sampling.num_inference_steps} steps of "
+            f"{sampling.solver}",
         ),
     ]
 

@@ -37,32 +37,104 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 _OPTIONS: Final = (
-    click.option("--negative-prompt", help="What the video shall not show."),
-    click.option("--height", type=int, help="Pixels, a multiple of what the model asks for."),
-    click.option("--width", type=int, help="Pixels, likewise."),
-    click.option("--fps", type=int, help="Frames a second."),
     click.option(
-        "--num-inference-steps", type=int, help="Denoising steps: more is slower and better."
+        "--negative-prompt",
+        help="Negative prompt: what to keep out of the video; has no effect at guidance scale 1."
+        "  [default: the model's]",
     ),
     click.option(
-        "--guidance-scale", type=float, help="How strictly to follow the prompt; 1 is off."
+        "--height",
+        type=int,
+        help="Height of the video in pixels, a multiple of 16 or 32 for the released models.  "
+        "[default: the model's]",
     ),
-    click.option("--solver", type=click.Choice(get_args(SolverName)), help="How steps are taken."),
-    click.option("--flow-shift", type=float, help="Moves the schedule towards noise."),
-    click.option("--timesteps", type=_numbers, metavar="T,T,...", help="Of the solver renoise."),
-    click.option("--motion-score", type=int, help="How much shall move; 0 is little."),
-    click.option("--no-motion-score", is_flag=True, help="Say nothing about motion in the prompt."),
-    click.option("--seed", type=int, help="Of the noise; the same seed gives the same video."),
     click.option(
-        "--lowercase", is_flag=True, default=None, help="Lower-case prompts, as diffusers."
+        "--width",
+        type=int,
+        help="Width of the video in pixels, a multiple of 16 or 32 for the released models.  "
+        "[default: the model's]",
     ),
-    click.option("--prompt-embeds", type=FILE, help="Embeddings instead of a prompt, .npz."),
-    click.option("--config", type=FILE, help="TOML with any of these options; flags come first."),
-    click.option("--variant", help="Which numerical version of the bundle to play."),
-    click.option("--backend", default="auto", show_default=True, help="What to play it on."),
+    click.option("--fps", type=int, help="Frames per second, 1 to 240.  [default: the model's]"),
+    click.option(
+        "--num-inference-steps",
+        type=int,
+        help="Denoising steps, 1 to 1000; more steps are slower and usually better.  "
+        "[default: the model's]",
+    ),
+    click.option(
+        "--guidance-scale",
+        type=float,
+        help="Guidance scale, 0 to below 10000: how strictly to follow the prompt; 1 turns "
+        "guidance off, which halves the work.  [default: the model's]",
+    ),
+    click.option(
+        "--solver",
+        type=click.Choice(get_args(SolverName)),
+        help="Solver for the denoising steps; renoise is only for models distilled to few steps."
+        "  [default: the model's]",
+    ),
+    click.option(
+        "--flow-shift",
+        type=float,
+        help="Flow shift of the timesteps, above 0 and below 10000: higher values spend more "
+        "steps at high noise.  [default: the model's]",
+    ),
+    click.option(
+        "--timesteps",
+        type=_numbers,
+        metavar="T,T,...",
+        help="Timesteps of the renoise solver, above 0 and up to 1000, in descending order."
+        "  [default: the model's]",
+    ),
+    click.option(
+        "--motion-score",
+        type=int,
+        help="How much motion to ask for in the prompt, an integer: higher is more; 0 or less "
+        "asks for low motion.  [default: the model's]",
+    ),
+    click.option("--no-motion-score", is_flag=True, help="Add nothing about motion to the prompt."),
+    click.option(
+        "--seed",
+        type=int,
+        help="Seed of the noise, 0 to 2^64 - 1; the same seed gives the same video.  [default: 0]",
+    ),
+    click.option(
+        "--lowercase",
+        is_flag=True,
+        default=None,
+        help="Convert prompts to lower case, as diffusers does.",
+    ),
+    click.option(
+        "--prompt-embeds", type=FILE, help="Prompt embeddings to use instead of PROMPT, .npz."
+    ),
+    click.option(
+        "--config",
+        type=FILE,
+        help="TOML file of the prompt and the options that describe the video, such as num_frames "
+        "= 81; options on the command line override it.",
+    ),
+    click.option(
+        "--variant",
+        help="Variant of the bundle to use.  [default: one that is not quantized and runs here]",
+    ),
+    click.option(
+        "--backend",
+        default="auto",
+        show_default=True,
+        help="What to run the graphs with: onnxruntime-cuda, onnxruntime (CPU), or auto, the first "
+        "of them that works.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
-    click.option("--check-finite", is_flag=True, help="Stop at the first NaN and name its graph."),
-    click.option("--dry-run", is_flag=True, help="Check everything, show the memory needed, stop."),
+    click.option(
+        "--check-finite",
+        is_flag=True,
+        help="Stop at the first NaN or infinity and name the graph that wrote it.",
+    ),
+    click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Check the options and show the memory needed; generate nothing.",
+    ),
 )
 
 
@@ -126,7 +198,7 @@ class Reporter:
     def summary(self, backend: str) -> str:
         """What it cost."""
         seconds = [end - start for start, end in itertools.pairwise(self._passes)]
-        pace = f"{sum(seconds) / len(seconds):.3g} s a step, " if seconds else ""
+        pace = f"{sum(seconds) / len(seconds):.3g} s per step, " if seconds else ""
         peak = machine.peak_resident_bytes()
         memory = "" if peak is None else f", at most {show.size(peak)} of memory in the process"
         return f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all{memory}"

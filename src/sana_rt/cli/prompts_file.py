@@ -16,8 +16,8 @@ def read(path: Path) -> tuple[tuple[str, ...], str]:
         data = documents.read_bytes(path)
         lines = [line.strip() for line in data.decode().splitlines()]
     except (DocumentError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no text in UTF-8: {error}.") from error
+        raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
     prompts = tuple(line for line in lines if line)
     if not prompts:
-        raise UsageError(f"{path} has no prompts.", expected="one a line.")
+        raise UsageError(f"{path} has no prompts.", expected="one prompt per line.")
     return prompts, hashlib.sha256(data).hexdigest()

@@ -22,25 +22,53 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html"
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prompts", type=_FILE, required=True, help="Prompts to play, one a line.")
-@click.option("-o", "--output", type=_FILE, required=True, help="The .html page; a .json beside.")
 @click.option(
-    "--variants", help="Variants or recipes to compare, with commas.  [default: all emulations]"
+    "--prompts", type=_FILE, required=True, help="Text file of prompts to generate, one per line."
 )
-@click.option("--baseline", help="What to compare with.  [default: float32]")
+@click.option(
+    "-o",
+    "--output",
+    type=_FILE,
+    required=True,
+    help="Report to write, .html; the numbers go to a .json file beside it.",
+)
+@click.option(
+    "--variants",
+    help="Variants or recipes to compare, separated by commas.  [default: all variants with fake "
+    "quantization]",
+)
+@click.option(
+    "--baseline",
+    help="Variant to compare with.  [default: the float32 variant that is not quantized]",
+)
 @click.option(
     "--scorer",
     metavar="MODULE:FUNCTION",
-    help="Score clips of each variant, too, by a function of yours (docs/quantization.md).",
+    help="Also score clips of each variant with your own function (docs/quantization.md).  "
+    "[default: no scores]",
 )
 @click.option(
-    "--scored", type=click.IntRange(min=1), help="Prompts that the scorer plays.  [default: all]"
+    "--scored",
+    type=click.IntRange(min=1),
+    help="Number of prompts that the scorer generates.  [default: all]",
 )
-@click.option("--height", type=int, help="Pixels.")
-@click.option("--width", type=int, help="Pixels.")
-@click.option("--num-frames", type=int, help="Frames of each clip.")
-@click.option("--num-inference-steps", type=int, help="Denoising steps.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first prompt.")
+@click.option("--height", type=int, help="Height of the clips in pixels.  [default: the model's]")
+@click.option("--width", type=int, help="Width of the clips in pixels.  [default: the model's]")
+@click.option(
+    "--num-frames", type=int, help="Length of each clip in frames.  [default: the model's]"
+)
+@click.option(
+    "--num-inference-steps",
+    type=int,
+    help="Denoising steps per clip, 1 to 1000.  [default: the model's]",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of the first prompt's noise, 0 or more; each later prompt has the next seed.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 def command(
     bundle: Path,
@@ -55,10 +83,11 @@ def command(
     threads: int | None,
     **sizes: int | None,
 ) -> None:
-    """Play the same prompts with the same seeds on variants of BUNDLE, and measure differences.
+    """Generate the same clips with several variants of BUNDLE, and measure how they differ.
 
-    The page shows PSNR, SSIM and the error of the latents step by step, both as it adds up and
-    by itself, and frames side by side. The baseline must equal itself first.
+    The report shows PSNR, SSIM, frames side by side, and the error of the latents at each step,
+    both accumulated and of that step alone. The baseline's first clip is generated twice, and
+    must be the same both times.
     """
     from sana_rt.benchmarks.quality import compare, page
     from sana_rt.benchmarks.quality import scorer as scorers
@@ -68,7 +97,7 @@ def command(
     if output.suffix != ".html":
         raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
     if scored is not None and scorer is None:
-        raise UsageError("--scored says how many prompts a scorer plays.", expected="--scorer.")
+        raise UsageError("--scored is given without --scorer.", expected="both, or neither.")
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     lines, _ = prompts_file.read(prompts)
@@ -103,7 +132,7 @@ def _variants(manifest: Manifest, given: str) -> list[str]:
     if not all(names):
         raise UsageError(
             f"--variants {given!r} has an empty name.",
-            expected=f"names with commas between them, of {', '.join(manifest.variants)}.",
+            expected=f"names separated by commas, of {', '.join(manifest.variants)}.",
         )
     emulations = {name: manifest.of_recipe(name, "emulation") for name in names}
     played = {name: each[0] for name, each in emulations.items() if each}
@@ -119,8 +148,8 @@ def _emulations(manifest: Manifest) -> list[str]:
     if not names:
         raise UsageError(
             "The bundle has no quantized variant that a CPU can play.",
-            expected="an emulation.",
-            remedy="make one (sana-rt quantize).",
+            expected="an emulation (fake quantization).",
+            remedy="make one with `sana-rt quantize`.",
         )
     return names
 
@@ -131,15 +160,15 @@ def _baseline(manifest: Manifest) -> str:
             return name
     raise UsageError(
         "The bundle has no float32 variant to compare with.",
-        expected="one, or --baseline.",
-        remedy="export it (sana-rt export).",
+        expected="a float32 variant, or --baseline.",
+        remedy="export one with `sana-rt export --dtype fp32`.",
     )
 
 
 def _show(report: Any) -> None:
     show.table(
         f"{len(report.prompts)} clips against {report.baseline}",
-        ("variant", "PSNR, dB>", "worst>", "SSIM>", "last latents>", "a step, forced>"),
+        ("variant", "PSNR, dB>", "worst>", "SSIM>", "last latents>", "per step, forced>"),
         [
             (
                 each.variant,

@@ -28,19 +28,30 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--recipe",
     required=True,
-    help=f"One of {', '.join(recipes.names())}, or the path of a .toml file.",
+    help=f"Which layers to quantize, and to which format: {', '.join(recipes.names())}, or "
+    "the path of a .toml file.",
 )
-@click.option("--prompts", type=_FILE, help="Calibrate on these prompts, one a line.")
+@click.option(
+    "--prompts",
+    type=_FILE,
+    help="Text file of prompts to calibrate on, one per line.  [default: no calibration]",
+)
 @click.option(
     "--algorithm",
     type=click.Choice(["max", "awq-lite"]),
-    help="What calibration looks for: the inputs' largest magnitudes, or also scales for the "
-    "channels of NVFP4 layers' inputs.  [default: max]",
+    help="Calibration algorithm: max finds the largest magnitude of each layer's input; awq-lite "
+    "also finds a pre-quant scale for each input channel of NVFP4 layers.  [default: max]",
 )
-@click.option("--calibration", type=_FILE, help="Use a calibration that was saved before.")
-@click.option("--save-calibration", type=_FILE, help="Keep the calibration in this .json file.")
+@click.option(
+    "--calibration",
+    type=_FILE,
+    help="Use this .json file from --save-calibration instead of --prompts.",
+)
+@click.option("--save-calibration", type=_FILE, help="Write the calibration to this .json file.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print a description of the new variants as JSON."
+)
 def command(
     bundle: Path,
     *,
@@ -52,11 +63,12 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Add quantized variants to BUNDLE: one for TensorRT, one that emulates it on any CPU.
+    """Add quantized variants to BUNDLE: one for TensorRT, one with fake quantization for CPUs.
 
-    The first is made from the bundle's bfloat16 variant, the second from its float32 one.
-    With --prompts, short clips are played first, to learn how large the inputs of layers are;
-    without, their scale is 1. BUNDLE does not change unless all of it succeeds.
+    The first is made from the bundle's bfloat16 variant; the second, the emulation, from its
+    float32 variant. With --prompts, short clips are generated first to measure the range of
+    the layers' inputs; without calibration the scale of every input is 1. If anything fails,
+    BUNDLE is left as it was.
     """
     from sana_rt.quantize import variant as variants
 
@@ -99,10 +111,12 @@ def _check_options(
 ) -> None:
     if prompts is not None and calibration is not None:
         raise UsageError(
-            "Both --prompts and --calibration were given.", expected="one of them, or neither."
+            "Both --prompts and --calibration are given.", expected="at most one of the two."
         )
     if algorithm is not None and prompts is None and calibration is None:
-        raise UsageError("There is nothing to calibrate on.", expected="--prompts with it.")
+        raise UsageError(
+            "--algorithm is given without a calibration.", expected="--prompts or --calibration."
+        )
 
 
 def _read(path: Path | None, algorithm: Algorithm | None) -> CalibrationTable | None:
@@ -144,7 +158,10 @@ def _calibrate(
 
 def _save(table: CalibrationTable | None, path: Path) -> None:
     if table is None:
-        raise UsageError("There is no calibration to save.", expected="--prompts with it.")
+        raise UsageError(
+            "--save-calibration is given without a calibration.",
+            expected="--prompts or --calibration.",
+        )
     from sana_rt.quantize import calibration_table
 
     write_bytes(path, calibration_table.encode(table))

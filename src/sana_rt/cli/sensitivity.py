@@ -27,12 +27,33 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--propose out/own.toml --fp4-share 0.67"
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--prompts", type=_FILE, required=True, help="Prompts to play, one a line.")
-@click.option("-o", "--output", type=_FILE, required=True, help="The .json of all entries.")
-@click.option("--heat-map", type=_FILE, help="A picture of them, .svg.")
-@click.option("--format", "fmt", type=click.Choice(["nvfp4", "fp8"]), default="nvfp4")
-@click.option("--propose", type=_FILE, help="Write a recipe that follows from them, .toml.")
-@click.option("--fp4-share", type=float, default=0.67, show_default=True, help="Of its FLOPs.")
+@click.option(
+    "--prompts", type=_FILE, required=True, help="Text file of prompts to generate, one per line."
+)
+@click.option("-o", "--output", type=_FILE, required=True, help="Results file to write, .json.")
+@click.option(
+    "--heat-map", type=_FILE, help="Also draw the results as a heat map in this .svg file."
+)
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["nvfp4", "fp8"]),
+    default="nvfp4",
+    show_default=True,
+    help="Format to quantize each layer to.",
+)
+@click.option(
+    "--propose",
+    type=_FILE,
+    help="Also write a recipe proposed from the results to this .toml file.",
+)
+@click.option(
+    "--fp4-share",
+    type=float,
+    default=0.67,
+    show_default=True,
+    help="Least share of the FLOPs, above 0 and up to 1, that the proposed recipe runs in FP4.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 def command(
     bundle: Path,
@@ -45,9 +66,9 @@ def command(
     fp4_share: float,
     threads: int | None,
 ) -> None:
-    """Quantize every layer of every block of BUNDLE by itself, and see what the velocity loses.
+    """Quantize each layer of each block of BUNDLE alone, and measure the error of the velocity.
 
-    Short clips are played first and what the blocks are given is recorded. The time grows with
+    Short clips are generated first to record the inputs of the blocks. The run time grows with
     the square of the number of blocks; one or two prompts are enough to tell layers apart.
     """
     import msgspec
@@ -59,7 +80,9 @@ def command(
         if path is not None and path.suffix != suffix:
             raise UsageError(f"{path} does not end in {suffix}.", expected=f"a {suffix} file.")
     if propose is not None and fmt != "nvfp4":
-        raise UsageError("--propose weighs NVFP4.", expected="it without --format fp8.")
+        raise UsageError(
+            "--propose needs errors in NVFP4.", expected="--propose without --format fp8."
+        )
     if propose is not None:
         recipes.check_name(propose.stem)
     sensitivity.check_share(fp4_share)

@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
-@click.option("-o", "--output", type=FILE, required=True, help="The mp4 to write, as it is made.")
+@click.option(
+    "-o",
+    "--output",
+    type=FILE,
+    required=True,
+    help="Video file to write while it is generated, .mp4.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
-    help="Length, from the beginning of the stream.  [default: the model's, or as before]",
+    help="Length of the video in seconds, counted from the beginning of the stream.  "
+    "[default: the model's; with --resume, the stream's]",
 )
 @click.option(
     "--prompt-at",
@@ -35,11 +42,22 @@ if TYPE_CHECKING:
     type=(float, str),
     multiple=True,
     metavar="SECONDS PROMPT",
-    help="Change to another prompt, at the nearest chunk. Repeat it for more.",
+    help="Switch to PROMPT at this time, rounded to the nearest chunk. Repeat it to make a prompt "
+    "schedule.",
 )
-@click.option("--recommit", is_flag=True, help="Remember the last chunk under the new prompt.")
-@click.option("--save-state", type=FILE, help="Write what continues the stream, whenever it stops.")
-@click.option("--resume", type=FILE, help="Continue from what --save-state wrote.")
+@click.option(
+    "--recommit",
+    is_flag=True,
+    help="At each prompt switch, compute the state of the last chunk again with the new prompt.",
+)
+@click.option(
+    "--save-state",
+    type=FILE,
+    help="Write the state to this file when the stream stops, for --resume.",
+)
+@click.option(
+    "--resume", type=FILE, help="Resume the stream from this file, which --save-state wrote."
+)
 @request_options
 def command(
     bundle: Path,
@@ -59,13 +77,14 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Play BUNDLE as a stream: chunk after chunk, at constant memory.
+    """Generate a long video of PROMPT with the model in BUNDLE, chunk by chunk, at constant memory.
 
-    The video can be played while it grows, and is whole whenever the command ends. With
-    --resume the options are those of the stream before, and the video is its continuation only.
+    The video can be watched while it grows, and is complete whenever the command ends. With
+    --resume, options that are left out are those of the resumed stream, and the video holds only
+    the continuation.
 
-    One Ctrl-C (or SIGTERM) stops when the pass at hand is done; two stop at once. The state is
-    saved however the stream stops, by an error or a full disk, too.
+    One Ctrl-C (or SIGTERM) stops after the current pass; two stop at once. The state is saved
+    however the stream stops, even on an error or a full disk.
     """
     _check_output(output, resume)
     from sana_rt.runtime.inputs import brought
@@ -79,7 +98,7 @@ def command(
     session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
-            f"{session.model.name!r} makes a clip in one piece, so there is no state to save.",
+            f"{session.model.name!r} generates a clip in one piece, so there is no state to save.",
             expected="a block-causal model (LongSANA) with --save-state.",
         )
     state = State.load(resume) if resume else None
@@ -112,7 +131,7 @@ def command(
             try:
                 _save(stream, save_state, reporter)
             except SanaRTError as error:  # told only; what stopped the stream is raised
-                reporter.console.print(f"{save_state} is not written. {error.happened}")
+                reporter.console.print(f"{save_state} was not written. {error.happened}")
             raise
         _save(stream, save_state, reporter)
     reporter.console.print(reporter.summary(session.backend))
@@ -124,8 +143,8 @@ def _check_output(output: Path, resume: Path | None) -> None:
         raise UsageError(f"{output} does not end in .mp4.", expected="a .mp4 file.")
     if resume is not None and output.exists():
         raise UsageError(
-            f"{output} is there already, and a continuation would take its place.",
-            expected="another name than that of the part before.",
+            f"{output} already exists, and the continuation would overwrite it.",
+            expected="a file that does not exist yet.",
         )
 
 

@@ -21,8 +21,14 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.command(epilog="Example: sana-rt verify out/bundle out/checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("checkpoint", type=_PATH)
-@click.option("--vae", type=_PATH, help="Its autoencoder, where export was given one.")
-@click.option("--text-encoder", type=_PATH, help="Its text encoder, likewise.")
+@click.option(
+    "--vae", type=_PATH, help="Autoencoder of the checkpoint, if `sana-rt export` was given --vae."
+)
+@click.option(
+    "--text-encoder",
+    type=_PATH,
+    help="Text encoder of the checkpoint, if `sana-rt export` was given --text-encoder.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     bundle: Path,
@@ -34,10 +40,10 @@ def command(
 ) -> None:
     """Compare every graph of BUNDLE with the module of CHECKPOINT, and every file with its hash.
 
-    CHECKPOINT is what BUNDLE was exported from. An error is the largest difference between what
-    ONNX Runtime and the PyTorch module compute, over the largest value. Exits with 1 if
-    anything fails. `sana-rt inspect` checks the files alone, without a checkpoint or PyTorch, and
-    shows the errors that were measured at export.
+    CHECKPOINT is what BUNDLE was exported from. An error is the largest absolute difference
+    between the outputs of ONNX Runtime and of the PyTorch module, divided by the largest value.
+    Exits with 1 if any check fails. `sana-rt inspect` checks the files alone, without a checkpoint
+    or PyTorch, and shows the errors that were measured at export.
     """
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.verify import verify_bundle
@@ -56,7 +62,7 @@ def command(
         raise VerificationError(
             f"{len(failed)} of {len(findings)} checks failed: "
             f"{'; '.join(f'{_what(each)}: {each.message}' for each in failed)}.",
-            expected="files with their hashes, and errors within the tolerance, with the "
+            expected="files that match their hashes, and errors within the tolerance, with the "
             f"checkpoint that the bundle is of: {_sources(opened)}. Given was "
             f"{source.name}, SHA-256 {source.source().sha256[:12]}.",
             remedy="copy the bundle again, or export it again.",

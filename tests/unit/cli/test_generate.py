@@ -43,7 +43,7 @@ def test_a_video_and_its_latents_are_written(
     result = _generate(small_bundle, PROMPT, "-o", video, "--save-latents", latents, *SMALL)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{video}\n"
-    assert "s a step" in result.stderr
+    assert "s per step" in result.stderr
     assert "Denoising" in result.stderr
     assert [frame.shape for frame in read_video(video)] == [(32, 48, 3)] * 9
     with av.open(video) as container:
