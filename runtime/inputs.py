@@ -117,6 +117,11 @@ def _array(given: Array | PathLike, read: Callable[[Path], Array]) -> Array:
 def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
     if isinstance(given, str | os.PathLike):
         return read_prompt_embeds(Path(given), guided=request.guided)
+    if not isinstance(given, Mapping):
+        raise RequestError(
+            f"prompt_embeds is of type {type(given).__name__}.",
+            expected="arrays by name, or the path of an .npz file.",
+        )
     arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}
     return _named_embeds(arrays, "prompt_embeds", guided=request.guided)
 

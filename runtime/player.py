@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -101,7 +103,9 @@ class Player:
             UsageError: an unknown option, or a value of the wrong type or out of range.
             RequestError: a value that this model cannot serve.
         """
-        if isinstance(prompt, str):
+        _check_type("resume", resume, State, "a State, as State.load(path) reads it.")
+        _check_type("seconds", seconds, Real, "a number.")
+        if prompt is not None and not isinstance(prompt, Request):
             options["prompt"] = prompt
         before = resume.header.request if resume is not None else None
         return asked(
@@ -151,7 +155,8 @@ class Player:
         _check_prompted(prompt, options, prompt_embeds)
         request = self.request(prompt, image=image, **options)
         inputs = brought(request, image=image, noise=noise, prompt_embeds=prompt_embeds)
-        return self._session.generate(request, inputs, progress=self._start(progress))
+        with self._starting(progress) as clip:
+            return self._session.generate(request, inputs, progress=clip)
 
     def stream(
         self,
@@ -174,9 +179,14 @@ class Player:
         ``seconds`` count from its beginning, and what is not given stays as it was.
 
         Raises:
-            RequestError: as for :meth:`generate`, or the prompts or the model do not fit.
+            UsageError, RequestError: as for :meth:`generate`, or the prompts or the model do not
+                fit.
             StateError: ``resume`` is of another model, variant or size.
         """
+        _check_type("prompts", prompts, Mapping, "prompts by second, as {3.0: prompt}.")
+        for second, later in (prompts or {}).items():
+            _check_type("A second of prompts", second, Real, "a number.")
+            _check_type("A prompt", later, str, "a str.")
         text = prompt.prompt if isinstance(prompt, Request) else prompt
         first, schedule = scheduled(text, (prompts or {}).items(), recommit=recommit)
         if prompt is None:
@@ -185,9 +195,10 @@ class Player:
             _check_prompted(prompt, options, prompt_embeds)
         request = self.request(prompt, seconds=seconds, image=image, resume=resume, **options)
         inputs = brought(request, image=image, noise=noise, prompt_embeds=prompt_embeds)
-        return self._session.stream(
-            request, inputs, schedule=schedule, resume=resume, progress=self._start(progress)
-        )
+        with self._starting(progress) as clip:
+            return self._session.stream(
+                request, inputs, schedule=schedule, resume=resume, progress=clip
+            )
 
     @property
     def _session(self) -> Session:
@@ -195,9 +206,15 @@ class Player:
             raise UsageError("The player is closed.", remedy="open the bundle again.")
         return self._opened
 
-    def _start(self, progress: ProgressCallback | None) -> _Clip:
-        self._clip = _Clip(progress)
-        return self._clip
+    @contextlib.contextmanager
+    def _starting(self, progress: ProgressCallback | None) -> Iterator[_Clip]:
+        """The clip that ``cancel`` ends from here on, or the one before if this one is refused."""
+        before, self._clip = self._clip, _Clip(progress)
+        try:
+            yield self._clip
+        except BaseException:
+            self._clip = before
+            raise
 
 
 class _Clip:
@@ -208,7 +225,8 @@ class _Clip:
         self.canceled = False  # another thread may set it
 
     def __call__(self, progress: Progress) -> None:
-        if self._progress is not None and self._progress(progress) is False:
+        answer = None if self._progress is None else self._progress(progress)
+        if answer is not None and not answer:  # False, or numpy's
             self.canceled = True
         if self.canceled:
             raise CanceledError(
@@ -221,3 +239,8 @@ def _check_prompted(
 ) -> None:
     if prompt is None and "prompt" not in options and prompt_embeds is None:
         raise UsageError("There is no prompt.", expected="a prompt, a Request, or prompt_embeds.")
+
+
+def _check_type(name: str, value: object, kind: type, expected: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise UsageError(f"{name} is of type {type(value).__name__}.", expected=expected)

@@ -61,8 +61,8 @@ class Session:
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"{threads} CPU threads are asked for.", expected="1 or more.")
+        if threads is not None and not (isinstance(threads, int) and threads >= 1):
+            raise UsageError(f"{threads!r} CPU threads are asked for.", expected="1 or more.")
         bundle = Bundle.open(root)
         variants = bundle.manifest.variants
         if variant is not None:

@@ -90,6 +90,8 @@ def test_seconds_are_above_zero(player: Player, seconds: float) -> None:
         ({"prompt": PROMPT, "seconds": 1, "num_frames": 9}, "Both seconds and num_frames"),
         ({"prompt": PROMPT, "colour": "red"}, "colour"),
         ({"prompt": PROMPT, "seed": "7"}, "seed"),
+        ({"prompt": 42}, "prompt"),
+        ({"prompt": PROMPT, "seconds": "1"}, "seconds is of type str"),
     ],
 )
 def test_wrong_usage_is_refused(player: Player, options: dict[str, Any], words: str) -> None:
@@ -97,9 +99,25 @@ def test_wrong_usage_is_refused(player: Player, options: dict[str, Any], words: 
         player.generate(**options)
 
 
-@pytest.mark.parametrize("threads", [0, -5])
-def test_threads_are_at_least_one(small_bundle: Path, threads: int) -> None:
-    with pytest.raises(UsageError, match=f"{threads} CPU threads"):
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompts": [(1.1, OTHER)]}, "prompts is of type list"),
+        ({"prompts": {"1.1": OTHER}}, "A second of prompts is of type str"),
+        ({"prompts": {1.1: 5}}, "A prompt is of type int"),
+        ({"resume": "circle.state"}, "resume is of type str"),
+    ],
+)
+def test_wrong_usage_of_a_stream_is_refused(
+    causal: Player, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        causal.stream(PROMPT, seconds=2, **options)
+
+
+@pytest.mark.parametrize("threads", [0, -5, "4", 2.5])
+def test_threads_are_at_least_one(small_bundle: Path, threads: Any) -> None:
+    with pytest.raises(UsageError, match=f"{threads!r} CPU threads"):
         sana_rt.open(small_bundle, threads=threads)
 
 
@@ -152,15 +170,18 @@ def test_what_is_brought_along_may_be_arrays_or_files(player: Player, tmp_path: 
         player.generate(PROMPT, noise=noise.astype(np.float64), **options)
     with pytest.raises(RequestError, match="prompt_embeds holds"):
         player.generate(prompt_embeds={}, **options)
+    with pytest.raises(RequestError, match="prompt_embeds is of type ndarray"):
+        player.generate(prompt_embeds=embeds["prompt_embeds"], **options)
 
 
+@pytest.mark.parametrize("no", [False, np.False_])
 @pytest.mark.parametrize("stage", ["encode", "load", "denoise", "decode"])
-def test_a_callback_that_returns_false_cancels(player: Player, stage: str) -> None:
+def test_a_callback_that_returns_false_cancels(player: Player, stage: str, no: Any) -> None:
     seen: list[sana_rt.Progress] = []
 
-    def stop(progress: sana_rt.Progress) -> bool:
+    def stop(progress: sana_rt.Progress) -> bool | None:
         seen.append(progress)
-        return progress.stage != stage
+        return no if progress.stage == stage else None
 
     expected = clip(player.generate(PROMPT, **CLIP))
     with pytest.raises(CanceledError, match=stage):
@@ -184,6 +205,21 @@ def test_another_thread_cancels_at_the_next_step(player: Player) -> None:
     assert seen == [1]
     player.cancel()  # nothing is being made
     assert len(clip(player.generate(PROMPT, **CLIP))) == 9
+
+
+def test_a_clip_goes_on_after_a_refused_request_and_can_be_canceled(player: Player) -> None:
+    expected = clip(player.generate(PROMPT, **CLIP))
+    for cancel in (False, True):
+        frames = player.generate(PROMPT, **CLIP)
+        first = next(frames)
+        with pytest.raises(RequestError, match="noise"):
+            player.generate(OTHER, noise=np.zeros(3, np.float32), **CLIP)
+        if cancel:
+            player.cancel()
+            with pytest.raises(CanceledError):
+                next(frames)
+        else:
+            np.testing.assert_array_equal(np.concatenate([first, *frames]), expected)
 
 
 def test_a_canceled_stream_continues_where_it_was(causal: Player, tmp_path: Path) -> None:
