@@ -40,7 +40,7 @@ _FORMATS: Final = (
 )
 _HEAD_BYTES: Final = 12
 _MAX_BYTES: Final = 1 << 28
-_MAX_PIXELS: Final = 1 << 27
+_MAX_PIXELS: Final = 1 << 26
 _OPTIONS: Final = {
     "err_detect": "crccheck+bitstream+buffer+explode",  # or truncated files have grey areas
     "max_pixels": str(_MAX_PIXELS),  # FFmpeg looks at it before it takes memory for them

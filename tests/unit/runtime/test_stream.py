@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -344,12 +345,14 @@ def test_damaged_files_are_refused(session: Session, tmp_path: Path) -> None:
         State.load(tmp_path / "none")
 
 
-def test_a_full_disk_keeps_the_state_of_before(session: Session, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_state_of_before(
+    session: Session, tmp_path: Path, fill_disk: Callable[[Path], None]
+) -> None:
     path = tmp_path / "state"
     _, state = stopped(session, 1)
     state.save(path)
     before = path.read_bytes()
-    path.with_name("state.partial").symlink_to("/dev/full")
+    fill_disk(path)
     with pytest.raises(DiskFullError, match="state"):
         state.save(path)
     assert path.read_bytes() == before
