@@ -248,7 +248,7 @@ def _show(report: DoctorReport) -> None:
             ("sana-rt", machine.sana_rt),
             ("Python", machine.python),
             ("system", machine.system),
-            ("processor", f"{machine.processor}, {machine.cores} cores to use"),
+            ("processor", f"{machine.processor}, {machine.cores} usable cores"),
             ("memory", output.size(machine.memory_bytes)),
             ("ONNX Runtime", ", ".join(report.onnxruntime_providers) or "not installed"),
             ("NVIDIA driver", report.nvidia.driver or "none"),
