@@ -74,7 +74,7 @@ def card_of(target: str) -> Card:
     name = TARGETS[target].card if target in TARGETS else None
     if name is None:
         raise UsageError(
-            f"It is not known which card the target {target!r} is.",
+            f"The target {target!r} does not say which card it is.",
             expected=f"--device with one of {', '.join(CARDS)}.",
         )
     return CARDS[name]

@@ -113,7 +113,7 @@ class TensorRT:
         except ImportError as error:
             raise MissingDependencyError(
                 f"The flavour {flavour!r} needs the module {self.capabilities.module!r}: {error}.",
-                expected="one that is installed.",
+                expected="a flavour that is installed.",
                 remedy=self.capabilities.install,
             ) from error
 
@@ -169,7 +169,7 @@ class TensorRT:
                 f"{self.capabilities.module} {self.version} did not build {request.graph.name}: "
                 + " ".join(log.errors),
                 expected="a graph, shapes and target that it accepts.",
-                remedy="see the complete log of the build.",
+                remedy="read the complete build log.",
             )
 
     def _config(self, builder: Any, request: BuildRequest) -> Any:

@@ -111,7 +111,7 @@ def _check_place(root: Path) -> None:
     names = {path.name for path in root.iterdir()} if root.is_dir() else set()
     if names and not names & {MANIFEST_NAME, ".lock"}:
         raise UsageError(
-            f"{root} is not empty and no bundle: it holds {', '.join(sorted(names)[:3])}, ...",
+            f"{root} is not empty and not a bundle: it holds {', '.join(sorted(names)[:3])}, ...",
             expected="a bundle, an empty directory, or a path that does not exist.",
         )
 

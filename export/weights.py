@@ -176,7 +176,7 @@ def open_safetensors(path: Path) -> Weights:
             shapes = {name: tuple(each.get_shape()) for name, each in slices.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointFormatError(
-            f"{path} is no complete safetensors file: {error}.", remedy=_TRANSFERRED
+            f"{path} is not a complete safetensors file: {error}.", remedy=_TRANSFERRED
         ) from error
     for name, kind in kinds.items():
         if kind not in _SAFETENSORS_DTYPES:
@@ -209,7 +209,7 @@ def open_torch(path: Path) -> dict[str, Any]:
         raise UnsafeCheckpointError(
             f"{path} is a bare pickle; it was not opened, because a pickle can run code.",
             expected="the zip format of torch.save, or safetensors.",
-            remedy="convert it to safetensors where you trust it.",
+            remedy="convert it to safetensors if you trust it.",
         )
     if magic != _ZIP_MAGIC:
         raise CheckpointFormatError(

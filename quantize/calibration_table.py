@@ -61,8 +61,8 @@ class CalibrationTable(Frozen, frozen=True):
         missing = [layer for layer in formats if layer not in self.amax]
         if missing:
             raise CalibrationError(
-                f"The calibration knows nothing of {_some(missing)}.",
-                expected="all layers that the recipe quantizes; calibrated are those of blocks.",
+                f"The calibration has no entry for {_some(missing)}.",
+                expected="all layers that the recipe quantizes; only those of blocks are calibrated.",
                 remedy="let the recipe leave them alone, or quantize without calibration.",
             )
         scaled = awq_layers(self.algorithm, formats)
@@ -111,7 +111,7 @@ def read(path: Path) -> CalibrationTable:
         documents.json,
         CalibrationTable,
         lambda reason: CalibrationError(
-            f"{path} is no calibration table: {reason}.",
+            f"{path} is not a calibration table: {reason}.",
             expected=f"JSON of the format {FORMAT!r}, version 1.",
             remedy=_REMEDY,
         ),

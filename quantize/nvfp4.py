@@ -99,8 +99,8 @@ def _blocks(x: FloatArray) -> Float32Array:
     """Finite values [..., K] as f32 [..., K/16, 16]."""
     if x.ndim == 0 or x.shape[-1] % BLOCK or x.size == 0:
         raise QuantizationError(
-            f"A tensor of shape {x.shape} was to become NVFP4.",
-            expected=f"values, their number along the last axis (K) a multiple of {BLOCK}.",
+            f"A tensor of shape {x.shape} cannot be quantized to NVFP4.",
+            expected=f"a non-empty tensor whose last axis (K) is a multiple of {BLOCK}.",
             remedy="let the recipe give this layer another format.",
         )
     check_finite(x)

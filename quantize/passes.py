@@ -58,7 +58,7 @@ class RecordedPasses(Sequence[Pass]):
     @staticmethod
     @contextmanager
     def open(path: Path, checkpoint: str) -> Iterator[RecordedPasses]:
-        """Open a file that was recorded of the checkpoint with this SHA-256.
+        """Open a file that was recorded from the checkpoint with this SHA-256.
 
         Raises:
             StorageError: it cannot be opened.
@@ -71,7 +71,7 @@ class RecordedPasses(Sequence[Pass]):
                 header = documents.json(archive[HEADER].data, Header)
             if header.checkpoint != checkpoint:
                 raise CalibrationError(
-                    f"{path} was recorded of the checkpoint with SHA-256 {header.checkpoint}.",
+                    f"{path} was recorded from the checkpoint with SHA-256 {header.checkpoint}.",
                     expected=f"{checkpoint}, the bundle's.",
                     remedy="play the prompts again (--prompts).",
                 )
@@ -130,7 +130,7 @@ def _damage_of(path: Path) -> Iterator[None]:
         yield
     except (DamagedArrayError, documents.DocumentError, KeyError) as error:
         raise CalibrationError(
-            f"{path} is not a file of recorded passes that can be read: {error}.",
+            f"{path} is not a readable file of recorded passes: {error}.",
             expected="what this release's runtime recorded.",
             remedy="play the prompts again (--prompts).",
         ) from error

@@ -137,7 +137,7 @@ def resolve(recipe: Recipe, layers: Iterable[str]) -> dict[str, Rule]:
                     f"Two rules of the recipe {recipe.name!r} name {layer}: for "
                     f"{found[layer].format} ({found[layer].reason}) and for {rule.format} "
                     f"({rule.reason}).",
-                    expected="at most one rule a layer.",
+                    expected="at most one rule per layer.",
                 )
             found[layer] = rule
     return {layer: found[layer] for layer in known if layer in found}

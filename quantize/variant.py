@@ -148,7 +148,7 @@ def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFo
         raise UsageError(
             f"The recipe {loaded.recipe.name!r} quantizes nothing.",
             expected="a recipe with nvfp4 or fp8 rules.",
-            remedy="play the variant that is there already.",
+            remedy="use the variant that is not quantized.",
         )
     for name, fmt in formats.items():
         quantized_layer.check(layers[name], fmt)
@@ -240,7 +240,7 @@ def _name(manifest: Manifest, recipe: Recipe, form: Form, sha256: str) -> str:
     if name in manifest.variants:
         raise UsageError(
             f"The bundle has a variant {name!r}, which the recipe {recipe.name!r} did not make "
-            "of these weights.",
+            "from these weights.",
             expected="a name that is free.",
             remedy="give the recipe another name.",
         )

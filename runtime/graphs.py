@@ -49,7 +49,7 @@ class Graphs:
         if name not in self.signatures:
             raise ManifestReferenceError(
                 f"The variant {self.variant!r} has no graph {name!r}.",
-                expected=f"it among {sorted(self.signatures)}.",
+                expected=f"one of {sorted(self.signatures)}.",
                 remedy="export the checkpoint again.",
             )
         return self.signatures[name]
@@ -99,7 +99,7 @@ class Graphs:
         """
         if self._player is not player:
             raise UsageError(
-                "Another clip was started in this session, or it was closed.",
+                "Another clip was started in this session, or the session was closed.",
                 expected="one clip at a time.",
                 remedy="finish a clip first, or open a second session.",
             )

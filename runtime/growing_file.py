@@ -76,6 +76,6 @@ class GrowingFile:
     def _check_own(self, other: os.stat_result) -> None:
         if not os.path.samestat(os.fstat(self._file.fileno()), other):
             raise StorageError(
-                f"Another process has written {self._path} meanwhile.",
+                f"Another process has written {self._path} in the meantime.",
                 remedy="give each process an output of its own, then run the command again.",
             )

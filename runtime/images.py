@@ -103,7 +103,7 @@ def _decode(path: Path) -> Image:
         form = next((form for form in _FORMATS if head.startswith(form.begin, form.at)), None)
         data = head + file.read(_MAX_BYTES) if form else b""
     if form is None or len(data) > _MAX_BYTES or form.end not in data:
-        raise RequestError(f"{path} is no picture that can be read.", expected=_EXPECTED)
+        raise RequestError(f"{path} is not a picture that can be read.", expected=_EXPECTED)
     try:
         decoder = av.CodecContext.create(form.codec, "r")
         assert isinstance(decoder, av.VideoCodecContext)
@@ -112,7 +112,7 @@ def _decode(path: Path) -> Image:
         return _rgb(frame)
     except (av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise RequestError(
-            f"{path} is no picture that can be decoded: {error}.", expected=_EXPECTED
+            f"{path} is not a picture that can be decoded: {error}.", expected=_EXPECTED
         ) from error
 
 

@@ -73,8 +73,8 @@ class Inputs:
             _check("prompt attention mask", one.attention_mask, "int64", (1, length))
             if not np.isin(one.attention_mask, (0, 1)).all() or not one.attention_mask.any():
                 raise RequestError(
-                    "A prompt attention mask has other values than 0 and 1, or no 1.",
-                    expected="1 for each token to see, and at least one.",
+                    "A prompt attention mask has values other than 0 and 1, or only zeros.",
+                    expected="1 for each token to attend to, else 0, and at least one 1.",
                 )
 
 

@@ -100,7 +100,7 @@ class MemoryPlan:
             raise DeviceMemoryError(
                 f"The clip needs {needed:,} bytes on {self.device}, of which {free:,} are free:\n"
                 + self.table(),
-                remedy="ask for a smaller or shorter clip, or free memory of other programs.",
+                remedy="ask for a smaller or shorter clip, or free memory that other programs use.",
             )
 
     def _bytes(self, one: Region) -> int:

@@ -147,8 +147,8 @@ class Pipeline:
         self._begin("saving the state")
         if not self._whole or self._projected is None:
             raise StateError(
-                "The state is not whole: nothing was made yet, or a commit was interrupted.",
-                expected="a stream of which frames were taken, and that was not stopped by force.",
+                "The state is incomplete: nothing was generated yet, or a commit was interrupted.",
+                expected="a stream that has given out frames and was not stopped by force.",
             )
         prompt, embeds = self._projected
         pending = self._pending

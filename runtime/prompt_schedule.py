@@ -43,7 +43,7 @@ def scheduled(
     first = [one.prompt for one in prompts if one.seconds == 0]
     if len(first) + (prompt is not None) > 1:
         raise UsageError(
-            "There are two prompts to begin with.", expected="the prompt, or one at 0 s."
+            "Two prompts begin at 0 s.", expected="either the prompt or one scheduled at 0 s."
         )
     if negative := [one.seconds for one in prompts if not one.seconds >= 0]:
         raise UsageError(f"A prompt begins at {negative[0]:g} s.", expected="0 or later.")
@@ -101,7 +101,7 @@ def _check_inside(
     end = start_seconds(chunks[-1].stop, fps, model) if chunks else begin
     if not begin <= prompt.seconds < end:
         raise RequestError(
-            f"There is a prompt at {prompt.seconds:g} s, and frames are made from {begin:.4g} s "
+            f"A prompt begins at {prompt.seconds:g} s, but frames are generated from {begin:.4g} s "
             f"to {end:.4g} s.",
-            expected="prompts that begin inside.",
+            expected="prompts that begin within that time.",
         )

@@ -111,7 +111,7 @@ def asked(
     if "num_frames" in options:
         raise UsageError("Both seconds and num_frames are given.", expected="one of the two.")
     if not 0 < seconds < math.inf:
-        raise UsageError(f"A clip of {seconds:g} s is asked for.", expected="more than 0 s.")
+        raise UsageError(f"The length asked for is {seconds:g} s.", expected="more than 0 s.")
     return made({**options, "num_frames": geometry.num_frames(seconds, request.fps, model)})
 
 
@@ -172,28 +172,28 @@ def _check(request: Request, model: ModelSpec) -> None:
         _check_renoise(request, model)
     elif request.timesteps is not None:
         raise RequestError(
-            f"timesteps are given for the solver {request.solver!r}.",
-            expected="them with 'renoise' only; the others take num_inference_steps.",
+            f"Timesteps are given for the solver {request.solver!r}.",
+            expected="timesteps only with 'renoise'; the other solvers take num_inference_steps.",
         )
 
 
 def _check_renoise(request: Request, model: ModelSpec) -> None:
     if model.streaming is None:
         raise RequestError(
-            f"The solver 'renoise' is not for {model.name!r}.",
-            expected="a model that was distilled for few steps.",
+            f"The solver 'renoise' does not fit {model.name!r}.",
+            expected="a model that was distilled to few steps.",
             remedy="choose dpmpp_2m or flow_euler.",
         )
     steps = timesteps(request, model)
     if list(steps) != sorted(set(steps), reverse=True):
         raise RequestError(
             f"The timesteps are {', '.join(f'{step:g}' for step in steps)}.",
-            expected="each below the one before; the pass at 0 is added.",
+            expected="descending values; the pass at 0 is added automatically.",
         )
     if request.num_inference_steps != len(steps):
         raise RequestError(
             f"num_inference_steps is {request.num_inference_steps} for the solver 'renoise'.",
             expected=f"{len(steps)}, the timesteps "
-            + ("given." if request.timesteps else "the model was distilled for."),
+            + ("given." if request.timesteps else "the model was distilled to."),
             remedy="leave num_inference_steps out, or choose another solver.",
         )

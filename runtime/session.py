@@ -62,7 +62,7 @@ class Session:
             BackendError: no backend can play it; each one's reason is listed.
         """
         if threads is not None and not (isinstance(threads, int) and threads >= 1):
-            raise UsageError(f"{threads!r} CPU threads are asked for.", expected="1 or more.")
+            raise UsageError(f"The number of CPU threads is {threads!r}.", expected="1 or more.")
         bundle = Bundle.open(root)
         variants = bundle.manifest.variants
         if variant is not None:

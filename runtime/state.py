@@ -114,8 +114,8 @@ class State:
         for name, array in self.tensors.items():
             if not _finite(array):
                 raise StateError(
-                    f"The state is not saved: {name!r} holds NaN or infinity.",
-                    remedy="continue from an earlier state.",
+                    f"The state was not saved: {name!r} holds NaN or infinity.",
+                    remedy="resume from an earlier state.",
                 )
         header = np.frombuffer(msgspec.json.encode(self.header), np.uint8)
         arrays: dict[str, Any] = {_HEADER: header, **self.tensors}
@@ -133,7 +133,7 @@ class State:
                 return State(header, {name: _values(name, stored[name]) for name in names})
         except (DamagedArrayError, DocumentError, KeyError) as error:
             raise StateError(
-                f"{path} is no state of a stream that can be read: {error}.",
+                f"{path} is not a readable stream state: {error}.",
                 expected=f"a file that --save-state wrote, of format version {FORMAT_VERSION}.",
             ) from error
 
@@ -168,7 +168,7 @@ def _size(request: Request) -> str:
 def _check_same(what: str, saved: object, wanted: object) -> None:
     if saved != wanted:
         raise StateError(
-            f"The state is of another {what}: {saved}.",
+            f"The state was saved with another {what}: {saved}.",
             expected=f"{wanted}.",
-            remedy="continue it with the bundle, variant and size that it was saved with.",
+            remedy="resume with the bundle, variant and size that the state was saved with.",
         )

@@ -72,17 +72,17 @@ def streaming_job(job: Job, schedule: PromptSchedule, identity: Identity, graphs
 def _check(job: Job, schedule: PromptSchedule) -> None:
     if not job.model.transformer.causal:
         raise RequestError(
-            f"{job.model.name!r} makes a clip in one piece: all frames see each other.",
+            f"{job.model.name!r} generates a clip in one piece: every frame attends to all others.",
             expected="a block-causal model (LongSANA) to stream.",
             remedy="generate the clip (`sana-rt generate`), which holds all of it in memory.",
         )
     if schedule.prompts and job.inputs.prompt_embeds is not None:
         raise RequestError(
-            "Prompt embeddings and prompts over time are given.", expected="one of the two."
+            "Both prompt embeddings and a prompt schedule are given.", expected="one of the two."
         )
     if job.resume is not None and job.inputs.image is not None:
         raise RequestError(
-            "A first frame is given, and a stream that has begun.", expected="one of the two."
+            "Both a first frame and a stream to resume are given.", expected="one of the two."
         )
 
 
@@ -94,6 +94,6 @@ def _check_left(job: Job) -> None:
             for frame in (position.next, end)
         )
         raise RequestError(
-            f"The stream has {made} already, and {asked} in all are asked for.",
+            f"The stream already has {made}, and {asked} in total are asked for.",
             expected="a longer clip: the length counts from the beginning of the stream.",
         )

@@ -186,7 +186,7 @@ def _check(tokenizer: Tokenizer, spec: TextSpec, path: Path) -> None:
     added = tokenizer.encode("").ids
     if added != [spec.bos_token_id]:
         raise TokenizerError(
-            f"{path} turns the empty text into tokens {added}.",
+            f"{path} encodes the empty text as the tokens {added}.",
             expected=f"only BOS, {[spec.bos_token_id]}.",
             remedy=_REMEDY,
         )

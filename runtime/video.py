@@ -126,7 +126,7 @@ def _check_even(height: int, width: int) -> None:
     if height % 2 or width % 2:
         raise RequestError(
             f"The frames are {height} by {width} pixels.",
-            expected="an even height and width: H.264 in yuv420p halves both for colour.",
+            expected="an even height and width: H.264 in yuv420p halves the colour planes.",
         )
 
 

@@ -174,7 +174,7 @@ def _check_buffers(
     names = {spec.name for spec in specs}
     if names != set(buffers):
         raise BindingError(
-            f"Every {what} needs a buffer; given were {sorted(buffers)}.",
+            f"Every {what} needs a buffer, but buffers were given for {sorted(buffers)}.",
             expected=f"exactly {sorted(names)}.",
         )
     for spec in specs:

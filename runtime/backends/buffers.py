@@ -59,7 +59,7 @@ class Buffer:
         """The first elements of the memory as another shape, which may be smaller."""
         if math.prod(shape) > math.prod(self.shape):
             raise BindingError(
-                f"A buffer of shape {self.shape} cannot be seen as {shape}.",
+                f"A buffer of shape {self.shape} cannot be viewed as {shape}.",
                 expected=f"at most {math.prod(self.shape):,} elements.",
             )
         return replace(self, shape=shape)

@@ -87,7 +87,7 @@ class OnnxRuntime(Backend):
             raise BackendError(
                 f"ONNX Runtime fell back to {session.get_providers()} for the graph {name!r}.",
                 expected=self._provider[0],
-                remedy="run `sana-rt doctor` to see what its CUDA provider misses.",
+                remedy="run `sana-rt doctor` to see what its CUDA provider lacks.",
             )
         _check_names(name, "inputs", session.get_inputs(), artifact.entry.inputs)
         _check_names(name, "outputs", session.get_outputs(), artifact.entry.outputs)

@@ -138,7 +138,7 @@ def test_an_interrupted_recording_leaves_no_file(bundle: Bundle, tmp_path: Path)
 
 def test_another_checkpoint_is_refused(path: Path) -> None:
     with (
-        pytest.raises(CalibrationError, match=r"(?s)recorded of the checkpoint.*ffff"),
+        pytest.raises(CalibrationError, match=r"(?s)recorded from the checkpoint.*ffff"),
         RecordedPasses.open(path, "f" * 64),
     ):
         pass

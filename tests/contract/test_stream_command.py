@@ -197,7 +197,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
         ((PROMPT, "-o", "clip.avi"), 2, "does not end in .mp4"),
         ((PROMPT, "-o", "clip.mp4", "--seconds", "0"), 2, "'--seconds'"),
         ((PROMPT, "-o", "clip.mp4", "--seconds", "600"), 1, "1,201 latent frames"),
-        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "0", OTHER), 2, "two prompts to begin with"),
+        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "0", OTHER), 2, "Two prompts begin at 0 s"),
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "-1", OTHER), 2, "begins at -1 s"),
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt at 99 s"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,x"), 2, "'--timesteps'"),

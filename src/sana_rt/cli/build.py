@@ -154,7 +154,7 @@ def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: b
     output.stderr().print(
         f"The build is expected to need at most {output.size(predicted)} of memory."
     )
-    with progress.shown("Looking at what is there") as report:
+    with progress.shown("Checking the existing plans") as report:
         built = builder.build_variant(
             bundle.root, settings, tensorrt, lambda at: report(at.graph, at.index, at.total)
         )

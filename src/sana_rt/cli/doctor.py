@@ -241,7 +241,7 @@ def _show(report: DoctorReport) -> None:
             ("sana-rt", this.sana_rt),
             ("Python", this.python),
             ("system", this.system),
-            ("processor", f"{this.processor}, {this.cores} cores to use"),
+            ("processor", f"{this.processor}, {this.cores} usable cores"),
             ("memory", memory),
             ("ONNX Runtime", ", ".join(report.onnxruntime_providers) or "not installed"),
             ("NVIDIA driver", report.nvidia.driver or "none"),

@@ -29,7 +29,7 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.option(
     "--preset",
     metavar="NAME|FILE",
-    help="Model that a .pth holds, needed if the shapes of its tensors fit several: "
+    help="Model that a .pth holds, needed if the shapes of its tensors do not tell: "
     f"{', '.join(PRESETS)}, or a .json file in the form of a manifest's model.  "
     "[default: found from the tensors]",
 )
@@ -51,7 +51,7 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.option(
     "--instruction",
     help="Text to put before every prompt: original, diffusers, none, or the path of a UTF-8 "
-    "text file.",
+    "text file.  [default: CHECKPOINT's, or the one that SANA-Video was trained with]",
 )
 @click.option(
     "--no-verify", is_flag=True, help="Skip the comparison of every graph with its module."

@@ -245,11 +245,11 @@ def edit(folder: Path, file: str, **changes: Any) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated data": (
         lambda folder: truncate(folder / "transformer/diffusion_pytorch_model.safetensors"),
-        "no complete safetensors",
+        "not a complete safetensors",
     ),
     "truncated header": (
         lambda folder: os.truncate(folder / "vae/diffusion_pytorch_model.safetensors", 20),
-        "no complete safetensors",
+        "not a complete safetensors",
     ),
     "missing shard": (lose_a_shard, r"model-1\.safetensors, which is missing"),
     "absent tensor": (name_an_absent_tensor, r"do not hold: absent\.weight"),

@@ -54,7 +54,7 @@ def test_no_part_of_a_picture_is_one(tmp_path: Path, name: str) -> None:
     assert len(data) > 100
     for length in [*range(len(data) // 50, len(data), len(data) // 50), len(data) - 1]:
         path.write_bytes(data[:length])
-        with pytest.raises(RequestError, match=r"picture is no picture .* (?:read|decoded)"):
+        with pytest.raises(RequestError, match=r"picture is not a picture .* (?:read|decoded)"):
             images.read_image(path, 32, 32)
 
 
@@ -78,7 +78,7 @@ def test_a_header_of_too_many_pixels_is_refused_before_they_are(
     path = tmp_path / "bomb.png"
     path.write_bytes(png(width, height, zlib.compress(bytes(1 << 20))))
     before = machine.peak_resident_bytes() or 0
-    with pytest.raises(RequestError, match="no picture that can be decoded"):
+    with pytest.raises(RequestError, match="not a picture that can be decoded"):
         images.read_image(path, 32, 32)
     assert (machine.peak_resident_bytes() or 0) - before < 64 << 20
 
@@ -90,7 +90,7 @@ def test_a_spoilt_checksum_is_refused(tmp_path: Path) -> None:
     assert not images.read_image(path, 8, 8).any()
     data[-14] ^= 1  # of the pixels' CRC
     path.write_bytes(data)
-    with pytest.raises(RequestError, match="no picture that can be decoded"):
+    with pytest.raises(RequestError, match="not a picture that can be decoded"):
         images.read_image(path, 8, 8)
 
 
@@ -139,7 +139,7 @@ def test_a_picture_is_cut_to_the_aspect_and_scaled(tmp_path: Path) -> None:
 def test_files_that_are_no_pictures(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    with pytest.raises(RequestError, match=r"picture\.png is no picture"):
+    with pytest.raises(RequestError, match=r"picture\.png is not a picture"):
         images.read_image(path, 32, 32)
     with pytest.raises(StorageError):
         images.read_image(tmp_path / "none.png", 32, 32)

@@ -53,11 +53,11 @@ def test_tensors_that_fit(request_: Request) -> None:
         ),
         (
             Inputs(prompt_embeds=(embeds(), embeds(attention_mask=np.full((1, 300), 2)))),
-            "other values than 0 and 1",
+            "values other than 0 and 1",
         ),
         (
             Inputs(prompt_embeds=(embeds(attention_mask=np.zeros((1, 300), "i8")), embeds())),
-            "no 1",
+            "only zeros",
         ),
     ],
 )

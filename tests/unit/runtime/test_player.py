@@ -242,7 +242,7 @@ def test_prompts_over_time_may_hold_the_first(causal: Player) -> None:
     first = causal.stream(prompts={0: PROMPT, 1.1: OTHER}, seconds=2, **SIZE)
     assert [shot.prompt for shot in first.prompts] == [PROMPT, OTHER]
     request = causal.request(PROMPT, seconds=2, **SIZE)
-    with pytest.raises(UsageError, match="two prompts to begin with"):
+    with pytest.raises(UsageError, match="Two prompts begin at 0 s"):
         causal.stream(request, prompts={0: OTHER})
     with pytest.raises(UsageError, match="There is no prompt"):
         causal.stream(prompts={1.1: OTHER}, seconds=2)

@@ -55,7 +55,7 @@ def test_image_to_video_takes_euler_unless_told_otherwise() -> None:
         (WAN, {"height": 16400}, "1,025 token rows.*at most 1,024"),
         (WAN, {"num_frames": 4097}, "1,025 latent frames.*at most 1,024"),
         (WAN, {"seed": 2**64}, "seed is 18446744073709551616.*18446744073709551615"),
-        (WAN, {"solver": "renoise"}, "'renoise' is not for 'sana-video-2b-480p'"),
+        (WAN, {"solver": "renoise"}, "'renoise' does not fit 'sana-video-2b-480p'"),
         (LONG, {"num_inference_steps": 9}, "num_inference_steps is 9.*4, the timesteps"),
     ],
 )

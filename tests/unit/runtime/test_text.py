@@ -158,7 +158,7 @@ def test_a_missing_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bos_token_id": 1}, r"empty text into tokens \[2\]"),
+        ({"bos_token_id": 1}, r"empty text as the tokens \[2\]"),
         ({"pad_token_id": 40}, "at 40"),
         ({"pad_token_id": 5000}, "None at 5000"),
         ({"vocab_size": 300}, "at most 300"),
@@ -175,5 +175,5 @@ def test_a_tokenizer_that_adds_no_bos_is_refused(tokenizer_file, tmp_path):
     document["post_processor"] = None
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(TokenizerError, match=r"empty text into tokens \[\]"):
+    with pytest.raises(TokenizerError, match=r"empty text as the tokens \[\]"):
         PromptTokenizer.from_file(path, SPEC)
