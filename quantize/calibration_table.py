@@ -62,7 +62,7 @@ class CalibrationTable(Frozen, frozen=True):
         if missing:
             raise CalibrationError(
                 f"The calibration has no entry for {_some(missing)}.",
-                expected="all layers that the recipe quantizes; only those of blocks are calibrated.",
+                expected="all layers that the recipe quantizes; only blocks are calibrated.",
                 remedy="let the recipe leave them alone, or quantize without calibration.",
             )
         scaled = awq_layers(self.algorithm, formats)
