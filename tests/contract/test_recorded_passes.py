@@ -173,7 +173,7 @@ def test_another_format_is_refused(
     path: Path, passes: RecordedPasses, tmp_path: Path, fields: dict[str, object]
 ) -> None:
     header = msgspec.structs.replace(passes.header, **fields)
-    with pytest.raises(CalibrationError, match="not a file of recorded passes"):
+    with pytest.raises(CalibrationError, match="not a readable file of recorded passes"):
         read_all(changed(path, tmp_path, header), passes.header.checkpoint)
 
 
