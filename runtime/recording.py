@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from sana_rt import geometry, graph_names
 from sana_rt.bundle import Bundle
+from sana_rt.errors import NonFiniteError
 from sana_rt.files import writing
 from sana_rt.model_spec import ModelSpec
 from sana_rt.recorded import EMBEDDING, HEADER, TEXT, Header, RecordedPass, pass_member, text_member
@@ -55,8 +57,10 @@ def record(
         ) as session:
             for index, prompt in enumerate(prompts):
                 progress(index, len(prompts))
-                for _ in session.latents(_request(model, prompt, index)):
-                    pass
+                # What is recorded tells which layer overflows; the latents do not.
+                with contextlib.suppress(NonFiniteError):
+                    for _ in session.latents(_request(model, prompt, index)):
+                        pass
         source = bundle.manifest.variant(variant).source
         recorder.finish(source.sha256, variant, sha256)
 

@@ -47,21 +47,19 @@ def needs_bundle(item: pytest.Item) -> bool:
 @pytest.fixture
 def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """Let there be no room for a file: ``/dev/full`` answers as a full file system does."""
-    create = files.create_partial
+    create, full = files.create_partial, set[Path]()
 
-    def fill(full: Path) -> None:
-        def create_partial(path: Path) -> tuple[Path, io.FileIO]:
-            partial, file = create(path)
-            if path != full:
-                return partial, file
-            file.close()
-            partial.unlink()
-            partial.symlink_to("/dev/full")
-            return partial, partial.open("wb", buffering=0)
+    def create_partial(path: Path) -> tuple[Path, io.FileIO]:
+        partial, file = create(path)
+        if path not in full:
+            return partial, file
+        file.close()
+        partial.unlink()
+        partial.symlink_to("/dev/full")
+        return partial, partial.open("wb", buffering=0)
 
-        monkeypatch.setattr(files, "create_partial", create_partial)
-
-    return fill
+    monkeypatch.setattr(files, "create_partial", create_partial)
+    return full.add
 
 
 @pytest.fixture(scope="session")

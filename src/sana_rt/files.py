@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import os
@@ -67,6 +68,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically."""
     with writing(path) as file:
         file.write(data)
+
+
+def clear_partials(path: Path) -> None:
+    """Remove what killed writers of ``path`` left; nobody else may be writing it."""
+    with storage_errors(path):
+        for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+            partial.unlink(missing_ok=True)
 
 
 def publish(partial: Path, path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_variant_that_is_not_there_is_refused_before_anything_is_played(
         (["--variants", ""], "has an empty name"),
         (["--variants", "fp32,,max"], "has an empty name"),
         (["--variants", "max, "], f"of fp32, {EMULATION}"),
-        (["--scored", "2"], "Expected: --scorer"),
+        (["--scored", "2"], "--scored is given without --scorer"),
         (["--scorer", "examples.shapes.judge:praised"], "has no function 'praised'"),
     ],
 )

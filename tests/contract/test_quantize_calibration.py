@@ -451,9 +451,9 @@ def test_a_table_of_another_algorithm_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--algorithm", "awq-lite"], "nothing to calibrate on"),
+        (["--algorithm", "awq-lite"], "--algorithm is given without a calibration"),
         (["--prompts", "p.txt", "--calibration", "t.json"], "Both --prompts and --calibration"),
-        (["--save-calibration", "t.json"], "no calibration to save"),
+        (["--save-calibration", "t.json"], "--save-calibration is given without a calibration"),
     ],
 )
 def test_options_that_contradict_each_other(root: Path, options: list[str], message: str) -> None:

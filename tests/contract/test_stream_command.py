@@ -163,10 +163,10 @@ def test_a_signal_waits_for_the_pass_and_saves(
 
 
 def test_a_full_disk_costs_the_video_and_not_the_state(
-    causal_bundle: Path, tmp_path: Path, video: Path
+    causal_bundle: Path, tmp_path: Path, video: Path, fill_disk: Callable[[Path], None]
 ) -> None:
     state = tmp_path / "state"
-    video.with_name("clip.mp4.partial").symlink_to("/dev/full")
+    fill_disk(video)
     arguments = ("--seconds", 1, "-o", video, "--save-state", state, *SMALL)
     result = _stream(causal_bundle, PROMPT, *arguments)
     assert result.exit_code == 1
@@ -176,10 +176,10 @@ def test_a_full_disk_costs_the_video_and_not_the_state(
 
 
 def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
-    causal_bundle: Path, tmp_path: Path, video: Path
+    causal_bundle: Path, tmp_path: Path, video: Path, fill_disk: Callable[[Path], None]
 ) -> None:
-    for name in ("clip.mp4.partial", "state.partial"):
-        (tmp_path / name).symlink_to("/dev/full")
+    for path in (video, tmp_path / "state"):
+        fill_disk(path)
     arguments = ("--seconds", 1, "-o", video, "--save-state", tmp_path / "state", *SMALL)
     result = _stream(causal_bundle, PROMPT, *arguments)
     assert result.exit_code == 1
@@ -230,7 +230,7 @@ def test_the_part_before_is_not_overwritten(
     video.write_bytes(b"the part before")
     result = _stream(causal_bundle, "--resume", tmp_path / "state", "-o", video)
     assert result.exit_code == 2
-    assert "another name" in result.stderr
+    assert "already exists" in result.stderr
     assert video.read_bytes() == b"the part before"
 
 

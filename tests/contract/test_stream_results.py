@@ -8,20 +8,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sana_rt.benchmarks.speed.streaming import Report
+from sana_rt.benchmarks.speed.streaming import StreamingReport
 
 ROOT = Path(__file__).parents[2]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
 
 
 @pytest.fixture(scope="module")
-def report() -> Report:
+def report() -> StreamingReport:
     return msgspec.json.decode(
-        (ROOT / "benchmarks/results/streaming.json").read_bytes(), type=Report
+        (ROOT / "benchmarks/results/streaming.json").read_bytes(), type=StreamingReport
     )
 
 
-def test_neither_memory_nor_pace_depends_on_the_length(report: Report) -> None:
+def test_neither_memory_nor_pace_depends_on_the_length(report: StreamingReport) -> None:
     short, long = report.runs
     assert (round(short.video_seconds), round(long.video_seconds)) == (20, 300)
     assert abs(long.peak_resident_bytes / short.peak_resident_bytes - 1) <= 0.01
@@ -31,7 +31,7 @@ def test_neither_memory_nor_pace_depends_on_the_length(report: Report) -> None:
         assert run.state_bytes == run.predicted_state_bytes
 
 
-def test_the_figures_are_those_of_the_results(report: Report) -> None:
+def test_the_figures_are_those_of_the_results(report: StreamingReport) -> None:
     short, long = (run.peak_resident_bytes / 2**20 for run in report.runs)
     slope = report.cpu_slope
     chunk = report.runs[0].chunk_latent_frames[1]

@@ -45,7 +45,7 @@ def test_a_target_is_bounded_by_one_of_its_cards() -> None:
         assert cards.card_of(name).compute_capability == TARGETS[name].compute_capability
     for name in ("sm80", CURRENT, "sm999"):
         with pytest.raises(
-            UsageError, match=r"which card the target .*\n.*--device with .*rtx5090"
+            UsageError, match=r"does not say which card it is\.\n.*--device with .*rtx5090"
         ):
             cards.card_of(name)
 

@@ -35,6 +35,7 @@ from sana_rt.export.trace import Topology, trace
 from sana_rt.export.weights import LazyTensor, Weights
 from sana_rt.files import lock
 from sana_rt.manifest import MANIFEST_NAME, Variant
+from sana_rt.progress import silent
 
 CHEAP = ("rope", "timestep", "final_layer", "solver")
 
@@ -169,9 +170,9 @@ def test_an_interrupted_export_is_no_bundle_and_can_be_run_again(
     moment: str, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "bundle"
-    progress = interrupt if moment == "between graphs" else None
+    progress = interrupt if moment == "between graphs" else silent
     with monkeypatch.context() as patch:
-        if progress is None:
+        if progress is silent:
             patch.setattr(Weights, "load", fails_at("proj_out.weight", KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             export_bundle(checkpoint, root, progress=progress)
