@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
@@ -24,6 +24,9 @@ from sana_rt.runtime.request import Request, asked, dims
 from sana_rt.runtime.state import Identity, State
 from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
+
+#: More would be a pool of threads for each graph that no machine has processors for.
+_MAX_THREADS: Final = 1024
 
 
 def _silent(_: Progress) -> None:
@@ -61,8 +64,10 @@ class Session:
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
-        if threads is not None and not (isinstance(threads, int) and threads >= 1):
-            raise UsageError(f"The number of CPU threads is {threads!r}.", expected="1 or more.")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MAX_THREADS):
+            raise UsageError(
+                f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
+            )
         bundle = Bundle.open(root)
         variants = bundle.manifest.variants
         if variant is not None:

@@ -184,7 +184,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
     result = _stream(causal_bundle, PROMPT, *arguments)
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
-    assert "state is not written. No room left" in said
+    assert "state was not written. No room left" in said
     assert f"No room left while writing {video}" in said
     assert not list(tmp_path.iterdir())
 
@@ -199,7 +199,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
         ((PROMPT, "-o", "clip.mp4", "--seconds", "600"), 1, "1,201 latent frames"),
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "0", OTHER), 2, "Two prompts begin at 0 s"),
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "-1", OTHER), 2, "begins at -1 s"),
-        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt at 99 s"),
+        ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt begins at 99 s"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,x"), 2, "'--timesteps'"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,10"), 1, "timesteps are 9, 10"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "$.timesteps"),

@@ -45,6 +45,6 @@ def test_the_figures_are_those_of_the_results(report: StreamingReport) -> None:
         str(chunk),
         f"{slope.low * 1e6:+.0f}",
         f"{slope.high * 1e6:+.0f}",
-        str(report.conditions["load_average_1_min"]),
+        str(report.conditions["load_average"]),
     }
     assert figures - set(NUMBER.findall(measured)) == set()

@@ -274,7 +274,7 @@ def test_one_writer_at_a_time(checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 def test_what_is_no_bundle_is_left_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
-    with pytest.raises(UsageError, match=r"no bundle: it holds thesis\.txt"):
+    with pytest.raises(UsageError, match=r"not a bundle: it holds thesis\.txt"):
         export_bundle(checkpoint, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         export_bundle(checkpoint, tmp_path / "thesis.txt")

@@ -228,7 +228,7 @@ def test_a_commit_that_fails_leaves_no_state_to_save(
 
 def test_there_is_no_state_before_the_first_frame_or_of_another_clip(session: Session) -> None:
     stream = session.stream(small(session))
-    with pytest.raises(StateError, match="nothing was made yet"):
+    with pytest.raises(StateError, match="nothing was generated yet"):
         stream.state()
     next(stream)
     session.stream(small(session))
@@ -250,7 +250,7 @@ def test_a_stream_that_another_replaced_does_not_touch_it(session: Session) -> N
     ("options", "schedule", "words"),
     [
         ({"num_frames": 4097}, (), "1,025 latent frames.*at most 1,024.*4,093 frames, 511.6 s"),
-        ({}, ((4.0, OTHER),), "prompt at 4 s.*0 s to 3.125 s"),
+        ({}, ((4.0, OTHER),), "prompt begins at 4 s.*0 s to 3.125 s"),
         ({}, ((0.2, OTHER),), r"prompt at 0.2 s.*same chunk.*0, 1.125, 2.125 s"),
         ({}, ((1.2, OTHER), (1.3, PROMPT)), r"prompt at 1.3 s.*same chunk"),
         ({"timesteps": (500, 900)}, (), "timesteps are 500, 900.*descending values"),
@@ -306,7 +306,10 @@ def test_states_of_something_else_are_refused(session: Session) -> None:
     for options in ({"height": 48}, {"fps": 9}, {"guidance_scale": 2.0}):
         with pytest.raises(StateError, match=r"another frame size, rate or batch: 32 by 48 pix"):
             session.stream(session.request(resume=state, **options), resume=state)
-    for num_frames, words in ((5, "The stream has 1.125 s .3 latent frames"), (9, "longer")):
+    for num_frames, words in (
+        (5, "The stream already has 1.125 s .3 latent frames"),
+        (9, "longer"),
+    ):
         short = session.request(resume=state, num_frames=num_frames)
         with pytest.raises(RequestError, match=f"(?s){words}"):
             session.stream(short, resume=state)
