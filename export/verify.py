@@ -257,6 +257,12 @@ def _session(path: Path) -> ort.InferenceSession:
 def _read(tensor: onnx.TensorProto, folder: Path) -> Array:
     """A bfloat16 tensor outside of the graph's file, in float32."""
     where = {entry.key: entry.value for entry in tensor.external_data}
+    if Path(where["location"]).name != where["location"]:
+        raise BundleFileError(
+            f"The graph keeps the tensor {tensor.name!r} in {where['location']!r}.",
+            expected="a file beside the graph.",
+            remedy=f"do not use this bundle: {folder} was not written by sana-rt.",
+        )
     stored: Array = np.memmap(
         folder / where["location"],
         dtype=np.uint16,

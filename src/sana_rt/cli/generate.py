@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sana_rt.cli import paths
 from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
 from sana_rt.errors import UsageError
 
@@ -75,6 +76,8 @@ def command(
     If BUNDLE has no autoencoder, or to decode elsewhere, give --save-latents without --output.
     """
     _check_files(output, save_latents)
+    read = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
+    paths.check({"--output": output, "--save-latents": save_latents}, read | {"--config": config})
     from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.session import Session
 

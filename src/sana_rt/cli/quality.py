@@ -10,7 +10,7 @@ import msgspec
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
-from sana_rt.cli import progress
+from sana_rt.cli import paths, progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
@@ -98,6 +98,10 @@ def command(
         raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
     if scored is not None and scorer is None:
         raise UsageError("--scored is given without --scorer.", expected="both, or neither.")
+    paths.check(
+        {"--output": output, "the JSON file beside it": output.with_suffix(".json")},
+        {"--prompts": prompts},
+    )
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     lines, _ = prompts_file.read(prompts)

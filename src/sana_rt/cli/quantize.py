@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output, progress
+from sana_rt.cli import output, paths, progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -73,6 +73,10 @@ def command(
     from sana_rt.quantize import variant as variants
 
     _check_options(prompts, calibration, algorithm)
+    paths.check(
+        {"--save-calibration": save_calibration},
+        {"--prompts": prompts, "--calibration": calibration},
+    )
     loaded = recipes.load(recipe)
     opened = Bundle.open(bundle)
     formats = variants.layer_formats(opened, loaded)

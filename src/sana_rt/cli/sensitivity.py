@@ -10,7 +10,7 @@ import click
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
-from sana_rt.cli import progress
+from sana_rt.cli import paths, progress
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -85,6 +85,8 @@ def command(
         )
     if propose is not None:
         recipes.check_name(propose.stem)
+    written = {"--output": output, "--heat-map": heat_map, "--propose": propose}
+    paths.check(written, {"--prompts": prompts})
     sensitivity.check_share(fp4_share)
     opened = Bundle.open(bundle)
     name = variant.source_variant(opened.manifest)

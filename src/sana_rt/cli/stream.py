@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sana_rt.cli import paths
 from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
 from sana_rt.errors import SanaRTError, UsageError
 from sana_rt.interrupts import deferred
@@ -87,6 +88,9 @@ def command(
     however the stream stops, even on an error or a full disk.
     """
     _check_output(output, resume)
+    read = {"--prompt-embeds": prompt_embeds, "--config": config}
+    paths.check({"--output": output}, read | {"--resume": resume})
+    paths.check({"--output": output, "--save-state": save_state}, read)
     from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.prompt_schedule import scheduled
     from sana_rt.runtime.session import Session

@@ -12,7 +12,7 @@ import pytest
 
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
-from sana_rt.errors import VerificationError
+from sana_rt.errors import BundleFileError, VerificationError
 from sana_rt.export import verify
 from sana_rt.export.checkpoint import Checkpoint, open_checkpoint
 from sana_rt.export.graphs import definitions, transformer_graphs
@@ -144,23 +144,49 @@ def test_a_quantized_variant_is_left_out(bundle: Bundle, checkpoint: Checkpoint)
     assert "quantized" in found[None].message
 
 
-def test_a_bfloat16_block_is_its_module(block_bundle: Path) -> None:
-    """Widened to float32, a bfloat16 graph computes what the module with rounded weights does."""
-    bundle = Bundle.open(block_bundle)
-    spec = bundle.manifest.model
-    weights = Weights(
+def _seeded(bundle: Bundle) -> Weights:
+    return Weights(
         {
             name: LazyTensor(shape, lambda name=name, shape=shape: seeded_tensor(name, shape, 0))
             for name, shape in verify_shapes(bundle).items()
         }
     )
-    checkpoint = Checkpoint("seeded", "original", spec, weights)
+
+
+def test_a_bfloat16_block_is_its_module(block_bundle: Path) -> None:
+    """Widened to float32, a bfloat16 graph computes what the module with rounded weights does."""
+    bundle = Bundle.open(block_bundle)
+    spec = bundle.manifest.model
+    checkpoint = Checkpoint("seeded", "original", spec, _seeded(bundle))
     block = next(each for each in transformer_graphs(spec, "bfloat16") if each.name == "block_01")
     found = compare(block, block_bundle / "bf16/block_01.onnx", checkpoint)
     assert found.tolerance == BFLOAT16_TOLERANCE
     # far below the tolerance: the constants of a block are exact in bfloat16
     assert found.max_error < 2e-5
     assert "widened" in found.reference
+
+
+def test_weights_outside_of_the_bundle_are_not_read(block_bundle: Path, tmp_path: Path) -> None:
+    """Whatever a graph says, also if its hash is right."""
+    bundle = Bundle.open(shutil.copytree(block_bundle, tmp_path / "bundle"))
+    path = bundle.root / "bf16/block_01.onnx"
+    graph = onnx.load(path, load_external_data=False)
+    secret = tmp_path / "secret.weights"
+    shutil.copyfile(path.with_suffix(".weights"), secret)
+    for place in ("../../secret.weights", str(secret)):
+        for tensor in graph.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = place
+        path.write_bytes(graph.SerializeToString())
+        (block,) = [
+            each
+            for each in transformer_graphs(bundle.manifest.model, "bfloat16")
+            if each.name == "block_01"
+        ]
+        checkpoint = Checkpoint("seeded", "original", bundle.manifest.model, _seeded(bundle))
+        with pytest.raises(BundleFileError, match=r"secret\.weights"):
+            compare(block, path, checkpoint)
 
 
 def test_a_bfloat16_block_sums_its_softmax_in_float32(block_bundle: Path) -> None:
