@@ -172,8 +172,7 @@ def _check_sources(bundle: Bundle, settings: Settings, names: Iterable[str]) -> 
     """Refuse, before anything is built, files that changed and types that the card has not."""
     for name in names:
         graph = bundle.manifest.variant(settings.variant).graphs[name]
-        for path in (graph.path, *graph.weights):
-            bundle.check_hash(bundle.manifest.file(path))
+        bundle.check_graph(graph)
         check_target(name, bundle.path(graph.path), settings.target)
 
 

@@ -54,6 +54,8 @@ class _Job:
         written: dict[str, dict[str, Graph]] = {form.name: {} for form in self.forms}
         for index, name in enumerate(names):
             progress(name, index, len(names))
+            for variant in {source_variant(self.bundle.manifest), *(f.base for f in self.forms)}:
+                self.bundle.check_graph(self.bundle.manifest.variant(variant).graphs[name])
             quantized = self._quantize(name)
             for form in self.forms:
                 written[form.name][name] = self._write_graph(name, form, quantized)
@@ -111,6 +113,7 @@ def quantize_bundle(
         CalibrationError: the table is of another checkpoint or other formats, or does not know
             every layer.
         QuantizationError: a layer cannot have its format; the bundle is as it was before.
+        BundleFileError: a graph to quantize is not the one that the manifest lists.
         LockedError: another process is writing the bundle.
     """
     name = recipes.variant_name(loaded.recipe, "device")

@@ -86,6 +86,11 @@ class Bundle:
                 remedy=_REMEDY,
             )
 
+    def check_graph(self, graph: Graph) -> None:
+        """Raise :class:`BundleFileError` unless a graph's files have their listed content."""
+        for path in (graph.path, *graph.weights):
+            self.check_hash(self.manifest.file(path))
+
 
 def _read_manifest(path: Path) -> bytes:
     with path.open("rb") as file:

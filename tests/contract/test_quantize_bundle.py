@@ -15,6 +15,7 @@ from onnx import TensorProto, numpy_helper
 from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
 from sana_rt.errors import (
+    BundleFileError,
     LockedError,
     QuantizationError,
     RecipeError,
@@ -211,6 +212,18 @@ def poison(root: Path, value: float) -> None:
     manifest = Bundle.open(root).manifest
     fresh = bundles.describe(root, [root / file.path for file in manifest.files])
     bundles.save(root, msgspec.structs.replace(manifest, files=fresh))
+
+
+def test_weights_that_are_not_those_listed_are_not_quantized(root: Path) -> None:
+    weights = root / "fp32" / "block_01.weights"
+    data = bytearray(weights.read_bytes())
+    data[100] ^= 1
+    weights.unlink()
+    weights.write_bytes(data)
+    before = snapshot(root)
+    with pytest.raises(BundleFileError, match=r"block_01\.weights has SHA-256"):
+        variant.quantize_bundle(root, only("block_*/attn1.to_q"))
+    assert snapshot(root) == before
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
