@@ -33,7 +33,7 @@ from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import ModelSpec
-from sana_rt.progress import Progress, silent
+from sana_rt.progress import ReportProgress, silent
 from sana_rt.weights_file import Extent
 
 #: Sizes to trace with. No two are equal and none is 1, so that no dimension is taken for
@@ -67,7 +67,7 @@ def export_bundle(
     checkpoint: Checkpoint,
     root: Path,
     options: ExportOptions | None = None,
-    progress: Progress = silent,
+    progress: ReportProgress = silent,
 ) -> Bundle:
     """Write ``checkpoint`` as one variant of the bundle at ``root``.
 
@@ -150,7 +150,7 @@ def _variant(
 
 
 def _write_graphs(
-    checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: Progress
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: ReportProgress
 ) -> dict[str, Graph]:
     """Every graph of the checkpoint, traced, written and checked, by name."""
     planned = definitions(checkpoint, options.dtype)

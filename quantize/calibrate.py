@@ -19,7 +19,7 @@ from onnx import ModelProto
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import CalibrationError
-from sana_rt.progress import Progress
+from sana_rt.progress import ReportProgress
 from sana_rt.quantize import graph_file
 from sana_rt.quantize.calibration_table import (
     FORMAT,
@@ -44,7 +44,7 @@ def calibrate(
     variant: str,
     passes: Sequence[Pass],
     prompts: str,
-    progress: Progress,
+    progress: ReportProgress,
     *,
     algorithm: Algorithm = "max",
     formats: Mapping[str, QuantizedFormat] | None = None,

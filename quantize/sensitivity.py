@@ -19,7 +19,7 @@ from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import Frozen
-from sana_rt.progress import Progress, silent
+from sana_rt.progress import ReportProgress, silent
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
@@ -84,7 +84,7 @@ def measure(
     table: CalibrationTable,
     *,
     fmt: QuantizedFormat = "nvfp4",
-    progress: Progress = silent,
+    progress: ReportProgress = silent,
 ) -> Sensitivity:
     """Quantize every layer of every block by itself, on recorded passes.
 

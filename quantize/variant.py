@@ -16,7 +16,7 @@ from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import UsageError
 from sana_rt.files import lock
 from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
-from sana_rt.progress import Progress, silent
+from sana_rt.progress import ReportProgress, silent
 from sana_rt.quantize import graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.calibration_table import CalibrationTable
@@ -48,7 +48,7 @@ class _Job:
     formats: Mapping[str, QuantizedFormat]  # of the layers that are quantized
     table: CalibrationTable | None
 
-    def write(self, progress: Progress) -> dict[str, dict[str, Graph]]:
+    def write(self, progress: ReportProgress) -> dict[str, dict[str, Graph]]:
         """Write the graphs with quantized layers; by variant, then by name."""
         names = list(dict.fromkeys(layer.split("/")[0] for layer in self.formats))
         written: dict[str, dict[str, Graph]] = {form.name: {} for form in self.forms}
@@ -96,7 +96,7 @@ def quantize_bundle(
     root: Path,
     loaded: LoadedRecipe,
     table: CalibrationTable | None = None,
-    progress: Progress = silent,
+    progress: ReportProgress = silent,
 ) -> Bundle:
     """Add the variants of a recipe to the bundle at ``root``, or replace them.
 

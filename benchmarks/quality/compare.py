@@ -22,7 +22,7 @@ from sana_rt.errors import UsageError, VerificationError
 from sana_rt.graph_names import SOLVER
 from sana_rt.manifest import Quantization
 from sana_rt.model_spec import Frozen
-from sana_rt.progress import Progress, silent
+from sana_rt.progress import ReportProgress, silent
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.backends.buffers import Memory
 from sana_rt.runtime.observers import Observer
@@ -161,7 +161,7 @@ def compare(
     scorer: Scorer | None = None,
     scored: int | None = None,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: ReportProgress = silent,
 ) -> Comparison:
     """Play ``requests`` on the baseline and on each variant, and let ``scorer`` play its own.
 
@@ -208,7 +208,7 @@ def _scores(
     bundle: Bundle,
     variant: str,
     scorer: Scorer,
-    progress: Progress,
+    progress: ReportProgress,
     *,
     prompts: int | None,
     threads: int | None,
@@ -254,7 +254,7 @@ def _play_all(
     player: Player,
     name: str,
     requests: Sequence[Request],
-    progress: Progress,
+    progress: ReportProgress,
 ) -> list[Clip]:
     clips = []
     for index, request in enumerate(requests):

@@ -9,10 +9,10 @@ from typing import Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
+from rich.progress import ReportProgress as Bars
 
 from sana_rt.cli import output
-from sana_rt.progress import Progress
+from sana_rt.progress import ReportProgress
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ _SECONDS: Final = 10.0  # between two lines about the same
 
 
 class Lines:
-    """Progress for a log: a line when something begins or ends, and every ten seconds."""
+    """ReportProgress for a log: a line when something begins or ends, and every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -36,7 +36,7 @@ class Lines:
 
 
 @contextlib.contextmanager
-def shown(beginning: str) -> Iterator[Progress]:
+def shown(beginning: str) -> Iterator[ReportProgress]:
     """Show progress while the block runs; ``beginning`` until the first report."""
     console = output.stderr()
     if not console.is_terminal:
