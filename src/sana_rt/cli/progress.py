@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import ReportProgress as Bars
+from rich.progress import Progress as Bars
 
 from sana_rt.cli import output
 from sana_rt.progress import ReportProgress
