@@ -20,7 +20,7 @@ _SECONDS: Final = 10.0  # between two lines about the same
 
 
 class Lines:
-    """ReportProgress for a log: a line when something begins or ends, and every ten seconds."""
+    """Progress for a log: a line when something begins or ends, and every ten seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
