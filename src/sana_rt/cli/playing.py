@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 
 from sana_rt import machine
 from sana_rt.cli import output as show
+from sana_rt.cli.progress import Lines
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import SolverName
 
@@ -174,6 +175,7 @@ class Reporter:
         self.console = show.stderr()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console)
+        self._lines = None if self.console.is_terminal else Lines(self.console)
         self._tasks: dict[str, TaskID] = {}
         self._started = time.monotonic()
         self._passes: list[float] = []
@@ -181,19 +183,26 @@ class Reporter:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """Show the bars, and warnings above them."""
-        with self._bar, warnings.catch_warnings():
+        bars = self._bar if self._lines is None else contextlib.nullcontext()
+        with bars, warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
             warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
             yield
 
     def __call__(self, progress: Progress) -> None:
-        """Move the bar of the stage."""
+        """Move the bar of the stage, or print a line."""
+        self._show(progress)
+        if progress.stage == "denoise":
+            self._passes.append(time.monotonic())
+
+    def _show(self, progress: Progress) -> None:
+        if self._lines is not None:
+            self._lines(_STAGES[progress.stage], progress.done, progress.total)
+            return
         if progress.stage not in self._tasks:
             description = _STAGES[progress.stage]
             self._tasks[progress.stage] = self._bar.add_task(description, total=progress.total)
         self._bar.update(self._tasks[progress.stage], completed=progress.done)
-        if progress.stage == "denoise":
-            self._passes.append(time.monotonic())
 
     def summary(self, backend: str) -> str:
         """What it cost."""
