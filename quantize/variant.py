@@ -54,7 +54,8 @@ class _Job:
         written: dict[str, dict[str, Graph]] = {form.name: {} for form in self.forms}
         for index, name in enumerate(names):
             progress(name, index, len(names))
-            for variant in {source_variant(self.bundle.manifest), *(f.base for f in self.forms)}:
+            read = (source_variant(self.bundle.manifest), *(form.base for form in self.forms))
+            for variant in dict.fromkeys(read):
                 self.bundle.check_graph(self.bundle.manifest.variant(variant).graphs[name])
             quantized = self._quantize(name)
             for form in self.forms:

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-import filelock
-
 from sana_rt.errors import DiskFullError, LockedError, StorageError
 
 _READ_BYTES = 1 << 20
@@ -104,6 +102,8 @@ def free_bytes(path: Path) -> int:
 @contextlib.contextmanager
 def lock(directory: Path) -> Iterator[None]:
     """Hold the writer's lock of a bundle; a second writer is refused at once."""
+    import filelock  # noqa: PLC0415 - half of this module's import time, and readers need none
+
     with storage_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
         try:

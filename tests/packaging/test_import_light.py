@@ -25,12 +25,12 @@ ALLOWED: dict[str, set[str]] = {
     "sana_rt": set(),
     "sana_rt.errors": set(),
     "sana_rt.figures": set(),
-    "sana_rt.files": {"filelock"},
-    "sana_rt.bundle": {"filelock", *MSGSPEC},
+    "sana_rt.files": set(),
+    "sana_rt.bundle": MSGSPEC,
     "sana_rt.cli": {"click"},
     "sana_rt.engines.cards": MSGSPEC,
 }
-COMMAND = {"click", "filelock", "rich", *MSGSPEC}
+COMMAND = {"click", "rich", *MSGSPEC}
 
 
 def _third_party(shown: str) -> set[str]:
