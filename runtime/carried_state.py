@@ -7,7 +7,7 @@ from typing import Final
 
 from sana_rt.runtime.backends.base import Copy, Entry
 from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory
-from sana_rt.runtime.memory import Region, region, stacked
+from sana_rt.runtime.memory import Region, carried, region, stacked
 
 NAMES: Final = ("state_s", "state_k", "state_z")
 
@@ -23,14 +23,21 @@ class CarriedState:
     @staticmethod
     def regions(block: Entry, blocks: int) -> tuple[Region, ...]:
         """State of ``blocks`` blocks (1 if none commits) and scratch."""
-        carried = (stacked(region("state", block, name), blocks) for name in NAMES)
+        kept = (carried(stacked(region("state", block, name), blocks)) for name in NAMES)
         scratch = (region("state", block, f"{name}_out") for name in NAMES)
-        return (*carried, *scratch)
+        return (*kept, *scratch)
 
     def __init__(self, memory: Memory, buffers: Mapping[str, Buffer]) -> None:
-        self._memory = memory
-        self._carried = {name: buffers[name] for name in NAMES}
-        self.scratch = {f"{name}_out": buffers[f"{name}_out"] for name in NAMES}
+        self._memory, self._buffers = memory, buffers  # which come and go with their phases
+
+    @property
+    def scratch(self) -> dict[str, Buffer]:
+        """Where every block writes its next state."""
+        return {f"{name}_out": self._buffers[f"{name}_out"] for name in NAMES}
+
+    @property
+    def _carried(self) -> dict[str, Buffer]:
+        return {name: self._buffers[name] for name in NAMES}
 
     def of(self, block: int) -> dict[str, Buffer]:
         """The state inputs of a block."""

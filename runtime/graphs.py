@@ -58,6 +58,15 @@ class Graphs:
         """See :meth:`Backend.activation_bytes`."""
         return self._backend.activation_bytes([self.signature(name) for name in names])
 
+    @property
+    def context_bytes(self) -> int:
+        """See :attr:`Backend.context_bytes`."""
+        return self._backend.context_bytes
+
+    def trim(self) -> None:
+        """See :meth:`Backend.trim`."""
+        self._backend.trim()
+
     def open(self, name: str, *, lasting: bool = True) -> Context:
         """Load a graph, unless it is; see :meth:`Backend.open`."""
         if name not in self._opened:

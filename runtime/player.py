@@ -30,16 +30,18 @@ def open(  # noqa: A001 - users call it sana_rt.open
     backend: str = backends.AUTO,
     threads: int | None = None,
     keep_text_encoder: bool = False,
+    max_memory: int | str | None = None,
 ) -> Player:
     """Open a bundle to play it; weights are loaded when they are first needed.
 
     Without ``variant`` the backend plays the one that is not quantized and suits it best.
     ``threads`` are those of the CPU, by default all that the process may use.
     ``keep_text_encoder`` keeps the text encoder's weights for the next prompt instead of making
-    room for the other graphs.
+    room for the other graphs. ``max_memory``, bytes or a size such as ``"8GB"``, bounds what a
+    clip takes of the device: what does not fit at the same time is loaded in turns.
 
     Raises:
-        UsageError: there is no such backend, or ``threads`` is below 1.
+        UsageError: there is no such backend, or ``threads`` or ``max_memory`` is below 1.
         ManifestError: no bundle, or a damaged one, or it has no such variant.
         BackendError: no backend can play it; each one's reason is listed.
     """
@@ -49,6 +51,7 @@ def open(  # noqa: A001 - users call it sana_rt.open
         backend=backend,
         threads=threads,
         keep_text_encoder=keep_text_encoder,
+        max_memory=max_memory,
     )
     return Player(session)
 
