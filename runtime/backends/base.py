@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sana_rt.errors import BindingError
 from sana_rt.manifest import Graph, Plan, Variant
@@ -14,6 +15,11 @@ from sana_rt.tensors import TensorSpec, unify
 
 #: What the manifest says of an artifact; both have the inputs and outputs of the graph.
 Entry = Graph | Plan
+
+
+#: An allowance for what TensorRT keeps on the device for an opened plan, beside weights and
+#: activations, such as compiled kernels. A guess: it has not been measured on a card.
+PLAN_CONTEXT_BYTES: Final = 8 << 20
 
 
 @dataclass(frozen=True)
