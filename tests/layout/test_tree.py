@@ -27,8 +27,10 @@ FOUNDATION = {
     "machine",
     "manifest",
     "model_spec",
+    "onnx_file",
     "progress",
     "recorded",
+    "signatures",
     "tensors",
     "weights_file",
 }
