@@ -88,6 +88,11 @@ class Verification(Frozen, frozen=True):
     reference: str
     dims: tuple[dict[str, Natural], ...]
 
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance; that of a NaN is not."""
+        return self.max_error <= self.tolerance
+
 
 class Graph(Frozen, frozen=True):
     """An ONNX graph, its weight files, and its signature."""
@@ -316,6 +321,13 @@ class Manifest(Frozen, frozen=True, dict=True):
                 expected=f"one of {sorted(self.variants)}.",
             )
         return self.variants[name]
+
+    def built_from(self, variant: str, graph: str) -> BuiltFrom:
+        """What a plan of a graph would be built from now."""
+        found = self.variant(variant)
+        one = found.graphs[graph]
+        path, *weights = (self.file(path).sha256 for path in (one.path, *one.weights))
+        return BuiltFrom(path, tuple(weights), found.quantization)
 
     def paths(self) -> set[str]:
         """The listed files that the tokenizer and the variants are in."""

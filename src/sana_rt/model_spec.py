@@ -20,6 +20,9 @@ Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
 
 
+_SHOWN: Final = 60  # characters of a value in a message
+
+
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of every specification: immutable, and unknown fields are refused."""
 
@@ -177,6 +180,24 @@ class ModelSpec(Frozen, frozen=True):
                     remedy=f"ask for {below} or {below + multiple}.",
                 )
         return height // self.vae.spatial_stride, width // self.vae.spatial_stride
+
+
+def differences(found: Frozen, wanted: Frozen, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """The fields in which two specifications differ: path, and both values in words."""
+    if type(found) is not type(wanted):
+        yield f"{path}kind", _shown(found), _shown(wanted)
+        return
+    for name in wanted.__struct_fields__:
+        one, other = getattr(found, name), getattr(wanted, name)
+        if isinstance(one, Frozen) and isinstance(other, Frozen):
+            yield from differences(one, other, f"{path}{name}.")
+        elif one != other:
+            yield f"{path}{name}", _shown(one), _shown(other)
+
+
+def _shown(value: object) -> str:
+    text = value.kind if isinstance(value, VAESpec) else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class Contradiction(NamedTuple):

@@ -32,6 +32,7 @@ FOUNDATION = {
     "recorded",
     "signatures",
     "tensors",
+    "tokenizer_file",
     "weights_file",
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
