@@ -29,7 +29,7 @@ class Graphs:
         self, bundle: Bundle, variant: str, backend: Backend, observers: Sequence[Observer] = ()
     ) -> None:
         self.variant = variant
-        self.signatures = backend.artifacts(bundle.manifest.variant(variant))
+        self.signatures = backend.artifacts(bundle.manifest.with_current_plans()[variant])
         self.decoder = bundle.manifest.variant(variant).decoder
         self.memory = backend.memory
         self._bundle = bundle
@@ -62,18 +62,26 @@ class Graphs:
         """Load a graph, unless it is; see :meth:`Backend.open`."""
         if name not in self._opened:
             entry = self.signature(name)
-            artifact = Artifact(name, entry, self._bundle.path(entry.path))
+            file = self._bundle.manifest.file(entry.path)
+            path = self._bundle.path(entry.path)
+            artifact = Artifact(name, entry, path, file.sha256, self.variant)
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]
 
+    def loaded(self) -> None:
+        """See :meth:`Backend.loaded`."""
+        self._backend.loaded()
+
     def close(self, name: str) -> None:
-        """Give a graph's memory back, once no binding of it is left."""
-        self._opened.pop(name, None)
+        """Give a graph's memory back; no binding of it may be used any more."""
+        if name in self._opened:
+            self._opened.pop(name).close()
 
     def close_all(self) -> None:
         """Give back all graphs and the device."""
         self._player = None
-        self._opened.clear()
+        for name in self.opened:
+            self.close(name)
         self._backend.close()
 
     def bind(
@@ -103,6 +111,7 @@ class Graphs:
                 expected="one clip at a time.",
                 remedy="finish a clip first, or open a second session.",
             )
+        self.memory.begin(moment)
         for observer in self._observers:
             observer.begin(moment)
 

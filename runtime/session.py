@@ -12,6 +12,7 @@ from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError, UsageError
 from sana_rt.runtime import backends, memory, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, check_chunks
+from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, BackendOptions
 from sana_rt.runtime.denoiser import Denoiser
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
@@ -51,28 +52,35 @@ class Session:
         backend: str = backends.AUTO,
         threads: int | None = None,
         keep_text_encoder: bool = False,
+        cuda_graph: bool = True,
+        timeout: float = DEFAULT_OPTIONS.timeout,
         observers: Sequence[Observer] = (),
     ) -> Session:
         """Open the bundle at ``root``; weights are loaded when they are first needed.
 
         Without ``variant`` the backend chooses (:func:`sana_rt.runtime.backends.select`).
         ``keep_text_encoder`` keeps its weights for the next prompt instead of making room.
+        ``cuda_graph`` lets a backend capture each step and launch it as one. ``timeout`` is how
+        many seconds a GPU may take to answer before it is given up.
         ``observers`` see every run of a graph (:mod:`sana_rt.runtime.observers`).
 
         Raises:
-            UsageError: there is no such backend, or ``threads`` is below 1.
+            UsageError: there is no such backend, or ``threads`` or ``timeout`` is out of range.
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
+        if not (isinstance(timeout, int | float) and timeout > 0):
+            raise UsageError(f"The timeout is {timeout!r}.", expected="seconds, a number above 0.")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MAX_THREADS):
             raise UsageError(
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
         bundle = Bundle.open(root)
-        variants = bundle.manifest.variants
         if variant is not None:
             bundle.manifest.variant(variant)
-        chosen, name = backends.select(backend, variants, variant, threads)
+        options = BackendOptions(threads, cuda_graph, timeout)
+        variants = bundle.manifest.with_current_plans()
+        chosen, name = backends.select(backend, variants, variant, options)
         graphs = Graphs(bundle, name, chosen, observers)
         return Session(bundle, graphs, chosen.name, keep_text_encoder)
 

@@ -22,6 +22,7 @@ from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
 from sana_rt.runtime.backends import onnxruntime
+from sana_rt.runtime.backends.base import BackendOptions
 from sana_rt.runtime.carried_state import NAMES
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
@@ -53,7 +54,7 @@ def session(
     )  # fmt: skip
     manifests.check(manifest)
     bundle = Bundle(Path("nowhere"), manifest)
-    backend = onnxruntime.cpu(threads=1)
+    backend = onnxruntime.cpu(BackendOptions(threads=1))
     return Session(bundle, Graphs(bundle, "only", backend), backend.name, keep_text_encoder)
 
 
@@ -144,7 +145,7 @@ def test_activations_that_the_backend_knows_are_planned() -> None:
 
 
 def test_buffers_are_what_was_planned() -> None:
-    backend = onnxruntime.cpu(threads=1)
+    backend = onnxruntime.cpu(BackendOptions(threads=1))
     regions = (
         Region("latents", "x", "float32", ("batch", 4, "frames")),
         Region("bits", "x", "bfloat16", (3,)),
