@@ -15,8 +15,8 @@ import pytest
 SOURCE: Final = Path(__file__).parent / "device"
 SONAME: Final = "libcuda.so.1"
 FLAGS: Final = (
-    "-std=c++20 -O1 -g -fPIC -shared -fvisibility=hidden -pthread "
-    "-Wall -Wextra -Wno-missing-field-initializers"
+    *("-std=c++20", "-O1", "-g", "-fPIC", "-pthread", "-fvisibility=hidden"),
+    *("-Wall", "-Wextra", "-Wno-missing-field-initializers"),
 )
 #: The enumerations of cuda-python that the source uses.
 ENUMERATIONS: Final = (
@@ -51,9 +51,16 @@ def folder(config: pytest.Config) -> Path:
 
 
 def _compile(compiler: str, root: Path) -> None:
-    sources = sorted(map(str, SOURCE.glob("*.cpp")))
-    command = [compiler, *FLAGS, f"-I{root}", f"-Wl,-soname,{SONAME}", *sources]
-    subprocess.run([*command, "-o", str(root / SONAME)], check=True)
+    """Compile every file in a process of its own, and link."""
+    compile_one = [compiler, *FLAGS, f"-I{root}", "-c"]
+    objects = {str(source): str(root / f"{source.stem}.o") for source in SOURCE.glob("*.cpp")}
+    running = [
+        subprocess.Popen([*compile_one, source, "-o", made]) for source, made in objects.items()
+    ]
+    if any([process.wait() for process in running]):
+        raise ChildProcessError("the simulated device does not compile")
+    link = [compiler, "-shared", "-pthread", f"-Wl,-soname,{SONAME}", *objects.values()]
+    subprocess.run([*link, "-o", str(root / SONAME)], check=True)
 
 
 def _key(constants: str) -> str:

@@ -95,6 +95,11 @@ CONTROL void simViolation(const char* text) {
   device.violations.push_back(text);
 }
 
+CONTROL void simForgive() {
+  const auto lock = locked();
+  device.violations.clear();
+}
+
 // Where the bytes of live memory are, for a kernel; null, and a violation, if they are not there.
 CONTROL void* simBytes(CUdeviceptr address, std::size_t bytes) {
   const auto lock = locked();
@@ -118,6 +123,22 @@ CONTROL int simIsCapturing(CUstream stream) {
   const auto lock = locked();
   const auto found = device.streams.objects.find(stream);
   return found != device.streams.objects.end() && found->second.capture != nullptr;
+}
+
+// Whether this thread is capturing any stream.
+CONTROL int simCaptures() {
+  const auto lock = locked();
+  for (const auto& capture : device.captures)
+    if (capture->thread == std::this_thread::get_id()) return 1;
+  return 0;
+}
+
+// Whether work that is not done uses the allocation that starts at an address.
+CONTROL int simIsUsed(CUdeviceptr address) {
+  const auto lock = locked();
+  for (const Block* block : device.memory.live())
+    if (block->address == address) return !block->pending.empty();
+  return 0;
 }
 
 CONTROL int simHasContext() { return current_context != nullptr; }

@@ -158,7 +158,7 @@ class Work {
   std::size_t pending() const { return operations_.size(); }
   void complete(const std::vector<std::uint64_t>& wanted);  // run until these are done
   void complete_all();
-  void progress(const std::vector<std::uint64_t>& wanted);  // a little, towards these
+  void progress(const std::vector<std::uint64_t>& wanted);  // some, towards these
   void run_ahead();
   void seed(unsigned value);
   void release();  // the hung work goes on

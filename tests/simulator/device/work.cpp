@@ -160,7 +160,11 @@ void Work::complete_all() {
 }
 
 void Work::progress(const std::vector<std::uint64_t>& wanted) {
-  if (!running) step(ancestors(wanted));
+  if (running) return;
+  const auto needed = ancestors(wanted);
+  std::uint64_t left = ordered_ ? needed.size() : random_() % (2 * needed.size() + 1) + 1;
+  while (left-- > 0 && step(needed)) {
+  }
 }
 
 void Work::run_ahead() {
