@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from sana_rt.manifest import Plan, Variant
 from sana_rt.runtime.backends import plan_file, plan_offers, runtime_cache
@@ -24,13 +24,15 @@ from sana_rt.runtime.backends.plan_context import Place, PlanContext
 from sana_rt.runtime.backends.runtime_cache import RuntimeCache
 from sana_rt.runtime.backends.trt_api import Flavour, Library
 
+NAME: Final = "tensorrt"
+
 
 class TensorRT(Backend):
     """Plans of both flavours; all contexts share the device's stream and one arena."""
 
     def __init__(self, options: BackendOptions) -> None:
         memory = CudaMemory(options.timeout)
-        super().__init__("tensorrt", memory)
+        super().__init__(NAME, memory)
         self._device = memory.device
         self._captures = options.cuda_graph
         self._arena = Arena(memory, self._arena_moved)

@@ -1,8 +1,8 @@
 """The controls of the simulated ``libcuda.so.1`` that this process has loaded.
 
-    device.reset(seed=3)                # a new device, as in a new process
-    device.fail("allocation", nth=2)    # the second allocation from now on
-    report = device.report()            # calls, bytes, what is live, violations
+device.reset(seed=3)                # a new device, as in a new process
+device.fail("allocation", nth=2)    # the second allocation from now on
+report = device.report()            # calls, bytes, what is live, violations
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ def command(
     variant: str | None,
     backend: str,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -82,7 +84,14 @@ def command(
     from sana_rt.runtime.session import Session
 
     given = given_options(config, options, prompted=prompt_embeds is not None)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+    )
     request = session.request(conditioned=image is not None, **given)
     inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:

@@ -74,6 +74,8 @@ def command(
     variant: str | None,
     backend: str,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -99,7 +101,14 @@ def command(
     options["prompt"], schedule = scheduled(options["prompt"], prompts_at, recommit=recommit)
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+    )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
             f"{session.model.name!r} generates a clip in one piece, so there is no state to save.",

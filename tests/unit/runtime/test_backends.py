@@ -53,6 +53,7 @@ from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import weight_bytes
 from sana_rt.tensors import TensorSpec
 
+HASH = "0" * 64
 ONE_THREAD = BackendOptions(threads=1)
 Save = Callable[[onnx.NodeProto], tuple[Graph, Path]]
 X = TensorSpec("x", "float32", ("batch", 3))
@@ -327,7 +328,10 @@ def test_a_variant_for_tensorrt_is_refused_with_its_emulation() -> None:
     lines = str(caught.value).splitlines()
     assert lines[0] == "No backend can play the variant 'nvfp4-max' here:"
     assert [line.split(":")[0].strip() for line in lines[1:-1]] == list(backends.BACKENDS)
-    assert all("operators that only TensorRT has" in line for line in lines[1:-1])
+    assert lines[1].endswith(
+        "tensorrt: it has no plans (sana-rt build BUNDLE --variant nvfp4-max makes them)."
+    )
+    assert all("operators that only TensorRT has" in line for line in lines[2:-1])
     assert "play 'nvfp4-max-emulation'" in lines[-1]
     assert "pip" not in str(caught.value)
     with pytest.raises(BackendError) as caught:
@@ -348,7 +352,8 @@ def test_offers_say_why_for_each_variant() -> None:
 def plan_of(name: str, graph: Graph) -> Plan:
     return Plan(
         path=f"{name}.engine", log=f"{name}.log", flavour="rtx", flavour_version="1",
-        compute_capability="12.0", profile={}, built_from=BuiltFrom("0" * 64, ()), options={},
+        compute_capability="12.0", profile={}, options={},
+        built_from=BuiltFrom(HASH, (), made("max", "device")),
         inputs=graph.inputs, outputs=graph.outputs, activation_bytes=len(name), weight_bytes=7,
         user_allocation=True,
     )  # fmt: skip
@@ -398,14 +403,15 @@ def test_a_backend_may_open_plans(
     with pytest.raises(BackendError, match=r"'bf16': it has no plans for sm120; 'nvfp4-max': .*"):
         backends.select("auto", variants, None)
 
-    file = File("solver.engine", 1, "0" * 64)
+    files = File("solver.engine", 1, HASH), File(graph.path, 1, HASH)
     spec = PRESETS["sana-video-2b-480p"]
-    manifest = Manifest(FORMAT, FORMAT_VERSION, "", spec, (file,), variants)
+    manifest = Manifest(FORMAT, FORMAT_VERSION, "", spec, files, variants)
     graphs = Graphs(Bundle(path.parent, manifest), name, backend)
     with pytest.raises(BackendError, match="no card"):
         graphs.open("solver")
     (opened,) = backend.opened
     assert (opened.name, opened.path) == ("solver", path.parent / "solver.engine")
+    assert (opened.sha256, opened.variant) == (HASH, "nvfp4-max")
     assert isinstance(opened.entry, Plan)
     assert graphs.activation_bytes(names) == len("block_00")
     assert weight_bytes({}, graphs.signatures) == {"block_00": 7, "solver": 7}
