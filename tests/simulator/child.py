@@ -8,21 +8,22 @@ on its paths; the reports come back, and pytest shows them as if they were its o
 from __future__ import annotations
 
 import contextlib
-import json
+import multiprocessing
 import os
-import select
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pytest
 
 from tests.simulator import library
 
-PIPES: Final = "SIMULATED_DEVICE_PIPES"
+#: The variable with the file descriptor to talk to the parent through.
+PIPE: Final = "SIMULATED_DEVICE_PIPE"
 PACKAGES: Final = Path(__file__).parent / "packages"
 PATHS: Final = ("LD_LIBRARY_PATH", "PYTHONPATH")
 #: What the paths were before the child's were put in front.
@@ -32,7 +33,7 @@ _PATIENCE: Final = 600.0  # seconds that a test may take
 
 def is_child() -> bool:
     """Whether this process has the simulated driver."""
-    return PIPES in os.environ
+    return PIPE in os.environ
 
 
 def real_environment() -> dict[str, str]:
@@ -51,23 +52,19 @@ class Child:
             "LD_LIBRARY_PATH": [library.folder(config)],
             "PYTHONPATH": [PACKAGES, config.rootpath],
         }
-        commands, ours = os.pipe()
-        theirs, results = os.pipe()
-        self._commands: IO[str] = os.fdopen(ours, "w")
-        self._results: IO[str] = os.fdopen(theirs, "r")
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         command = [sys.executable, "-m", "pytest", "-p", "tests.simulator.child", str(file)]
-        self._process = subprocess.Popen(
-            command,
-            cwd=config.rootpath,
-            env=_environment(paths, f"{commands},{results}"),
-            stdin=subprocess.DEVNULL,
-            stdout=self._said,
-            stderr=subprocess.STDOUT,
-            pass_fds=(commands, results),
-        )
-        os.close(commands)
-        os.close(results)
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        self._pipe, theirs = multiprocessing.Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                cwd=config.rootpath,
+                env=_environment(paths, theirs.fileno()),
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=subprocess.STDOUT,
+                pass_fds=(theirs.fileno(),),
+            )
 
     def run(self, item: str, following: str | None) -> Iterator[dict[str, Any]]:
         """The reports of a test, serialized.
@@ -76,25 +73,20 @@ class Child:
             ChildProcessError: the process has ended, or did not answer.
         """
         try:
-            print(json.dumps([item, following]), file=self._commands, flush=True)
-        except OSError:
-            raise ChildProcessError(self._last_words()) from None
-        while True:
-            ready, _, _ = select.select([self._results], [], [], _PATIENCE)
-            line = self._results.readline() if ready else ""
-            if not line:
-                raise ChildProcessError(self._last_words())
-            report = json.loads(line)
-            if report is None:
-                return
-            yield report
+            self._pipe.send((item, following))
+            while self._pipe.poll(_PATIENCE):
+                report = self._pipe.recv()
+                if report is None:
+                    return
+                yield report
+        except (EOFError, OSError):
+            pass
+        raise ChildProcessError(self._last_words())
 
     def close(self) -> None:
         """Let the process end."""
-        with contextlib.suppress(BrokenPipeError):
-            self._commands.close()
+        self._pipe.close()
         self._process.wait(_PATIENCE)
-        self._results.close()
         self._said.close()
 
     def _last_words(self) -> str:
@@ -104,13 +96,13 @@ class Child:
         return f"the process of the simulated device ended ({code}):\n{self._said.read()}"
 
 
-def _environment(paths: Mapping[str, list[Path]], pipes: str) -> dict[str, str]:
+def _environment(paths: Mapping[str, list[Path]], pipe: int) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     for name, ahead in paths.items():
         before = os.environ.get(name, "")
         ours[ORIGINAL + name] = before
         ours[name] = os.pathsep.join(filter(None, [*map(str, ahead), before]))
-    return ours | {PIPES: pipes}
+    return ours | {PIPE: str(pipe)}
 
 
 # --- The plugin of the child ---
@@ -120,26 +112,22 @@ class Server:
     """Runs the tests that it is asked for, and answers with their reports."""
 
     def __init__(self, config: pytest.Config) -> None:
-        commands, results = map(int, os.environ[PIPES].split(","))
         self._config = config
-        self._commands: IO[str] = os.fdopen(commands)
-        self._results: IO[str] = os.fdopen(results, "w")
+        self._pipe = Connection(int(os.environ[PIPE]))
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         items = {item.nodeid: item for item in session.items}
-        for line in self._commands:
-            name, following = json.loads(line)
-            item, next_item = items[name], items.get(following)
-            self._config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
-            self._answer(None)
+        with contextlib.suppress(EOFError):
+            while True:
+                name, following = self._pipe.recv()
+                item, next_item = items[name], items.get(following)
+                self._config.hook.pytest_runtest_protocol(item=item, nextitem=next_item)
+                self._pipe.send(None)
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         serialize = self._config.hook.pytest_report_to_serializable
-        self._answer(serialize(config=self._config, report=report))
-
-    def _answer(self, message: object) -> None:
-        print(json.dumps(message), file=self._results, flush=True)
+        self._pipe.send(serialize(config=self._config, report=report))
 
 
 def pytest_configure(config: pytest.Config) -> None:

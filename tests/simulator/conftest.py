@@ -78,12 +78,16 @@ def device() -> Iterator[Device]:
 
 
 @pytest.fixture(scope="session")
-def plan_bundle(small_bundle: Path, pytestconfig: pytest.Config) -> Path:
+def plan_bundle(request: pytest.FixtureRequest) -> Path:
     """The small bundle with plans of ``fp32`` for SM120, built by the real TensorRT-RTX.
 
     Do not write into it.
     """
-    return kept(pytestconfig, "plan-bundle", lambda folder: _build(small_bundle, folder))
+
+    def make(folder: Path) -> None:  # which imports torch, so only if there is none yet
+        _build(request.getfixturevalue("small_bundle"), folder)
+
+    return kept(request.config, "plan-bundle", make)
 
 
 def _build(source: Path, folder: Path) -> None:
