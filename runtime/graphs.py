@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import ManifestReferenceError, UsageError
+from sana_rt.manifest import DimRange, Plan
 from sana_rt.runtime.backends.base import (
     Artifact,
     Backend,
@@ -57,6 +59,25 @@ class Graphs:
     def activation_bytes(self, names: Sequence[str]) -> int | None:
         """See :meth:`Backend.activation_bytes`."""
         return self._backend.activation_bytes([self.signature(name) for name in names])
+
+    @property
+    def context_bytes(self) -> int:
+        """See :attr:`Backend.context_bytes`."""
+        return self._backend.context_bytes
+
+    def trim(self) -> None:
+        """See :meth:`Backend.trim`."""
+        self._backend.trim()
+
+    def check_sizes(self, names: Iterable[str], sizes: Mapping[str, DimRange]) -> None:
+        """Raise :class:`ProfileError` if a plan does not accept the ``sizes`` of dimensions."""
+        remedy = "build the plans for these sizes: sana-rt build BUNDLE --variant "
+        remedy += f"{self.variant} --workload WORKLOAD, or ask for another size or length."
+        for name in names:
+            entry = self.signature(name)
+            if isinstance(entry, Plan):
+                single = {"batch": DimRange.fixed(1)} if graph_names.is_single(name) else {}
+                entry.check_holds(f"The plan of {name}", {**sizes, **single}, remedy)
 
     def open(self, name: str, *, lasting: bool = True) -> Context:
         """Load a graph, unless it is; see :meth:`Backend.open`."""

@@ -141,7 +141,13 @@ class Context(ABC):
 
 
 class Backend(ABC):
-    """A way to run graphs on one device."""
+    """A way to run graphs on one device.
+
+    ``context_bytes`` are an allowance for what an opened artifact keeps on the device for itself,
+    beside its weights; how much that is can only be seen when it is open.
+    """
+
+    context_bytes = 0
 
     def __init__(self, name: str, memory: Memory) -> None:
         self.name = name
@@ -173,6 +179,9 @@ class Backend(ABC):
         """Memory for activations that these share, or None if it is sized while they run."""
         del entries
         return None
+
+    def trim(self) -> None:  # noqa: B027 (most hold nothing between artifacts)
+        """Give back memory that only artifacts used which are closed by now."""
 
     def close(self) -> None:
         """Give back what the device holds for it; afterwards nothing of it can be used."""

@@ -27,6 +27,7 @@ class Card:
 
 def test_a_plan(plans: Path, device: Device) -> None:
     import tensorrt_rtx as trt
+
     bundle = Bundle.open(plans)
     plan = bundle.manifest.variants["fp32"].plans["sm120"]["timestep"]
     card = Card()
@@ -35,19 +36,26 @@ def test_a_plan(plans: Path, device: Device) -> None:
     print(runtime.get_engine_validity(blob[:64]))
     engine = runtime.deserialize_cuda_engine(blob)
     config = engine.create_runtime_config()
-    config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.set_execution_context_allocation_strategy(
+        trt.ExecutionContextAllocationStrategy.USER_MANAGED
+    )
+    config.dynamic_shapes_kernel_specialization_strategy = (
+        trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    )
     context = engine.create_execution_context(config)
     context.set_optimization_profile_async(0, card.stream)
     for spec in plan.inputs:
-        context.set_input_shape(spec.name, tuple({"batch": 2, "frames": 5}.get(d, d) for d in spec.shape))
+        context.set_input_shape(
+            spec.name, tuple({"batch": 2, "frames": 5}.get(d, d) for d in spec.shape)
+        )
     assert context.infer_shapes() == []
     need = context.update_device_memory_size_for_shapes()
     arena = int(ok(driver.cuMemAlloc(need)))
     context.set_device_memory(arena, need)
     for spec in (*plan.inputs, *plan.outputs):
         shape = tuple(context.get_tensor_shape(spec.name))
-        n = 4*int(np.prod(shape)); a = int(ok(driver.cuMemAlloc(n)))
+        n = 4 * int(np.prod(shape))
+        a = int(ok(driver.cuMemAlloc(n)))
         print(spec.name, shape, n)
         ok(driver.cuMemsetD8Async(a, 0, n, card.stream))
         assert context.set_tensor_address(spec.name, a)

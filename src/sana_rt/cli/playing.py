@@ -22,7 +22,9 @@ from sana_rt.errors import UsageError
 from sana_rt.model_spec import SolverName
 
 if TYPE_CHECKING:
+    from sana_rt.runtime.memory import MemoryPlan
     from sana_rt.runtime.pipeline import Progress
+    from sana_rt.runtime.session import Session
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _STAGES: Final = {
@@ -126,6 +128,12 @@ _OPTIONS: Final = (
         help="What to run the graphs with: tensorrt (plans of `sana-rt build`), onnxruntime-cuda, "
         "onnxruntime (CPU), or auto, the first of them that works.",
     ),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Device memory to use at most, such as 8GB or 7.5GiB; what does not fit at the same "
+        "time is loaded in turns, which is slower.  [default: what is free]",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
     click.option(
         "--cuda-graph/--no-cuda-graph",
@@ -148,7 +156,7 @@ _OPTIONS: Final = (
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Check the options and show the memory needed; generate nothing.",
+        help="Check the options and the memory needed, and show it by phase; generate nothing.",
     ),
 )
 
@@ -180,6 +188,12 @@ def given_options(
             "There is no prompt.", expected="PROMPT, --prompt-embeds, or a prompt in --config."
         )
     return given
+
+
+def show_plan(session: Session, plan: MemoryPlan) -> None:
+    """Print a plan, or refuse it."""
+    session.check(plan)
+    click.echo(plan.table())
 
 
 class Reporter:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sana_rt.cli import paths
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
+from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
 from sana_rt.errors import SanaRTError, UsageError
 from sana_rt.interrupts import deferred
 
@@ -73,6 +73,7 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
     cuda_graph: bool,
     timeout: float,
@@ -108,6 +109,7 @@ def command(
         threads=threads,
         cuda_graph=cuda_graph,
         timeout=timeout,
+        max_memory=max_memory,
     )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
@@ -120,7 +122,7 @@ def command(
     request = session.request(resume=state, seconds=seconds, **given)
     inputs = brought(request, prompt_embeds=prompt_embeds)
     if dry_run:
-        click.echo(session.plan(request, inputs).table())
+        show_plan(session, session.plan(request, inputs))
         return
     reporter = Reporter()
     with reporter.shown(), deferred() as held:
