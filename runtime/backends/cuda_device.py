@@ -211,6 +211,9 @@ class Device:
         self._capturing = False
         try:
             return self.call(cuda.cuStreamEndCapture, self.stream)
+        except BackendError:
+            self._answer(cuda.cuStreamEndCapture, self.stream)  # whatever failed, it has to end
+            raise
         finally:
             waiting, self._later = self._later, []
             for function, handle in waiting:

@@ -1,10 +1,9 @@
-"""A program as one CUDA graph: run once, captured, and from then on launched."""
+"""A program as one CUDA graph: run once, captured, and launched from then on."""
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cuda.bindings import driver as cuda
@@ -16,40 +15,41 @@ from sana_rt.runtime.backends.plan_context import PlanBinding
 
 
 class NotCapturedWarning(UserWarning):
-    """A step that is played launch by launch, because it cannot be captured."""
+    """A step whose graphs are launched one by one, because it cannot be captured."""
 
 
 class CapturedProgram(Program):
-    """Commands that the second run captures: a launch of theirs costs the host next to nothing.
+    """Commands that are captured when they have run: launching them costs the host next to nothing.
 
-    The first run warms up: what a plan does only once must not be in the graph.
+    The first run warms up: what a plan does only once must not be in the graph. ``tell`` is called
+    if they cannot be captured; they are then run one by one.
     """
 
-    def __init__(self, commands: Iterable[Command], device: Device) -> None:
+    def __init__(
+        self, commands: Iterable[Command], device: Device, tell: Callable[[str], None]
+    ) -> None:
         super().__init__(commands)
-        self._device = device
+        self._device, self._tell = device, tell
         self._name = _name(self.commands)
-        self._is_warm = False
         self._refused = False
         self._graph: Any = None
         self._destroy: weakref.finalize[..., CapturedProgram] | None = None
 
     def run(self) -> None:
-        """Launch the graph; or run the commands, where there is none yet or can be none."""
-        if self._is_warm and self._graph is None and not self._refused:
-            self._capture()
-        self._device.graph = self._name
+        """Launch the graph; or run the commands, and capture them for the next time."""
         if self._graph is not None:
+            self._device.graph = self._name
             self._device.launch(self._graph)
-        else:
-            super().run()
-            self._is_warm = True
+            return
+        super().run()
+        if not self._refused:
+            self._capture()
 
     def forget(self) -> None:
         """Destroy the graph; the next run warms up again."""
         if self._destroy is not None:
             self._destroy()
-        self._graph, self._destroy, self._is_warm = None, None, False
+        self._graph = self._destroy = None
 
     def _capture(self) -> None:
         bindings = (each for each in self.commands if isinstance(each, PlanBinding))
@@ -61,12 +61,10 @@ class CapturedProgram(Program):
             reason = error.happened
         if reason:
             self._refused = True
-            message = f"Without a CUDA graph, {self._name} are launched one by one: {reason}"
-            warnings.warn(NotCapturedWarning(message), stacklevel=2)
+            self._tell(f"There is no CUDA graph of {self._name}, launched one by one: {reason}")
         else:
-            self._destroy = weakref.finalize(
-                self, self._device.free, cuda.cuGraphExecDestroy, self._graph
-            )
+            destroy = self._device.free, cuda.cuGraphExecDestroy, self._graph
+            self._destroy = weakref.finalize(self, *destroy)
 
 
 def _name(commands: tuple[Command, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -19,7 +20,7 @@ from sana_rt.runtime.backends.base import (
     Program,
 )
 from sana_rt.runtime.backends.cuda import CudaMemory
-from sana_rt.runtime.backends.cuda_graph import CapturedProgram
+from sana_rt.runtime.backends.cuda_graph import CapturedProgram, NotCapturedWarning
 from sana_rt.runtime.backends.plan_context import Place, PlanContext
 from sana_rt.runtime.backends.runtime_cache import RuntimeCache
 from sana_rt.runtime.backends.trt_api import Flavour, Library
@@ -34,7 +35,7 @@ class TensorRT(Backend):
         memory = CudaMemory(options.timeout)
         super().__init__(NAME, memory)
         self._device = memory.device
-        self._captures = options.cuda_graph
+        self._captures, self._told = options.cuda_graph, False
         self._arena = Arena(memory, self._arena_moved)
         self._loaders: dict[Flavour, _Loader] = {}
         self._contexts: weakref.WeakSet[PlanContext] = weakref.WeakSet()
@@ -65,7 +66,7 @@ class TensorRT(Backend):
         """A program that is captured as one CUDA graph, unless that is switched off."""
         if not self._captures:
             return Program(commands)
-        program = CapturedProgram(commands, self._device)
+        program = CapturedProgram(commands, self._device, self._tell)
         self._programs.add(program)
         return program
 
@@ -100,6 +101,12 @@ class TensorRT(Backend):
         if flavour not in self._loaders:
             self._loaders[flavour] = _Loader(Place(Library(flavour), self._device, self._arena))
         return self._loaders[flavour]
+
+    def _tell(self, text: str) -> None:
+        """Why something cannot be captured; the first reason is enough."""
+        if not self._told:
+            self._told = True
+            warnings.warn(NotCapturedWarning(text), stacklevel=2)
 
     def _arena_moved(self) -> None:
         """Graphs hold its address, so they have to be captured again."""
