@@ -6,12 +6,11 @@ import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.conftest import kept
 from tests.simulator.child import Child, is_child, real_environment
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from cuda.bindings import driver
 from cuda.bindings.driver import CUresult
-
 from tests.simulator.card import GLOBAL, RELAXED, THREAD_LOCAL, Card, fill, ok
 from tests.simulator.simulated_cuda import Device
 
@@ -92,9 +91,9 @@ VIOLATIONS: dict[str, tuple[str, Breach]] = {
     ),
     "stream destroyed twice": (
         "a destroyed stream",
-        lambda card: driver.cuStreamDestroy(destroyed_stream()),
+        lambda _: driver.cuStreamDestroy(destroyed_stream()),
     ),
-    "no stream": ("not a stream", lambda card: driver.cuStreamSynchronize(1234)),
+    "no stream": ("not a stream", lambda _: driver.cuStreamSynchronize(1234)),
     "destroyed event": (
         "a destroyed event",
         lambda card: driver.cuEventRecord(destroyed_event(), card.stream),
@@ -105,10 +104,10 @@ VIOLATIONS: dict[str, tuple[str, Breach]] = {
     ),
     "no current context": (
         "no current context",
-        lambda card: without_context(lambda: driver.cuMemAlloc(64)),
+        lambda _: without_context(lambda: driver.cuMemAlloc(64)),
     ),
-    "no context": ("not a context", lambda card: driver.cuCtxSetCurrent(1234)),
-    "no device": ("there is no device", lambda card: driver.cuDeviceGet(1)),
+    "no context": ("not a context", lambda _: driver.cuCtxSetCurrent(1234)),
+    "no device": ("there is no device", lambda _: driver.cuDeviceGet(1)),
 }
 
 
@@ -182,7 +181,10 @@ REFUSED: dict[str, tuple[CUresult, Breach]] = {
         UNSUPPORTED,
         in_capture(lambda card: driver.cuStreamSynchronize(card.stream)),
     ),
-    "query of the stream": (UNSUPPORTED, in_capture(lambda card: driver.cuStreamQuery(card.stream))),
+    "query of the stream": (
+        UNSUPPORTED,
+        in_capture(lambda card: driver.cuStreamQuery(card.stream)),
+    ),
     "wait for the context": (UNSUPPORTED, in_capture(lambda _: driver.cuCtxSynchronize())),
     "wait for an event": (
         UNSUPPORTED,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import threading
 
 import numpy as np
 import pytest
 from cuda.bindings import driver
 from cuda.bindings.driver import CUresult
-
 from tests.simulator.card import Card, fill, ok, peek
 from tests.simulator.simulated_cuda import Device
 
@@ -75,14 +76,13 @@ def test_streams_take_their_turns_in_any_order(device: Device) -> None:
         device.reset(seed=seed)
         card = Card()
         order: list[int] = []
-        streams = [card.stream, card.new_stream()]
-        kernels = [device.kernel(lambda each=each: order.append(each)) for each in range(2)]
-        for stream, kernel in zip(streams, kernels, strict=True):
+        for stream in (card.stream, card.new_stream()):
+            kernel = device.kernel(functools.partial(order.append, int(stream)))
             assert device.launch(int(stream), "kernel", kernel, [])
         ok(driver.cuCtxSynchronize())
-        firsts.add(order[0])
+        firsts.add(order[0] == int(card.stream))
         card.close()
-    assert firsts == {0, 1}
+    assert firsts == {True, False}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -143,14 +143,23 @@ def test_events_measure_time(card: Card) -> None:
     assert 0 <= ok(driver.cuEventElapsedTime(start, end)) < 1000
 
 
-def test_host_functions_run_in_their_turn(card: Card) -> None:
-    pinned, memory = card.pinned(), card.memory()
-    write = threading.Event()
+def test_host_functions_run_in_their_turn_and_may_write(card: Card, device: Device) -> None:
+    memory, pinned, said = card.memory(), card.pinned(), list[int]()
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    def write(_: int) -> None:
+        said.append(int(peek(pinned)[0]))
+        fill(pinned, 8)
+
     ok(card.clear(memory, 5))
     ok(card.copy(pinned, memory))
-    assert not write.is_set()
-    ok(driver.cuStreamSynchronize(card.stream))
-    assert (peek(pinned) == 5).all()
+    pointer = ctypes.cast(write, ctypes.c_void_p).value
+    ok(driver.cuLaunchHostFunc(card.stream, driver.CUhostFn(pointer), 0))
+    ok(card.copy(memory, pinned))
+    assert said == []
+    assert (card.read(memory) == 8).all()
+    assert said == [5]
+    assert device.report().violations == []
 
 
 def test_memory_is_limited(device: Device) -> None:

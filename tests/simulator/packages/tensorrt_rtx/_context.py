@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.simulator.simulated_cuda import Range, device
+
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.backends.base import Artifact
 from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.tensors import num_bytes, unify
-from tests.simulator.simulated_cuda import Range, device
 from tensorrt_rtx import _environment
 from tensorrt_rtx._config import IRuntimeConfig
 from tensorrt_rtx._enumerations import (
@@ -246,7 +247,9 @@ class IExecutionContext:
             cache._kernels.add(digest)
         if not self._hold(_PERSISTENT_BYTES, "a context"):
             return False
-        return self._user_managed or self._hold(max(self._plan.activation_bytes, 256), "activations")
+        return self._user_managed or self._hold(
+            max(self._plan.activation_bytes, 256), "activations"
+        )
 
     def _hold(self, nbytes: int, what: str) -> bool:
         address = device.allocate(nbytes, f"TensorRT, {what} of {self.name}")
@@ -295,7 +298,7 @@ class IExecutionContext:
 
 
 class _Run:
-    """A run on fixed buffers. A graph may outlive its context, and must not be replayed then."""
+    """A run on fixed buffers; its context owns it."""
 
     def __init__(self, context: IExecutionContext) -> None:
         plan, dims = context._plan, context._dims()
@@ -318,10 +321,10 @@ class _Run:
         if self._arena[1]:
             self.ranges.append(Range(*self._arena, writes=True))
         self._bound: Any = None
-        me, name = weakref.ref(self), context.name
-        self.kernel = device.kernel(lambda: _play(me(), name))
+        me = weakref.WeakMethod(self.play)
+        self.kernel = device.kernel(lambda: _play(me))
 
-    def __call__(self) -> None:
+    def play(self) -> None:
         """Run on the bytes of the buffers; the arena holds nothing before and nothing after."""
         self._spoil_arena()
         if self._bound is None:
@@ -348,10 +351,10 @@ class _Run:
             ctypes.memset(storage, _POISON, self._arena[1])
 
 
-def _play(run: _Run | None, name: str) -> None:
-    if run is None:
-        raise RuntimeError(f"a graph runs {name} in a context that was destroyed")
-    run()
+def _play(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    play = method()
+    assert play is not None, "a context owns memory, without which its runs are refused"
+    play()
 
 
 def _session(artifact: Artifact, *, lasting: bool) -> Any:
