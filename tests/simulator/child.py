@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-
 from tests.simulator import library
 
 #: The variable with the file descriptor to talk to the parent through.

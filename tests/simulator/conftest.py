@@ -6,16 +6,16 @@ import gc
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.conftest import kept
 from tests.simulator.child import Child, is_child, real_environment
 
 if TYPE_CHECKING:
+    from tests.simulator.card import Card
     from tests.simulator.simulated_cuda import Device
 
 _CHILDREN = pytest.StashKey[dict[Path, Child]]()
@@ -64,17 +64,25 @@ def _report(item: pytest.Item, outcome: str, why: object) -> pytest.TestReport:
 def device() -> Iterator[Device]:
     """The simulated device, new for every test, which may break no rule and leave nothing."""
     from tests.simulator.simulated_cuda import device
-    from tensorrt_rtx import _environment
 
-    gc.collect()
     device.reset()
-    _environment.reset()
     yield device
     device.release()
-    gc.collect()
+    if device.report().leaks:
+        gc.collect()
     report = device.report()
     assert report.violations == []
     assert report.failed or report.leaks == []
+
+
+@pytest.fixture
+def card(device: Device) -> Iterator[Card]:
+    """The device in use: a context, a stream, and what tests ask of it."""
+    from tests.simulator.card import Card
+
+    card = Card()
+    yield card
+    card.close()
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +105,10 @@ def _build(source: Path, folder: Path) -> None:
 
 
 @pytest.fixture
-def plans(plan_bundle: Path) -> Path:
+def plans(plan_bundle: Path) -> Iterator[Path]:
     """A bundle whose plans the stand-in of TensorRT-RTX can play."""
     from tensorrt_rtx import _environment
 
     _environment.bundles.append(plan_bundle)
-    return plan_bundle
+    yield plan_bundle
+    _environment.reset()

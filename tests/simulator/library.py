@@ -57,7 +57,8 @@ def _compile(compiler: str, root: Path) -> None:
     running = [
         subprocess.Popen([*compile_one, source, "-o", made]) for source, made in objects.items()
     ]
-    if any([process.wait() for process in running]):
+    codes = [process.wait() for process in running]
+    if any(codes):
         raise ChildProcessError("the simulated device does not compile")
     link = [compiler, "-shared", "-pthread", f"-Wl,-soname,{SONAME}", *objects.values()]
     subprocess.run([*link, "-o", str(root / SONAME)], check=True)

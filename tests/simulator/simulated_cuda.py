@@ -195,7 +195,7 @@ class Device:
         self._library.cuMemFree_v2(ctypes.c_ulonglong(address))
 
     def storage(self, address: int, nbytes: int) -> int | None:
-        """Where a kernel finds the bytes of device memory; None, and a violation, if it does not."""
+        """Where the bytes of device memory are, or None and a violation."""
         return self._library.simBytes(address, nbytes)
 
     def launch(self, stream: int, name: str, kernel: int, ranges: Sequence[Range]) -> bool:

@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from tests.simulator.simulated_cuda import device
+
 from tensorrt_rtx import _environment
 from tensorrt_rtx._enumerations import (
     CudaGraphStrategy,

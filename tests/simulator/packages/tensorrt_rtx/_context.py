@@ -10,14 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+from tests.simulator.simulated_cuda import Range, device
 
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.backends.base import Artifact
-from sana_rt.runtime.backends.buffers import HOST_DTYPES, Buffer
+from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.tensors import num_bytes, unify
-from tests.simulator.simulated_cuda import Range, device
 from tensorrt_rtx import _environment
 from tensorrt_rtx._config import IRuntimeConfig
 from tensorrt_rtx._enumerations import (
@@ -299,7 +298,7 @@ class IExecutionContext:
 
 
 class _Run:
-    """A run on fixed buffers. A graph may outlive its context, and must not be replayed then."""
+    """A run on fixed buffers; its context owns it."""
 
     def __init__(self, context: IExecutionContext) -> None:
         plan, dims = context._plan, context._dims()
@@ -307,8 +306,6 @@ class _Run:
             spec.name: (spec.dtype, tuple(dims.get(str(dim), dim) for dim in spec.shape))
             for spec in (*plan.inputs, *plan.outputs)
         }
-        if any(isinstance(dim, str) for _, shape in self._buffers.values() for dim in shape):
-            self._infer(context)
         self._addresses = dict(context._addresses)
         self._arena = (context._memory[0], context._needed) if context._user_managed else (0, 0)
         self._inputs = [spec.name for spec in plan.inputs]
@@ -324,27 +321,16 @@ class _Run:
         if self._arena[1]:
             self.ranges.append(Range(*self._arena, writes=True))
         self._bound: Any = None
-        me, name = weakref.ref(self), context.name
-        self.kernel = device.kernel(lambda: _play(me(), name))
+        me = weakref.WeakMethod(self.play)
+        self.kernel = device.kernel(lambda: _play(me))
 
-    def __call__(self) -> None:
+    def play(self) -> None:
         """Run on the bytes of the buffers; the arena holds nothing before and nothing after."""
         self._spoil_arena()
         if self._bound is None:
             self._bound = self._bind()
         self._bound.run()
         self._spoil_arena()
-
-    def _infer(self, context: IExecutionContext) -> None:
-        """Dimensions of outputs that no input has, by a run on zeros."""
-        session = _session(context.engine._source.artifact, lasting=False)._session
-        zeros = {
-            spec.name: np.zeros(self._buffers[spec.name][1], HOST_DTYPES[spec.dtype])
-            for spec in context._plan.inputs
-        }
-        names = [spec.name for spec in context._plan.outputs]
-        for name, value in zip(names, session.run(names, zeros), strict=True):
-            self._buffers[name] = (self._buffers[name][0], value.shape)
 
     def _bind(self) -> Any:
         session = _session(self._artifact, lasting=self._lasting)
@@ -365,10 +351,10 @@ class _Run:
             ctypes.memset(storage, _POISON, self._arena[1])
 
 
-def _play(run: _Run | None, name: str) -> None:
-    if run is None:
-        raise RuntimeError(f"a graph runs {name} in a context that was destroyed")
-    run()
+def _play(method: weakref.WeakMethod[Callable[[], None]]) -> None:
+    play = method()
+    assert play is not None, "a context owns memory, without which its runs are refused"
+    play()
 
 
 def _session(artifact: Artifact, *, lasting: bool) -> Any:

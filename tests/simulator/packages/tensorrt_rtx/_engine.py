@@ -7,10 +7,11 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+from tests.simulator.simulated_cuda import device
+
 from sana_rt.bundle import Bundle
 from sana_rt.manifest import Graph, Plan
 from sana_rt.runtime.backends.base import Artifact
-from tests.simulator.simulated_cuda import device
 from tensorrt_rtx import _environment
 from tensorrt_rtx._config import IRuntimeConfig
 from tensorrt_rtx._context import IExecutionContext
@@ -131,6 +132,7 @@ class ICudaEngine:
         return _DTYPES[self._tensors[name].dtype]
 
     def get_tensor_location(self, name: str) -> TensorLocation:
+        assert name in self._tensors
         return TensorLocation.DEVICE
 
     def get_tensor_shape(self, name: str) -> Dims:
@@ -164,7 +166,8 @@ class ICudaEngine:
         if not self._deferred or not self.weights_loaded:
             self._log("there are no weights to unload")
             return False
-        self._check_idle("weights are unloaded")
+        if device.is_used(self._address):
+            device.violation(f"weights are unloaded while {self.name} runs")
         self._weights()
         self._weights = None
         return True
@@ -176,18 +179,8 @@ class ICudaEngine:
             self._log(f"OutOfMemory: {nbytes} bytes for weights could not be allocated")
             return False
         self._address = address
-        self._weights = weakref.finalize(self, _give_back, address, f"weights of {self.name}")
+        self._weights = weakref.finalize(self, device.free, address)
         return True
-
-    def _check_idle(self, what: str) -> None:
-        if device.is_used(self._address):
-            device.violation(f"{what} while {self.name} runs")
 
     def _log(self, text: str) -> None:
         self._runtime.logger.log(Severity.ERROR, f"{self.name}: {text}")
-
-
-def _give_back(address: int, what: str) -> None:
-    if device.is_used(address):
-        device.violation(f"{what} are given back while work that uses them is not done")
-    device.free(address)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.simulator.simulated_cuda import SONAME
+
 from tensorrt_rtx._enumerations import EngineInvalidityDiagnostics
 
 #: The variable with the folders of bundles whose plans can be played, as in PATH.
