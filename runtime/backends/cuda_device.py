@@ -212,7 +212,9 @@ class Device:
         try:
             return self.call(cuda.cuStreamEndCapture, self.stream)
         except BackendError:
-            self._answer(cuda.cuStreamEndCapture, self.stream)  # whatever failed, it has to end
+            status, *graph = self._answer(cuda.cuStreamEndCapture, self.stream)
+            if status == cuda.CUresult.CUDA_SUCCESS:  # the failed call did not end it
+                self.release(cuda.cuGraphDestroy, *graph)
             raise
         finally:
             waiting, self._later = self._later, []

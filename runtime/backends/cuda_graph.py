@@ -51,6 +51,10 @@ class CapturedProgram(Program):
             self._destroy()
         self._graph = self._destroy = None
 
+    def arena_moved(self) -> None:
+        """The graph has its old address."""
+        self.forget()
+
     def _capture(self) -> None:
         bindings = (each for each in self.commands if isinstance(each, PlanBinding))
         reason = next(filter(None, (each.uncapturable for each in bindings)), "")
