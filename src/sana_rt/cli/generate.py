@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sana_rt.cli import paths
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
+from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
 from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -82,11 +85,19 @@ def command(
     from sana_rt.runtime.session import Session
 
     given = given_options(config, options, prompted=prompt_embeds is not None)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     request = session.request(conditioned=image is not None, **given)
     inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
-        click.echo(session.plan(request, inputs, decode=output is not None).table())
+        show_plan(session, session.plan(request, inputs, decode=output is not None))
         return
     reporter = Reporter()
     with reporter.shown():

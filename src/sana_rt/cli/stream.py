@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sana_rt.cli import paths
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
+from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
 from sana_rt.errors import SanaRTError, UsageError
 from sana_rt.interrupts import deferred
 
@@ -73,7 +73,10 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -99,7 +102,15 @@ def command(
     options["prompt"], schedule = scheduled(options["prompt"], prompts_at, recommit=recommit)
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
             f"{session.model.name!r} generates a clip in one piece, so there is no state to save.",
@@ -111,7 +122,7 @@ def command(
     request = session.request(resume=state, seconds=seconds, **given)
     inputs = brought(request, prompt_embeds=prompt_embeds)
     if dry_run:
-        click.echo(session.plan(request, inputs).table())
+        show_plan(session, session.plan(request, inputs))
         return
     reporter = Reporter()
     with reporter.shown(), deferred() as held:

@@ -25,7 +25,7 @@ from sana_rt.errors import (
     UsageError,
 )
 from sana_rt.manifest import Manifest
-from sana_rt.runtime import session as sessions
+from sana_rt.runtime import prompts
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.request import Request, for_model
@@ -96,13 +96,13 @@ def test_embeddings_of_the_prompts_give_the_same_latents(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[PromptEmbeds, ...]] = []
-    project = sessions.prompts.project
+    project = prompts.project
 
     def spy(graphs: Any, buffers: Any, embeds: tuple[PromptEmbeds, ...]) -> None:
         seen.append(embeds)
         project(graphs, buffers, embeds)
 
-    monkeypatch.setattr(sessions.prompts, "project", spy)
+    monkeypatch.setattr(prompts, "project", spy)
     prompted = latents(session, request(session))
     (embeds,) = seen
     negative, positive = embeds

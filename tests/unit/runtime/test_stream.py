@@ -168,7 +168,7 @@ def test_bytes_of_the_state_are_the_manifests(session: Session) -> None:
     assert sum(state.tensors[name].nbytes for name in NAMES) == expected
     plan = session.plan(small(session))
     carried = [one for one in plan.regions if one.name in NAMES]
-    assert sum(plan._bytes(one) for one in carried) == expected
+    assert plan.size_of(tuple(carried)) == expected
 
 
 def test_nothing_is_allocated_after_the_first_chunk(session: Session) -> None:
