@@ -10,11 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from tests.simulator.simulated_cuda import Range, device
 
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.backends.base import Artifact
-from sana_rt.runtime.backends.buffers import Buffer
+from sana_rt.runtime.backends.buffers import HOST_DTYPES, Buffer
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.tensors import num_bytes, unify
 from tensorrt_rtx import _environment
@@ -306,6 +308,8 @@ class _Run:
             spec.name: (spec.dtype, tuple(dims.get(str(dim), dim) for dim in spec.shape))
             for spec in (*plan.inputs, *plan.outputs)
         }
+        if any(isinstance(dim, str) for _, shape in self._buffers.values() for dim in shape):
+            self._infer(context)
         self._addresses = dict(context._addresses)
         self._arena = (context._memory[0], context._needed) if context._user_managed else (0, 0)
         self._inputs = [spec.name for spec in plan.inputs]
@@ -331,6 +335,17 @@ class _Run:
             self._bound = self._bind()
         self._bound.run()
         self._spoil_arena()
+
+    def _infer(self, context: IExecutionContext) -> None:
+        """Dimensions of outputs that no input has, by a run on zeros."""
+        session = _session(context.engine._source.artifact, lasting=False)._session
+        zeros = {
+            spec.name: np.zeros(self._buffers[spec.name][1], HOST_DTYPES[spec.dtype])
+            for spec in context._plan.inputs
+        }
+        names = [spec.name for spec in context._plan.outputs]
+        for name, value in zip(names, session.run(names, zeros), strict=True):
+            self._buffers[name] = (self._buffers[name][0], value.shape)
 
     def _bind(self) -> Any:
         session = _session(self._artifact, lasting=self._lasting)
