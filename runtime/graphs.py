@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 
 from sana_rt import graph_names
@@ -40,6 +41,7 @@ class Graphs:
         self._observers = self._always
         self._player: object = None
         self._opened: dict[str, Context] = {}
+        weakref.finalize(self, backend.close)
 
     @property
     def opened(self) -> tuple[str, ...]:

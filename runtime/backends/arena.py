@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from typing import Protocol
 
 from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.cuda import CudaMemory
 
 
+class Tenant(Protocol):
+    """What has the arena's address in it."""
+
+    def arena_moved(self) -> None:
+        """Take the new one."""
+
+
 class Arena:
     """Memory at one address, which is in every context and every captured graph.
 
-    So it should have its final size before the first capture; ``moved`` is called where it moves.
+    So it should have its final size before the first capture.
     """
 
-    def __init__(self, memory: CudaMemory, moved: Callable[[], None]) -> None:
-        self._memory, self._moved = memory, moved
+    def __init__(self, memory: CudaMemory) -> None:
+        self.tenants: weakref.WeakSet[Tenant] = weakref.WeakSet()
+        self._memory = memory
         self._buffer: Buffer | None = None
 
     @property
@@ -39,8 +48,12 @@ class Arena:
             self.resize(nbytes)
 
     def resize(self, nbytes: int) -> None:
-        """Give its memory back and allocate ``nbytes``; with 0 there is no arena."""
+        """Give its memory back and allocate ``nbytes``; the tenants move.
+
+        With 0 there is no arena.
+        """
         self._buffer = None
         if nbytes:
             self._buffer = self._memory.allocate("uint8", (nbytes,))
-            self._moved()
+            for tenant in list(self.tenants):
+                tenant.arena_moved()

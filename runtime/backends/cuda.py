@@ -21,7 +21,7 @@ class CudaMemory(Memory):
     def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__()
         self.device = Device(timeout)
-        weakref.finalize(self, self.device.close)
+        weakref.finalize(self, self.device.close)  # with what is kept until then
 
     @property
     def stream(self) -> int:
@@ -33,7 +33,7 @@ class CudaMemory(Memory):
         self.device.moment = moment
 
     def close(self) -> None:
-        """Destroy the stream."""
+        """Give back all memory, the stream and the context."""
         self.device.close()
 
     def timer(self) -> Timer:
@@ -105,8 +105,7 @@ class EventTimer(Timer):
 
     def mark(self, name: str) -> None:
         """Let ``name`` end here, and what is marked next begin."""
-        event = self._device.event(timing=True)
-        weakref.finalize(self, self._device.release, cuda.cuEventDestroy, event)
+        event = self._device.event(self, timing=True)
         self._device.record(event)
         self._marks.append((name, event))
 
@@ -130,7 +129,7 @@ class _Allocation:
         self.address = int(address)
         self._device, self._nbytes = device, nbytes
         self._staging: _Staging | None = None
-        weakref.finalize(self, device.free, cuda.cuMemFree, self.address)
+        device.keep(self, cuda.cuMemFree, self.address)
 
     def staging(self) -> _Staging:
         """Host memory of the same size, from the first fill on."""
@@ -146,9 +145,8 @@ class _Staging:
         self._device = device
         (address,) = device.call(cuda.cuMemAllocHost, nbytes)
         self.address = int(address)
-        weakref.finalize(self, device.free, cuda.cuMemFreeHost, self.address)
-        self._read = device.event()
-        weakref.finalize(self, device.release, cuda.cuEventDestroy, self._read)
+        device.keep(self, cuda.cuMemFreeHost, self.address)
+        self._read = device.event(self)
 
     def wait(self) -> None:
         """Return when the last copy has been read; at once if there was none."""

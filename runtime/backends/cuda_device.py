@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import time
 import weakref
 from collections.abc import Callable
@@ -64,16 +65,19 @@ class Device:
         self._timeout = timeout
         self._failure = ""
         self._capturing = False
-        self._later: list[tuple[Callable[..., Any], object]] = []
+        self._kept: dict[int, tuple[Callable[..., Any], object]] = {}  # by number, oldest first
+        self._numbers = itertools.count()
         self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._garbage: list[int] = []
         (self._context,) = _checked(cuda.cuDevicePrimaryCtxRetain(device))
         self._release = weakref.finalize(self, cuda.cuDevicePrimaryCtxRelease, device)
         (stream,) = self.call(cuda.cuStreamCreate, cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
         self.stream = int(stream)
+        self._keep(cuda.cuStreamDestroy, stream)
         try:
-            self._idle = self.event()
+            self._idle = self.event(self)
         except SanaRTError:
-            self.release(cuda.cuStreamDestroy, self.stream)
+            self.close()
             raise
 
     def call(self, function: Callable[..., tuple[Any, ...]], *arguments: Any) -> tuple[Any, ...]:
@@ -83,11 +87,21 @@ class Device:
             raise self._error(function, status, arguments)
         return tuple(values)
 
-    def event(self, *, timing: bool = False) -> Any:
-        """A new event; whoever asks for it gives it back."""
+    def keep(
+        self, holder: object, function: Callable[..., Any], handle: object
+    ) -> weakref.finalize[..., Any]:
+        """Give ``handle`` back with ``holder``, or when the device is closed, or when called."""
+        return weakref.finalize(holder, self._give_back, self._keep(function, handle))
+
+    def event(self, holder: object, *, timing: bool = False) -> Any:
+        """A new event, which is given back with ``holder``."""
         flags = cuda.CUevent_flags
         kind = flags.CU_EVENT_DEFAULT if timing else flags.CU_EVENT_DISABLE_TIMING
         (event,) = self.call(cuda.cuEventCreate, kind)
+        if holder is self:
+            self._keep(cuda.cuEventDestroy, event)
+        else:
+            self.keep(holder, cuda.cuEventDestroy, event)
         return event
 
     def record(self, event: Any) -> None:
@@ -122,46 +136,25 @@ class Device:
             work()
         except BaseException:
             with contextlib.suppress(SanaRTError):  # an invalid capture has to be ended, too
-                self.release(cuda.cuGraphDestroy, *self._end_capture())
+                self._destroy(cuda.cuGraphDestroy, *self._end_capture())
             raise
         (graph,) = self._end_capture()
         try:
             (launchable,) = self.call(cuda.cuGraphInstantiate, graph, 0)
         finally:
-            self.release(cuda.cuGraphDestroy, graph)
+            self._destroy(cuda.cuGraphDestroy, graph)
         return launchable
 
     def launch(self, launchable: Any) -> None:
         """Give a captured graph to the stream."""
         self.call(cuda.cuGraphLaunch, launchable, self.stream)
 
-    def release(self, function: Callable[..., Any], handle: object) -> None:
-        """Give something back that the stream does not use any more; raises nothing.
-
-        While work is captured it has to wait. What a lost device held stays where it is: the
-        driver would refuse, or wait for ever.
-        """
-        if self._capturing:
-            self._later.append((function, handle))
-        elif not self.lost:
-            cuda.cuCtxSetCurrent(self._context)
-            function(handle)
-
-    def free(self, function: Callable[..., Any], handle: object) -> None:
-        """:meth:`release` what the stream may be using until it is idle."""
-        try:
-            if self.stream and not self._capturing:
-                self.synchronize()
-        except SanaRTError:
-            return  # lost, or about to be
-        self.release(function, handle)
-
     def close(self) -> None:
-        """Destroy the stream when it is idle; buffers can still be given back."""
-        if self.stream:
-            self.free(cuda.cuEventDestroy, self._idle)
-            self.release(cuda.cuStreamDestroy, self.stream)
-            self.stream = 0
+        """Give everything back, the latest first, and the context."""
+        for number in reversed(list(self._kept)):
+            self._give_back(number)
+        self.stream = 0
+        self._release()
 
     def memory_info(self) -> tuple[int, int]:
         """Free and total bytes."""
@@ -212,12 +205,41 @@ class Device:
         try:
             return self.call(cuda.cuStreamEndCapture, self.stream)
         except BackendError:
-            self._answer(cuda.cuStreamEndCapture, self.stream)  # whatever failed, it has to end
+            status, *graph = self._answer(cuda.cuStreamEndCapture, self.stream)
+            if status == cuda.CUresult.CUDA_SUCCESS:  # the failed call did not end it
+                self._destroy(cuda.cuGraphDestroy, *graph)
             raise
         finally:
-            waiting, self._later = self._later, []
-            for function, handle in waiting:
-                self.free(function, handle)
+            garbage, self._garbage = self._garbage, []
+            for number in garbage:
+                self._give_back(number)
+
+    def _keep(self, function: Callable[..., Any], handle: object) -> int:
+        number = next(self._numbers)
+        self._kept[number] = (function, handle)
+        return number
+
+    def _give_back(self, number: int) -> None:
+        """Give something back; raises nothing.
+
+        While work is captured it has to wait. What a lost device held stays where it is: the
+        driver would refuse, or wait for ever.
+        """
+        if number not in self._kept:
+            return
+        if self._capturing:
+            self._garbage.append(number)
+            return
+        function, handle = self._kept.pop(number)
+        with contextlib.suppress(SanaRTError):
+            if function in _FREEING:  # the rest CUDA destroys when it is not used any more
+                self.synchronize()
+            self._destroy(function, handle)
+
+    def _destroy(self, function: Callable[..., Any], handle: object) -> None:
+        if not self.lost:
+            cuda.cuCtxSetCurrent(self._context)
+            function(handle)
 
     def _error(
         self, function: Callable[..., Any], status: Any, arguments: tuple[Any, ...]
@@ -249,6 +271,7 @@ class Device:
         )
 
 
+_FREEING: Final = (cuda.cuMemFree, cuda.cuMemFreeHost)
 _ALLOCATING: Final = (cuda.cuMemAlloc, cuda.cuMemAllocHost)
 
 
@@ -257,9 +280,6 @@ def _first_device() -> Any:
         _checked(cuda.cuInit(0))
     except RuntimeError as error:  # cuda-python looks for the driver's library now
         raise BackendError(f"NVIDIA's driver is not installed: {error}") from error
-    (count,) = _checked(cuda.cuDeviceGetCount())
-    if count == 0:
-        raise BackendError("CUDA finds no GPU.")
     (device,) = _checked(cuda.cuDeviceGet(0))
     return device
 
@@ -282,6 +302,8 @@ def _describe(device: Any) -> Card:
 def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
     """The values of a call before there is a context, or the error that it reports."""
     status, *values = result
+    if status == cuda.CUresult.CUDA_ERROR_NO_DEVICE:
+        raise BackendError("CUDA finds no GPU.")
     if status != cuda.CUresult.CUDA_SUCCESS:
         raise BackendError(f"A call of CUDA's driver failed ({status.name}).")
     return tuple(values)

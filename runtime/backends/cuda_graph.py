@@ -33,7 +33,7 @@ class CapturedProgram(Program):
         self._name = _name(self.commands)
         self._refused = False
         self._graph: Any = None
-        self._destroy: weakref.finalize[..., CapturedProgram] | None = None
+        self._destroy: weakref.finalize[..., Any] | None = None
 
     def run(self) -> None:
         """Launch the graph; or run the commands, and capture them for the next time."""
@@ -51,6 +51,10 @@ class CapturedProgram(Program):
             self._destroy()
         self._graph = self._destroy = None
 
+    def arena_moved(self) -> None:
+        """The graph has its old address."""
+        self.forget()
+
     def _capture(self) -> None:
         bindings = (each for each in self.commands if isinstance(each, PlanBinding))
         reason = next(filter(None, (each.uncapturable for each in bindings)), "")
@@ -63,8 +67,7 @@ class CapturedProgram(Program):
             self._refused = True
             self._tell(f"There is no CUDA graph of {self._name}, launched one by one: {reason}")
         else:
-            destroy = self._device.free, cuda.cuGraphExecDestroy, self._graph
-            self._destroy = weakref.finalize(self, *destroy)
+            self._destroy = self._device.keep(self, cuda.cuGraphExecDestroy, self._graph)
 
 
 def _name(commands: tuple[Command, ...]) -> str:

@@ -106,7 +106,7 @@ class PlanContext(Context):
         """Activations of its bindings."""
         return max((each.needed_bytes for each in self._executions), default=0)
 
-    def move(self) -> None:
+    def arena_moved(self) -> None:
         """Let all contexts run where the arena is now."""
         for execution in self._executions:
             if execution.shapes:

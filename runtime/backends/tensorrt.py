@@ -36,7 +36,7 @@ class TensorRT(Backend):
         super().__init__(NAME, memory)
         self._device = memory.device
         self._captures, self._told = options.cuda_graph, False
-        self._arena = Arena(memory, self._arena_moved)
+        self._arena = Arena(memory)
         self._loaders: dict[Flavour, _Loader] = {}
         self._contexts: weakref.WeakSet[PlanContext] = weakref.WeakSet()
         self._programs: weakref.WeakSet[CapturedProgram] = weakref.WeakSet()
@@ -60,6 +60,7 @@ class TensorRT(Backend):
         assert isinstance(plan, Plan)
         context = self._loader(plan.flavour).load(artifact, plan, lasting=lasting)
         self._contexts.add(context)
+        self._arena.tenants.add(context)
         return context
 
     def program(self, commands: Iterable[Command]) -> Program:
@@ -68,6 +69,7 @@ class TensorRT(Backend):
             return Program(commands)
         program = CapturedProgram(commands, self._device, self._tell)
         self._programs.add(program)
+        self._arena.tenants.add(program)
         return program
 
     def activation_bytes(self, entries: Iterable[Entry]) -> int | None:
@@ -107,13 +109,6 @@ class TensorRT(Backend):
         if not self._told:
             self._told = True
             warnings.warn(NotCapturedWarning(text), stacklevel=2)
-
-    def _arena_moved(self) -> None:
-        """Graphs hold its address, so they have to be captured again."""
-        for program in list(self._programs):
-            program.forget()
-        for context in list(self._contexts):
-            context.move()
 
 
 class _Loader:

@@ -61,7 +61,8 @@ def session(
 
 
 def bytes_of(plan: MemoryPlan, *names: str) -> int:
-    return plan.size_of(tuple(one for one in plan.regions if one.name in names))
+    """Bytes of tensors, those that each block has one of included."""
+    return plan.size_of(tuple(one for one in plan.regions if one.name.split(".")[0] in names))
 
 
 def column(plan: MemoryPlan, phase: str) -> dict[str, int]:
