@@ -44,6 +44,7 @@ class Card:
         driver.cuCtxSynchronize()
         for function, handle in reversed(self._freed_by):
             function(handle)
+        driver.cuDevicePrimaryCtxRelease(self.device)
 
     def _kept(self, function: Any, handle: Any) -> Any:
         self._freed_by.append((function, handle))

@@ -65,7 +65,11 @@ def device() -> Iterator[Device]:
     """The simulated device, new for every test, which may break no rule and leave nothing."""
     from tests.simulator.simulated_cuda import device
 
+    if device.report().leaks:  # of a test that failed
+        gc.collect()
     device.reset()
+    if environment := sys.modules.get("tensorrt_rtx._environment"):
+        environment.reset()
     yield device
     device.release()
     if device.report().leaks:
@@ -105,10 +109,9 @@ def _build(source: Path, folder: Path) -> None:
 
 
 @pytest.fixture
-def plans(plan_bundle: Path) -> Iterator[Path]:
+def plans(plan_bundle: Path) -> Path:
     """A bundle whose plans the stand-in of TensorRT-RTX can play."""
     from tensorrt_rtx import _environment
 
     _environment.bundles.append(plan_bundle)
-    yield plan_bundle
-    _environment.reset()
+    return plan_bundle

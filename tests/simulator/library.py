@@ -16,7 +16,7 @@ SOURCE: Final = Path(__file__).parent / "device"
 SONAME: Final = "libcuda.so.1"
 FLAGS: Final = (
     *("-std=c++20", "-O1", "-g", "-fPIC", "-pthread", "-fvisibility=hidden"),
-    *("-Wall", "-Wextra", "-Wno-missing-field-initializers"),
+    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Wno-unused-parameter"),
 )
 #: The enumerations of cuda-python that the source uses.
 ENUMERATIONS: Final = (

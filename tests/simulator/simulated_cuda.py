@@ -54,7 +54,7 @@ _ARGUMENTS: Final = {
 
 @dataclass(frozen=True)
 class Report:
-    """What happened on the device: since the last mark calls, bytes and peaks, else all of it."""
+    """What happened on the device; calls, bytes, allocations and peaks since the last mark."""
 
     calls: dict[str, int]
     bytes: dict[str, int]  # by kind of copy, such as "pinned to device"
@@ -78,8 +78,8 @@ class Report:
 
     @property
     def leaks(self) -> list[str]:
-        """What has not been given back; the context's reference is not counted."""
-        kinds = ("streams", "events", "graphs", "executable_graphs", "captures")
+        """What has not been given back."""
+        kinds = ("streams", "events", "graphs", "executable_graphs", "captures", "contexts")
         counted = [f"{getattr(self, kind)} {kind}" for kind in kinds if getattr(self, kind)]
         return self.blocks + counted
 
@@ -122,7 +122,7 @@ class Device:
         return Report(**json.loads(self._library.simReport()))
 
     def mark(self) -> None:
-        """Count calls, bytes and peaks from here on."""
+        """Count calls, bytes, allocations and peaks from here on."""
         self._library.simMark()
 
     def fail(self, call: str, nth: int = 1, result: int = 2, *, sticky: bool = False) -> None:

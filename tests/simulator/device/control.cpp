@@ -143,11 +143,12 @@ CONTROL int simIsUsed(CUdeviceptr address) {
 
 CONTROL int simHasContext() { return current_context != nullptr; }
 
-// Count calls and bytes from here on.
+// Count calls, bytes, allocations and peaks from here on.
 CONTROL void simMark() {
   const auto lock = locked();
   device.calls.clear();
   device.bytes.clear();
+  device.memory.allocations = 0;
   for (const int side : {0, 1}) device.memory.peak_bytes[side] = device.memory.live_bytes[side];
 }
 

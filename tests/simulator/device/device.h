@@ -86,7 +86,7 @@ class Memory {
  public:
   std::size_t total = std::size_t{32} << 30;
   std::size_t live_bytes[2] = {}, peak_bytes[2] = {}, live_blocks[2] = {};
-  std::uint64_t allocations = 0;
+  std::uint64_t allocations = 0;  // since the last mark
 
   CUdeviceptr allocate(Place place, std::size_t bytes, const std::string& label);
   void release(Block& block);
@@ -106,6 +106,7 @@ class Memory {
   CUdeviceptr reserve(std::size_t bytes);
   std::map<CUdeviceptr, Block> blocks_;
   CUdeviceptr first_ = 0, next_ = 0, end_ = 0, oldest_ = 0;
+  std::uint64_t ordinals_ = 0;
 };
 
 // --- Work -------------------------------------------------------------------------------------

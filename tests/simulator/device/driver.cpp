@@ -265,7 +265,7 @@ void instantiate(CUgraphExec* exec, CUgraph handle) {
 
 // --- Initialization, device, context -----------------------------------------------------------
 
-API CUresult cuInit(unsigned int) {
+API CUresult cuInit(unsigned int Flags) {
   return call("cuInit", kAlways, [] {
     if (device.card.count == 0) fail(CUDA_ERROR_NO_DEVICE, "there is no device");
     device.initialized = true;
@@ -276,11 +276,11 @@ API CUresult cuDriverGetVersion(int* driverVersion) {
   return call("cuDriverGetVersion", kAlways, [&] { give(driverVersion, device.card.driver); });
 }
 
-API CUresult cuDeviceGet(CUdevice* out, int ordinal) {
+API CUresult cuDeviceGet(CUdevice* device, int ordinal) {
   return call("cuDeviceGet", kNoContext, [&] {
-    if (ordinal < 0 || ordinal >= device.card.count)
+    if (ordinal < 0 || ordinal >= ::device.card.count)
       violate(CUDA_ERROR_INVALID_DEVICE, "there is no device " + std::to_string(ordinal));
-    give(out, ordinal);
+    give(device, ordinal);
   });
 }
 
@@ -288,7 +288,7 @@ API CUresult cuDeviceGetCount(int* count) {
   return call("cuDeviceGetCount", kNoContext, [&] { give(count, device.card.count); });
 }
 
-API CUresult cuDeviceGetName(char* name, int len, CUdevice) {
+API CUresult cuDeviceGetName(char* name, int len, CUdevice dev) {
   return call("cuDeviceGetName", kNoContext, [&] {
     if (len <= 0) violate(CUDA_ERROR_INVALID_VALUE, "no room for the name");
     std::strncpy(name, device.card.name.c_str(), static_cast<std::size_t>(len));
@@ -296,18 +296,18 @@ API CUresult cuDeviceGetName(char* name, int len, CUdevice) {
   });
 }
 
-API CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice) {
+API CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice dev) {
   return call("cuDeviceGetUuid", kNoContext, [&] {
     std::memset(uuid->bytes, 0, sizeof uuid->bytes);
     std::strncpy(uuid->bytes, "simulated card", sizeof uuid->bytes);
   });
 }
 
-API CUresult cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice) {
+API CUresult cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice dev) {
   return call("cuDeviceTotalMem", kNoContext, [&] { give(bytes, device.memory.total); });
 }
 
-API CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevice) {
+API CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevice dev) {
   return call("cuDeviceGetAttribute", kNoContext, [&] {
     switch (attrib) {
       case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: return give(pi, device.card.major);
@@ -323,21 +323,21 @@ API CUresult cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevice) 
   });
 }
 
-API CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice) {
+API CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev) {
   return call("cuDevicePrimaryCtxRetain", kNoContext, [&] {
     give(pctx, device.primary());
     ++device.retained;
   });
 }
 
-API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
+API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev) {
   return call("cuDevicePrimaryCtxRelease", kNoContext | kAlways, [] {
     if (device.retained == 0) violate(CUDA_ERROR_INVALID_CONTEXT, "released more than retained");
     --device.retained;
   });
 }
 
-API CUresult cuDevicePrimaryCtxGetState(CUdevice, unsigned int* flags, int* active) {
+API CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, int* active) {
   return call("cuDevicePrimaryCtxGetState", kNoContext, [&] {
     give(flags, 0u);
     give(active, static_cast<int>(device.retained != 0));
@@ -356,8 +356,8 @@ API CUresult cuCtxGetCurrent(CUcontext* pctx) {
   return call("cuCtxGetCurrent", kAlways, [&] { give(pctx, current_context); });
 }
 
-API CUresult cuCtxGetDevice(CUdevice* out) {
-  return call("cuCtxGetDevice", 0, [&] { give(out, 0); });
+API CUresult cuCtxGetDevice(CUdevice* device) {
+  return call("cuCtxGetDevice", 0, [&] { give(device, 0); });
 }
 
 API CUresult cuCtxSynchronize() {
@@ -387,7 +387,7 @@ API CUresult cuMemAllocHost_v2(void** pp, std::size_t bytesize) {
   });
 }
 
-API CUresult cuMemHostAlloc(void** pp, std::size_t bytesize, unsigned int) {
+API CUresult cuMemHostAlloc(void** pp, std::size_t bytesize, unsigned int Flags) {
   return call("cuMemHostAlloc", kUnsafe, [&] {
     const auto at = device.memory.allocate(Place::pinned, bytesize, allocation_label);
     give(pp, reinterpret_cast<void*>(at));
@@ -406,7 +406,7 @@ API CUresult cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
   });
 }
 
-API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void* p, unsigned int) {
+API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr* pdptr, void* p, unsigned int Flags) {
   return call("cuMemHostGetDevicePointer", 0, [&] {
     const auto address = reinterpret_cast<CUdeviceptr>(p);
     if (side_of(device.memory.around({address, 1, false})) != Side::pinned)
@@ -517,7 +517,7 @@ API CUresult cuStreamQuery(CUstream hStream) {
   });
 }
 
-API CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int) {
+API CUresult cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags) {
   return call("cuStreamWaitEvent", 0, [&] {
     Stream& stream = device.stream(hStream);
     const Event& event = device.events.at(hEvent);
@@ -661,7 +661,7 @@ API CUresult cuEventDestroy_v2(CUevent hEvent) {
 
 // --- Graphs ------------------------------------------------------------------------------------
 
-API CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph, unsigned long long) {
+API CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph, unsigned long long flags) {
   return call("cuGraphInstantiate", 0, [&] { instantiate(phGraphExec, hGraph); });
 }
 
@@ -718,7 +718,9 @@ API CUresult cuGetErrorName(CUresult error, const char** pStr) {
   });
 }
 
-API CUresult cuGetErrorString(CUresult error, const char** pStr) { return cuGetErrorName(error, pStr); }
+API CUresult cuGetErrorString(CUresult error, const char** pStr) {
+  return cuGetErrorName(error, pStr);
+}
 
 namespace {
 
@@ -744,7 +746,7 @@ const Symbol* find_symbol(const std::string& name, int version) {
 
 }  // namespace
 
-API CUresult cuGetProcAddress_v2(const char* symbol, void** pfn, int cudaVersion, cuuint64_t,
+API CUresult cuGetProcAddress_v2(const char* symbol, void** pfn, int cudaVersion, cuuint64_t flags,
                                  CUdriverProcAddressQueryResult* symbolStatus) {
   const Symbol* found = find_symbol(symbol, cudaVersion);
   *pfn = found == nullptr ? nullptr : found->function;

@@ -81,7 +81,8 @@ CUdeviceptr Memory::allocate(Place place, std::size_t bytes, const std::string& 
   unsigned char* storage = storage_of(bytes);
   const CUdeviceptr address =
       place == Place::device ? reserve(bytes) : reinterpret_cast<CUdeviceptr>(storage);
-  blocks_[address] = Block{place, address, bytes, storage, label, ++allocations};
+  blocks_[address] = Block{place, address, bytes, storage, label, ++ordinals_};
+  ++allocations;
   live_bytes[side] += bytes;
   live_blocks[side] += 1;
   peak_bytes[side] = std::max(peak_bytes[side], live_bytes[side]);
@@ -167,6 +168,6 @@ void Memory::forget() {
     block.pending.clear();
   }
   oldest_ = next_;
-  allocations = 0;
+  allocations = ordinals_ = 0;
   for (int side : {0, 1}) live_bytes[side] = peak_bytes[side] = live_blocks[side] = 0;
 }

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-
 from tests.simulator.simulated_cuda import Range, device
 
 from sana_rt.runtime.backends import onnxruntime

@@ -44,10 +44,6 @@ class Dims(tuple[int, ...]):
     def __new__(cls, shape: Iterable[int] = ()) -> Dims:
         return super().__new__(cls, shape)
 
-    @property
-    def nbDims(self) -> int:  # noqa: N802
-        return len(self)
-
 
 class IHostMemory(bytearray):
     """Bytes of the library."""
