@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import ManifestReferenceError, UsageError
-from sana_rt.manifest import Graph
+from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.runtime.backends.base import (
     Artifact,
     Backend,
@@ -30,7 +32,7 @@ class Graphs:
         self, bundle: Bundle, variant: str, backend: Backend, observers: Sequence[Observer] = ()
     ) -> None:
         self.variant = variant
-        self.signatures = backend.artifacts(bundle.manifest.variant(variant))
+        self.signatures = backend.artifacts(bundle.manifest.with_current_plans()[variant])
         self.decoder = bundle.manifest.variant(variant).decoder
         self.memory = backend.memory
         self._bundle = bundle
@@ -39,6 +41,7 @@ class Graphs:
         self._observers = self._always
         self._player: object = None
         self._opened: dict[str, Context] = {}
+        weakref.finalize(self, backend.close)
 
     @property
     def opened(self) -> tuple[str, ...]:
@@ -68,6 +71,16 @@ class Graphs:
         """See :meth:`Backend.trim`."""
         self._backend.trim()
 
+    def check_sizes(self, names: Iterable[str], sizes: Mapping[str, DimRange]) -> None:
+        """Raise :class:`ProfileError` if a plan does not accept the ``sizes`` of dimensions."""
+        remedy = "build the plans for these sizes: sana-rt build BUNDLE --variant "
+        remedy += f"{self.variant} --workload WORKLOAD, or ask for another size or length."
+        for name in names:
+            entry = self.signature(name)
+            if isinstance(entry, Plan):
+                single = {"batch": DimRange.fixed(1)} if graph_names.is_single(name) else {}
+                entry.check_holds(f"The plan of {name}", {**sizes, **single}, remedy)
+
     def open(self, name: str, *, lasting: bool = True) -> Context:
         """Load a graph, unless it is; see :meth:`Backend.open`.
 
@@ -75,20 +88,28 @@ class Graphs:
         """
         if name not in self._opened:
             entry = self.signature(name)
+            file = self._bundle.manifest.file(entry.path)
+            path = self._bundle.path(entry.path)
             if isinstance(entry, Graph):
                 self._bundle.check_onnx(entry)
-            artifact = Artifact(name, entry, self._bundle.path(entry.path))
+            artifact = Artifact(name, entry, path, file.sha256, self.variant)
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]
 
+    def loaded(self) -> None:
+        """See :meth:`Backend.loaded`."""
+        self._backend.loaded()
+
     def close(self, name: str) -> None:
-        """Give a graph's memory back, once no binding of it is left."""
-        self._opened.pop(name, None)
+        """Give a graph's memory back; no binding of it may be used any more."""
+        if name in self._opened:
+            self._opened.pop(name).close()
 
     def close_all(self) -> None:
         """Give back all graphs and the device."""
         self._player = None
-        self._opened.clear()
+        for name in self.opened:
+            self.close(name)
         self._backend.close()
 
     def bind(
@@ -118,6 +139,7 @@ class Graphs:
                 expected="one clip at a time.",
                 remedy="finish a clip first, or open a second session.",
             )
+        self.memory.begin(moment)
         for observer in self._observers:
             observer.begin(moment)
 

@@ -16,7 +16,7 @@ from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import phases, prompts
 from sana_rt.runtime.autoencoder import Caches, Decoder, Frames, ImageEncoder, cache_regions, window
 from sana_rt.runtime.backends.buffers import host_dtype
-from sana_rt.runtime.carried_state import NAMES, CarriedState
+from sana_rt.runtime.carried_state import CarriedState
 from sana_rt.runtime.denoiser import Denoiser, Latents
 from sana_rt.runtime.denoiser import latents as host_latents
 from sana_rt.runtime.graphs import Graphs
@@ -59,12 +59,11 @@ def state_kinds(
     graphs: Graphs, model: ModelSpec, request: Request, position: Position
 ) -> dict[str, Kind]:
     """Dtype and shape of each tensor of a snapshot at ``position``."""
-    blocks = model.transformer.num_layers
+    block, blocks = graphs.signature(graph_names.block(0)), model.transformer.num_layers
     regions = [
-        *CarriedState.regions(graphs.signature(graph_names.block(0)), blocks),
-        *projection_regions(graphs),
+        *CarriedState.snapshot(block, blocks),
+        *(one for one in projection_regions(graphs) if one.name in _TEXT),
     ]
-    regions = [one for one in regions if one.name in (*NAMES, *_TEXT)]
     if position.decoded:
         regions += cache_regions(graphs)
     if position.pending:
@@ -122,8 +121,7 @@ class Pipeline:
             self._image = encoder.encode(self._job.inputs.image)
         self._move(phases.TRANSFORMER)
         beside = self._residence.plan.beside(phases.TRANSFORMER)
-        ahead = [phase for phase in beside if phase.name != phases.TEXT_ENCODER]
-        self._load([name for phase in ahead for name in phase.weights])
+        self._load([phase.name for phase in beside if phase.name != phases.TEXT_ENCODER])
 
     def chunks(self, embeds: Mapping[str, Embeds]) -> Iterator[Chunk]:
         """Denoise the clip chunk by chunk; each is finished when it is yielded.
@@ -154,6 +152,7 @@ class Pipeline:
             for call in window(self._graphs).calls(left):
                 self._begin(f"decoding {_span(call)}")
                 latents = chunk.latents[:, :, call.start - first : call.stop - first]
+                self._enter(phases.DECODER)
                 frames = self._decoder().decode(latents, call.start)
                 self._decoded = call.stop
                 yield frames
@@ -251,7 +250,7 @@ class Pipeline:
         return host_latents(self._graphs.memory, self._buffers.sized(frames=len(frames)))
 
     def _decoder(self) -> Decoder:
-        self._enter(phases.DECODER)
+        """Bindings for decoding."""
         if self._bound_decoder is None:
             self._bound_decoder = Decoder(self._graphs, self._buffers)
         return self._bound_decoder
@@ -259,14 +258,21 @@ class Pipeline:
     def _enter(self, phase: str) -> None:
         """Load a phase, in the place of what cannot be beside it."""
         self._move(phase)
-        missing = self._residence.missing(phase)
-        if missing:
-            self._load(missing)
+        if self._residence.missing(phase):
+            self._load([phase])
 
-    def _load(self, names: Sequence[str]) -> None:
+    def _load(self, entered: Sequence[str]) -> None:
+        """Open and bind what phases run, so that nothing is allocated while they do."""
+        names = [name for phase in entered for name in self._residence.missing(phase)]
         for done, name in enumerate(names):
             self._progress(Progress("load", done, len(names)))
             self._graphs.open(name)
+        if phases.TRANSFORMER in entered:
+            for length in self._job.lengths:
+                self._denoiser(range(length))
+        if phases.DECODER in entered:
+            self._decoder()
+        self._graphs.loaded()
         self._progress(Progress("load", len(names), len(names)))
 
     def _move(self, phase: str) -> None:

@@ -10,8 +10,10 @@ from typing import Any, Final, Self
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError, UsageError
+from sana_rt.manifest import DimRange
 from sana_rt.runtime import backends
 from sana_rt.runtime.autoencoder import Frames
+from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, BackendOptions
 from sana_rt.runtime.budget import Budget, bytes_in
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs
@@ -53,6 +55,8 @@ class Session:
         backend: str = backends.AUTO,
         threads: int | None = None,
         keep_text_encoder: bool = False,
+        cuda_graph: bool = True,
+        timeout: float = DEFAULT_OPTIONS.timeout,
         max_memory: int | str | None = None,
         observers: Sequence[Observer] = (),
     ) -> Session:
@@ -62,23 +66,29 @@ class Session:
         ``keep_text_encoder`` keeps its weights for the next prompt instead of making room.
         With ``max_memory``, bytes or a size such as ``8GB``, a clip takes no more of the device:
         what does not fit at the same time is loaded in turns.
+        ``cuda_graph`` lets a backend capture each step and launch it as one. ``timeout`` is how
+        many seconds a GPU may take to answer before it is given up.
         ``observers`` see every run of a graph (:mod:`sana_rt.runtime.observers`).
 
         Raises:
-            UsageError: there is no such backend, or ``threads`` or ``max_memory`` is below 1.
+            UsageError: there is no such backend, or ``threads``, ``max_memory`` or ``timeout`` is
+                out of range.
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
+        if not (isinstance(timeout, int | float) and timeout > 0):
+            raise UsageError(f"The timeout is {timeout!r}.", expected="seconds, a number above 0.")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MAX_THREADS):
             raise UsageError(
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
         limit = None if max_memory is None else bytes_in(max_memory)
         bundle = Bundle.open(root)
-        variants = bundle.manifest.variants
         if variant is not None:
             bundle.manifest.variant(variant)
-        chosen, name = backends.select(backend, variants, variant, threads)
+        options = BackendOptions(threads, cuda_graph, timeout)
+        variants = bundle.manifest.with_current_plans()
+        chosen, name = backends.select(backend, variants, variant, options)
         graphs = Graphs(bundle, name, chosen, observers)
         return Session(bundle, graphs, chosen.name, keep_text_encoder, limit)
 
@@ -251,6 +261,9 @@ class Session:
         named = dims(job.request, self.model) | {"frames": job.longest}
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
+        sizes_of = {name: DimRange.fixed(size) for name, size in named.items()}
+        sizes_of["frames"] = DimRange(job.shortest, job.longest, job.longest)
+        self.graphs.check_sizes((name for phase in phases for name in phase.weights), sizes_of)
         plan = MemoryPlan(self.backend, phases, named)
         return self._budget().fit(plan, together=self._keep_text_encoder)
 

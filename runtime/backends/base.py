@@ -24,11 +24,30 @@ PLAN_CONTEXT_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a backend opens: the graph called ``name``, or a plan of it."""
+    """A file that a backend opens: the graph called ``name``, or a plan of it.
+
+    ``sha256`` is what the manifest lists, for files that are programs.
+    """
 
     name: str
     entry: Entry
     path: Path
+    sha256: str = ""
+    variant: str = ""
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs: CPU ``threads`` (None: all), and on a GPU whether steps are captured
+    as CUDA graphs, and the seconds that it may take to answer.
+    """
+
+    threads: int | None = None
+    cuda_graph: bool = True
+    timeout: float = 600.0
+
+
+DEFAULT_OPTIONS: Final = BackendOptions()
 
 
 @dataclass(frozen=True)
@@ -119,6 +138,9 @@ class Context(ABC):
         _check_overlap(self.name, inputs, outputs)
         return self._bind(inputs, outputs)
 
+    def close(self) -> None:  # noqa: B027 (most give it back with their last binding)
+        """Give its memory back; no binding of it can run any more."""
+
     @abstractmethod
     def _bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Binding: ...
 
@@ -155,6 +177,9 @@ class Backend(ABC):
         """A program of bindings of this backend; here it runs them one by one."""
         return Program(commands)
 
+    def loaded(self) -> None:  # noqa: B027 (most load nothing that could be kept)
+        """All that a clip runs is open and bound: what took long may be kept for the next time."""
+
     def activation_bytes(self, entries: Iterable[Entry]) -> int | None:
         """Memory for activations that these share, or None if it is sized while they run."""
         del entries
@@ -172,12 +197,11 @@ class Backend(ABC):
 class Candidate:
     """A backend that is not open yet: what it would play, which needs no device, and its opening.
 
-    Opening (with a number of CPU threads, or None) raises :class:`BackendError` where it cannot
-    work, and leaves nothing behind.
+    Opening raises :class:`BackendError` where it cannot work, and leaves nothing behind.
     """
 
     offers: Callable[[Mapping[str, Variant]], Offers]
-    open: Callable[[int | None], Backend]
+    open: Callable[[BackendOptions], Backend]
 
 
 def _check_buffers(

@@ -16,7 +16,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
 from sana_rt import machine
 from sana_rt.errors import BackendError, BundleFileError
 from sana_rt.manifest import Variant
-from sana_rt.runtime.backends.base import Artifact, Backend, Binding, Candidate, Context, Offers
+from sana_rt.runtime.backends.base import (
+    DEFAULT_OPTIONS,
+    Artifact,
+    Backend,
+    BackendOptions,
+    Binding,
+    Candidate,
+    Context,
+    Offers,
+)
 from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.tensors import TensorSpec
@@ -158,12 +167,12 @@ def _check_names(
         )
 
 
-def cpu(threads: int | None = None) -> OnnxRuntime:
-    """The CPU provider. ``threads`` defaults to the CPUs we may use."""
-    return OnnxRuntime("onnxruntime", HostMemory(), (CPU, {}), threads)
+def cpu(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
+    """The CPU provider."""
+    return OnnxRuntime("onnxruntime", HostMemory(), (CPU, {}), options.threads)
 
 
-def cuda(threads: int | None = None) -> OnnxRuntime:
+def cuda(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
     """The CUDA provider on the first GPU; float32 stays float32 (no TF32)."""
     if CUDA not in ort.get_available_providers():
         raise BackendError(
@@ -173,10 +182,10 @@ def cuda(threads: int | None = None) -> OnnxRuntime:
         )
     from sana_rt.runtime.backends.cuda import CudaMemory  # noqa: PLC0415 (an optional dependency)
 
-    memory = CudaMemory()
-    options = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
+    memory = CudaMemory(options.timeout)
+    provider = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
     try:
-        return OnnxRuntime("onnxruntime-cuda", memory, (CUDA, options), threads)
+        return OnnxRuntime("onnxruntime-cuda", memory, (CUDA, provider), options.threads)
     except BackendError:
         memory.close()
         raise

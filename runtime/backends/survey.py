@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sana_rt.errors import SanaRTError
 from sana_rt.manifest import Variant
 from sana_rt.runtime.backends import BACKENDS
-from sana_rt.runtime.backends.base import Offers
+from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, Offers
 
 
 def survey(variants: Mapping[str, Variant]) -> dict[str, Offers]:
@@ -21,7 +21,7 @@ def offers(name: str, variants: Mapping[str, Variant]) -> Offers:
         candidate = BACKENDS[name]()
         found = candidate.offers(variants)
         if found.playable:
-            candidate.open(None).close()
+            candidate.open(DEFAULT_OPTIONS).close()
     except SanaRTError as error:
         return _nothing(variants, str(error).replace("\n", " ").removesuffix("."))
     except ModuleNotFoundError as error:

@@ -65,6 +65,8 @@ def command(
     backend: str,
     max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -88,6 +90,8 @@ def command(
         variant=variant,
         backend=backend,
         threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
         max_memory=max_memory,
     )
     request = session.request(conditioned=image is not None, **given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -124,8 +125,8 @@ _OPTIONS: Final = (
         "--backend",
         default="auto",
         show_default=True,
-        help="What to run the graphs with: onnxruntime-cuda, onnxruntime (CPU), or auto, the first "
-        "of them that works.",
+        help="What to run the graphs with: tensorrt (plans of `sana-rt build`), onnxruntime-cuda, "
+        "onnxruntime (CPU), or auto, the first of them that works.",
     ),
     click.option(
         "--max-memory",
@@ -134,6 +135,19 @@ _OPTIONS: Final = (
         "time is loaded in turns, which is slower.  [default: what is free]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+    click.option(
+        "--cuda-graph/--no-cuda-graph",
+        default=True,
+        show_default=True,
+        help="Capture each step of plans as a CUDA graph, or launch its kernels one by one.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=600.0,
+        show_default=True,
+        help="Seconds that a GPU may take for a step before it is given up as stuck.",
+    ),
     click.option(
         "--check-finite",
         is_flag=True,
@@ -196,12 +210,15 @@ class Reporter:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bars, and warnings above them."""
+        """Show the bars; above them warnings, and what the package logs."""
         bars = self._bar if self._lines is None else contextlib.nullcontext()
-        with bars, warnings.catch_warnings():
+        with bars, warnings.catch_warnings(), _logged(self._note):
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
+            warnings.showwarning = lambda message, *_, **__: self._note(str(message))
             yield
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"Note: {text}")
 
     def __call__(self, progress: Progress) -> None:
         """Move the bar of the stage, or print a line."""
@@ -225,3 +242,18 @@ class Reporter:
         peak = machine.peak_resident_bytes()
         memory = "" if peak is None else f", at most {show.size(peak)} of memory in the process"
         return f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all{memory}"
+
+
+@contextlib.contextmanager
+def _logged(show: Callable[[str], None]) -> Iterator[None]:
+    """Hand on what the package logs."""
+    logger, handler = logging.getLogger("sana_rt"), logging.Handler()
+    handler.emit = lambda record: show(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

@@ -75,6 +75,8 @@ def command(
     backend: str,
     max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -101,7 +103,13 @@ def command(
     prompted = prompt_embeds is not None or resume is not None
     given = given_options(config, options, prompted=prompted)
     session = Session.open(
-        bundle, variant=variant, backend=backend, threads=threads, max_memory=max_memory
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
     )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(

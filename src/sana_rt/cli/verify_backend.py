@@ -48,7 +48,7 @@ def _compared(bundle: Bundle, backend: str, variant: str | None) -> Iterator[Com
     from sana_rt.runtime.backends import onnxruntime
     from sana_rt.runtime.backends.survey import offers
 
-    variants = bundle.manifest.variants
+    variants = bundle.manifest.with_current_plans()
     names: tuple[str | None, ...] = (variant,)
     if variant is not None:
         bundle.manifest.variant(variant)
