@@ -264,7 +264,7 @@ class Session:
         sizes_of = {name: DimRange.fixed(size) for name, size in named.items()}
         sizes_of["frames"] = DimRange(job.shortest, job.longest, job.longest)
         self.graphs.check_sizes((name for phase in phases for name in phase.weights), sizes_of)
-        plan = MemoryPlan(self.backend, phases, named)
+        plan = MemoryPlan(self.backend, phases, named, staged=self.graphs.memory.staged)
         return self._budget().fit(plan, together=self._keep_text_encoder)
 
     def _budget(self) -> Budget:

@@ -162,6 +162,12 @@ class Backend(ABC):
         """What it opens for each graph of a variant that it offers: here, the graph itself."""
         return variant.graphs
 
+    def check(self, artifact: Artifact) -> None:  # noqa: B027 (most see it when they open it)
+        """Look at the beginning of an artifact's file, without loading it.
+
+        Raises an error of :meth:`open` where it is certain that it could not be opened here.
+        """
+
     @abstractmethod
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
         """Load an artifact from its file.
