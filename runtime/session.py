@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -251,6 +251,7 @@ class Session:
         if self._residence is None or self._residence.plan != plan:
             self.check(plan)
             self._residence = None  # the buffers of before make room
+            self.graphs.serve(_sizes(job, plan.dims))
             self._residence = Residence(self.graphs, plan)
         return self._residence
 
@@ -261,15 +262,20 @@ class Session:
         named = dims(job.request, self.model) | {"frames": job.longest}
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
-        sizes_of = {name: DimRange.fixed(size) for name, size in named.items()}
-        sizes_of["frames"] = DimRange(job.shortest, job.longest, job.longest)
-        self.graphs.check_sizes((name for phase in phases for name in phase.weights), sizes_of)
+        names = (name for phase in phases for name in phase.weights)
+        self.graphs.check_sizes(names, _sizes(job, named))
         plan = MemoryPlan(self.backend, phases, named, staged=self.graphs.memory.staged)
         return self._budget().fit(plan, together=self._keep_text_encoder)
 
     def _budget(self) -> Budget:
         held = 0 if self._residence is None else self._residence.held_bytes
         return Budget(self.graphs.memory.free_bytes(), held, self._max_memory)
+
+
+def _sizes(job: Job, largest: Mapping[str, int]) -> dict[str, DimRange]:
+    """What the named dimensions of a job will be; of the text, when it is longest."""
+    sizes = {name: DimRange.fixed(size) for name, size in largest.items()}
+    return sizes | {"frames": DimRange(job.shortest, job.longest, job.longest)}
 
 
 def _observed(chunks: Iterator[Chunk], on_chunk: Callable[[Chunk], None]) -> Iterator[Chunk]:

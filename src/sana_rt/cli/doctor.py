@@ -21,7 +21,7 @@ from sana_rt.engines.trt_api import FLAVOURS
 from sana_rt.progress import ReportProgress, silent
 
 _FORMATS: Final = {"bfloat16": "BF16", "float8_e4m3fn": "FP8", "float4_e2m1": "NVFP4"}
-_SHOWN_EXTRAS: Final = ("cpu", "rtx", "build", "bench")
+_SHOWN_EXTRAS: Final = ("cpu", "rtx", "plugin", "build", "bench")
 _SUBSTITUTES: Final = {"onnxruntime": ("onnxruntime-gpu",)}  # the same module with CUDA
 _REQUIREMENT: Final = re.compile(
     r"^(?P<name>[\w.-]+)(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+))?"
@@ -30,6 +30,7 @@ _REQUIREMENT: Final = re.compile(
 _MODULES: Final = {
     "cuda-python": "cuda.bindings.driver",
     "nvidia-modelopt": "modelopt.torch.quantization",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "onnxruntime_ep_nv_tensorrt_rtx",
     "scikit-image": "skimage",
     "tensorrt-rtx-cu13": FLAVOURS["rtx"].module,
 }
