@@ -126,8 +126,8 @@ _OPTIONS: Final = (
         default="auto",
         show_default=True,
         help="What to run the graphs with: tensorrt (plans of `sana-rt build`), onnxruntime-cuda, "
-        "onnxruntime-rtx (NVIDIA's plug-in for ONNX Runtime), onnxruntime (CPU), or auto, the first "
-        "of them that works.",
+        "onnxruntime-rtx (NVIDIA's plug-in for ONNX Runtime), onnxruntime (CPU), or auto, the "
+        "first of them that works.",
     ),
     click.option(
         "--max-memory",
