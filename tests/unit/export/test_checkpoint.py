@@ -397,6 +397,10 @@ def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
     assert checkpoint.spec.vae == LTX2_VAE
     assert checkpoint.vae is None
     assert "ltx2 autoencoder has no graphs" in checkpoint.notes[0]
+    config = {"_class_name": "AutoencoderKLLTX2Video", "latent_channels": 64}
+    (folder / "vae/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointFormatError, match="sets latent_channels to 64"):
+        open_checkpoint(folder)
 
 
 def test_parts_can_come_from_elsewhere(
