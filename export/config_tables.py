@@ -238,7 +238,7 @@ GEMMA2: Final = Table(
         "rms_norm_eps": Used("Epsilon of the norms.", _Epsilon, 1e-6),
         "use_cache": NoEffect("A prompt is encoded in one pass."),
         "pad_token_id": Used("Padding.", _Id, 0),
-        "eos_token_id": NoEffect("No text is generated."),
+        "eos_token_id": NoEffect("No text is generated; the tokenizer must have it."),
         "bos_token_id": Used("The first token.", _Id, 2),
         "tie_word_embeddings": NoEffect("The encoder has no language head."),
         "rope_parameters": Within("Rotary positions.", _ROPE),

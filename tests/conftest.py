@@ -14,6 +14,7 @@ import pytest
 
 import sana_rt
 from sana_rt import files
+from sana_rt.manifest import Graph
 
 #: What changes the width or the colours of what commands print.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -128,6 +129,27 @@ def _export_key() -> str:
     for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
         digest.update(importlib.metadata.version(name).encode())
     return digest.hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def graph_file() -> Callable[[Graph], bytes]:
+    """The bytes of an ONNX file with the signature and the opset of a graph, and no nodes."""
+    from onnx import TensorProto, helper
+
+    numbers = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16}
+    numbers |= {"int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
+
+    def write(graph: Graph) -> bytes:
+        inputs, outputs = (
+            [helper.make_tensor_value_info(t.name, numbers[t.dtype], t.shape) for t in side]
+            for side in (graph.inputs, graph.outputs)
+        )
+        made = helper.make_graph([], "graph", inputs, outputs)
+        opset = helper.make_opsetid("", graph.opset)
+        content: bytes = helper.make_model(made, opset_imports=[opset]).SerializeToString()
+        return content
+
+    return write
 
 
 @pytest.fixture(scope="session")

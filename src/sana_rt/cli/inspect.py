@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -15,8 +15,10 @@ from sana_rt.bundle import Bundle
 from sana_rt.cli import output, progress
 from sana_rt.engines.cards import CARDS
 from sana_rt.errors import BundleFileError
-from sana_rt.manifest import File, Graph, Plan, Variant
+from sana_rt.manifest import Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
+
+T = TypeVar("T")
 
 
 def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -65,7 +67,9 @@ def command(
     """Show the contents of BUNDLE, and whether its files match the hashes in its manifest.
 
     Shows the model and, for each variant, its plans and its graphs with their sizes, inputs,
-    outputs and measured errors. Exits with 1 if a file is damaged.
+    outputs and measured errors. Exits with 1 if a file is damaged, a graph is not what the manifest
+    says, or an error was above its tolerance. Plans are not run and graphs are not compared with a
+    checkpoint; `sana-rt verify` does the latter.
 
     --plans shows the data types of the GEMMs, the memory traffic, the kernels with the highest
     bounds, the device memory that is needed, and lower bounds on the run time.
@@ -77,8 +81,9 @@ def command(
         plans_view.show(opened, device=device, as_json=as_json, plot=plot)
         return
     damaged = None if skip_hashes else _damaged(opened)
+    wrong = _wrong(opened)
     if as_json:
-        output.json(_summary(opened, damaged))
+        output.json(_summary(opened, damaged, wrong))
     else:
         _show(opened, damaged)
     if damaged:
@@ -88,27 +93,50 @@ def command(
             expected="the SHA-256 that the manifest lists.",
             remedy="copy the bundle again, or create it again with the command that wrote it.",
         )
+    if wrong:
+        raise BundleFileError(
+            f"{len(wrong)} graphs are not what the manifest says: {'; '.join(wrong.values())}",
+            expected="files that the manifest describes, and errors within their tolerance.",
+            remedy="create the bundle again with the command that wrote it.",
+        )
 
 
 def _damaged(bundle: Bundle) -> list[str]:
+    """The files that have not the listed hash."""
     files = progress.counted(bundle.manifest.files, "Reading files", len(bundle.manifest.files))
-    return [file.path for file in files if not _matches(bundle, file)]
+    return [file.path for file in files if _refused(bundle.check_hash, file)]
 
 
-def _matches(bundle: Bundle, file: File) -> bool:
+def _wrong(bundle: Bundle) -> dict[str, str]:
+    """The graphs whose file or whose recorded error is not as it should be, and why."""
+    found = {}
+    for name, variant in bundle.manifest.variants.items():
+        for graph_name, graph in variant.graphs.items():
+            where = f"{name}/{graph_name}"
+            if (reason := _refused(bundle.check_onnx, graph)) is not None:
+                found[where] = reason
+            elif graph.verification is not None and not graph.verification.passed:
+                error, tolerance = graph.verification.max_error, graph.verification.tolerance
+                found[where] = f"{where} has the error {error:.1e}, above {tolerance:.1e}."
+    return found
+
+
+def _refused(check: Callable[[T], None], what: T) -> str | None:
+    """Why a check refuses; None if it does not."""
     try:
-        bundle.check_hash(file)
-    except BundleFileError:
-        return False
-    return True
+        check(what)
+    except BundleFileError as error:
+        return error.happened
+    return None
 
 
-def _summary(bundle: Bundle, damaged: list[str] | None) -> dict[str, Any]:
+def _summary(bundle: Bundle, damaged: list[str] | None, wrong: dict[str, str]) -> dict[str, Any]:
     return {
         "bundle": str(bundle.root),
         "bytes": sum(file.bytes for file in bundle.manifest.files),
         "hashes_checked": damaged is not None,
         "damaged": damaged or [],
+        "wrong": wrong,
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
@@ -195,8 +223,9 @@ def _graph_row(bundle: Bundle, variant: Variant, names: list[str]) -> tuple[str,
     verified = [graph.verification for graph in graphs if graph.verification]
     if len(verified) < len(graphs):
         return total, "not verified", ""
-    worst = max(verified, key=lambda verification: verification.max_error)
-    return total, f"{worst.max_error:.1e}", f"{worst.tolerance:.0e}"
+    worst = max(verified, key=lambda verification: verification.max_error / verification.tolerance)
+    failed = "" if worst.passed else ", FAILED"
+    return total, f"{worst.max_error:.1e}{failed}", f"{worst.tolerance:.0e}"
 
 
 def _signature(label: str, graph: Graph) -> Iterator[tuple[str, ...]]:
