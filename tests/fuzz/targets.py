@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
 import shutil
@@ -46,11 +47,15 @@ def _read_manifest(path: Path) -> Manifest:
     return manifest.decode(path.read_bytes())
 
 
+@functools.cache
+def _complete() -> Manifest:
+    return _read_manifest(DATA / "manifests/valid/complete.json")
+
+
 def _read_graph(path: Path) -> None:
-    from sana_rt import manifest
     from sana_rt.bundle import Bundle
 
-    complete = manifest.decode((DATA / "manifests/valid/complete.json").read_bytes())
+    complete = _complete()
     rope = complete.variant("fp32").graphs["rope"]
     file = msgspec.structs.replace(complete.file(rope.path), path=path.name)
     listed = msgspec.structs.replace(complete, files=(file, *complete.files))
@@ -72,7 +77,7 @@ def _graphs(_: Path) -> list[bytes]:
     )
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
     weight.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "timestep.bin"), ("offset", "0"), ("length", "16")):
+    for key, value in (("location", "fp32/timestep.bin"), ("offset", "0"), ("length", "16")):
         weight.external_data.add(key=key, value=value)
     nodes = [helper.make_node("Cos", [name], [f"{name}_cos"]) for name in names]
     graph = helper.make_graph(nodes, "rope", inputs, outputs, [weight])
