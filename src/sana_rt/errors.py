@@ -111,11 +111,11 @@ class ManifestReferenceError(ManifestError):
 
 
 class ManifestShapeError(ManifestError):
-    """A tensor that no graph can have, or of a decoder that is not as the manifest says."""
+    """A tensor that no graph can have, or that this graph of this model has not."""
 
 
 class BundleFileError(ManifestError):
-    """A listed file is absent, or has another size or another hash than listed."""
+    """A listed file is absent, is not the listed one, or is not what the manifest says of it."""
 
 
 class QuantizationError(SanaRTError):
