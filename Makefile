@@ -13,8 +13,12 @@ OUT ?= out
 EXTRAS := build,cpu,rtx,bench,dev
 
 # What demo, engines and generate work on. Exported, so that a prompt may hold any character.
+# Nothing that is current is made again. Only the demo's own bundle is replaced by one of another
+# checkpoint.
 export CHECKPOINT ?= examples/shapes/checkpoints
-export BUNDLE ?= $(OUT)/bundle
+DEMO_BUNDLE := $(OUT)/demo/bundle
+export BUNDLE ?= $(DEMO_BUNDLE)
+EXPORT := $(BIN)/sana-rt export $(if $(filter $(DEMO_BUNDLE),$(BUNDLE)),--overwrite)
 export PROMPT ?= a red circle moving slowly to the right on a grey background
 # What engines builds: a recipe of `sana-rt quantize` (nothing is quantized if empty), a
 # workload's name or .toml file (the model's defaults if empty), and the card.
@@ -44,18 +48,19 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
-	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" "$$PROMPT"
+	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" --overwrite "$$PROMPT"
 
 engines: setup ## CHECKPOINT=dir RECIPE= WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
-	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
-	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
 ifneq ($(RECIPE),)
 	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe "$$RECIPE"
 endif
 	$(BIN)/sana-rt build "$$BUNDLE" --variant $(VARIANT) --target "$$TARGET" $(if $(WORKLOAD),--workload "$$WORKLOAD")
 
-generate: setup ## BUNDLE=dir PROMPT="..." -> out/video.mp4
-	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4
+generate: setup ## BUNDLE=dir (made of CHECKPOINT if it is not there) PROMPT="..." -> out/video.mp4
+	@[ -e "$$BUNDLE" ] || $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
+	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4 --overwrite
 
 check: lint types test ## Lint, types and all tests
 

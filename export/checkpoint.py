@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -65,11 +66,15 @@ class Checkpoint:
         return weights
 
     def source(self) -> Source:
-        """Where the weights came from; reads every weight file once to hash it.
+        """Where the weights came from; reads every weight file, once, to hash it.
 
         ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
         each weight file, sorted.
         """
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source:
         names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
         lines = sorted(
             f"{sha256(path)}  {name}/{path.name}\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from pathlib import Path
 import filelock
 import pytest
 
-import sana_rt
 from sana_rt import files
 
 #: What changes the width or the colours of what commands print.
@@ -121,13 +119,10 @@ def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Pa
 
 def _export_key() -> str:
     """Changes with every line of code that a bundle depends on, and with what it imports."""
-    package = Path(sana_rt.__file__).parent
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for path in sorted([*package.glob("*.py"), *(package / "export").rglob("*.py")]):
-        digest.update(path.read_bytes())
-    for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
-        digest.update(importlib.metadata.version(name).encode())
-    return digest.hexdigest()[:16]
+    from sana_rt import freshness
+
+    maker = freshness.maker("export", ("torch", "onnx", "onnxruntime", "onnxscript"))
+    return hashlib.sha256(Path(__file__).read_bytes() + maker.encode()).hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")

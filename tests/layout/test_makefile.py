@@ -92,7 +92,7 @@ def test_a_prompt_may_hold_any_character(project: Path) -> None:
     prompt = 'it\'s "so" $HOME `x` 圆'
     script = project / ".venv/bin/sana-rt"
     assert _make(project, "setup").returncode == 0
-    script.write_text('#!/bin/sh\nprintf "%s" "$6" > prompt\n')
+    script.write_text('#!/bin/sh\nfor word; do :; done; printf "%s" "$word" > prompt\n')
     script.chmod(0o755)
     command = ["make", f"PYTHON={project / 'python'}", "demo"]
     environment = {"PATH": "/usr/bin:/bin", "PROMPT": prompt}

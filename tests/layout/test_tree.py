@@ -21,6 +21,7 @@ FOUNDATION = {
     "errors",
     "figures",
     "files",
+    "freshness",
     "geometry",
     "graph_names",
     "interrupts",

@@ -14,6 +14,7 @@ import msgspec
 
 from sana_rt import __version__, machine
 from sana_rt.cli import output
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
 
 _FORMATS: Final = {"bfloat16": "BF16", "float8_e4m3fn": "FP8", "float4_e2m1": "NVFP4"}
@@ -216,7 +217,7 @@ def _abilities(
     )
 
 
-@click.command(epilog="Example: sana-rt doctor --json")
+@click.command(cls=Command, epilog="Example: sana-rt doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(as_json: bool) -> None:
     """Show what works on this machine and what to install.

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 
+from sana_rt.cli.command import Command
+
 
 @click.command(
+    cls=Command,
     epilog="Example: sana-rt fetch Efficient-Large-Model/SANA-Video_2B_480p_diffusers "
-    "--revision main --output out/checkpoint"
+    "--revision main --output out/checkpoint",
 )
 @click.argument("repo_id", metavar="HUB_ID")
 @click.option(

@@ -11,6 +11,7 @@ import msgspec
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, progress
+from sana_rt.cli.command import Command
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
@@ -19,7 +20,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
-    epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html"
+    cls=Command,
+    epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(

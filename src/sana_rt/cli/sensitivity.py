@@ -11,6 +11,7 @@ import click
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, progress
+from sana_rt.cli.command import Command
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -23,8 +24,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
+    cls=Command,
     epilog="Example: sana-rt sensitivity out/bundle --prompts prompts.txt -o out/sensitivity.json "
-    "--propose out/own.toml --fp4-share 0.67"
+    "--propose out/own.toml --fp4-share 0.67",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
