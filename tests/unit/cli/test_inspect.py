@@ -39,13 +39,23 @@ def _inspect(*arguments: object) -> Result:
 
 
 def test_it_shows_model_graphs_signatures_and_plans(plans: Path) -> None:
-    result = _inspect(plans)
+    result = _inspect(plans, "--all")
     assert result.exit_code == 0
     assert "2 blocks of width 24, bidirectional" in result.stdout
     assert "none damaged" in result.stdout
     assert re.search(r"^timestep +64\.3 KiB +not verified", result.stdout, flags=re.MULTILINE)
     assert re.search(r"out +modulation +float32 +\[batch, frames, 6, 24\]", result.stdout)
     assert re.search(r"^timestep +321 B +4\.0 MiB +8\.0 MiB +rtx 1\.7\.1\.116", result.stdout, re.M)
+
+
+def test_in_short_it_fits_a_screen(plans: Path) -> None:
+    result = _inspect(plans)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) < 24
+    assert re.search(r"^sizes +height a multiple of 32 up to 32,768", result.stdout, re.M)
+    assert re.search(r"^lengths +4k \+ 1 frames: 1, 5, 9, \.\.\. 4,093", result.stdout, re.M)
+    assert re.search(r"^fp32 +float32 +\S+ KiB +not verified +sm120", result.stdout, re.M)
+    assert "--all" in result.stderr
 
 
 def test_json_is_the_manifest_and_the_checks(plans: Path) -> None:
@@ -71,7 +81,9 @@ def test_blocks_with_one_signature_share_a_row(tmp_path: Path) -> None:
     }
     variant = msgspec.structs.replace(manifest.variants["fp32"], graphs=graphs)
     root = _bundle(tmp_path, msgspec.structs.replace(manifest, variants={"fp32": variant}))
-    rows = re.findall(r"^(\w+(?: to \w+)?) +[\d.]+ KiB +(\S+)", _inspect(root).stdout, flags=re.M)
+    rows = re.findall(
+        r"^(\w+(?: to \w+)?) +[\d.]+ KiB +(\S+)", _inspect(root, "--all").stdout, flags=re.M
+    )
     assert rows == [
         ("block_00 to block_01", "4.2e-07"),
         ("final_layer", "3.1e-07"),
