@@ -43,8 +43,8 @@ def clip_file(
 ) -> Iterator[Callable[[Frames], None]]:
     """Write a clip: a function that takes u8 [n, height, width, 3].
 
-    It is there when the block ends without error, and not before. A ``live`` mp4, and live PNGs,
-    can be watched meanwhile and stay if there is an error. ``tags`` go into the file.
+    It is there when the block ends without error, and not before. A ``live`` one can be watched
+    meanwhile and stays if there is an error. ``tags`` go into the file.
 
     Raises:
         RequestError: an mp4 of odd height or width.
@@ -58,7 +58,7 @@ def clip_file(
     if path.suffix == ".gif":
         from sana_rt.runtime.gif import gif  # noqa: PLC0415 (loads FFmpeg)
 
-        with gif(path, **size, tags=tags) as write:
+        with gif(path, **size, tags=tags, live=live) as write:
             yield write
         return
     from sana_rt.runtime import video  # noqa: PLC0415 (loads FFmpeg)

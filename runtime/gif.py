@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import av
 import numpy as np
@@ -16,28 +16,36 @@ from numpy.typing import NDArray
 from sana_rt.files import writing
 from sana_rt.runtime import comments
 from sana_rt.runtime.comments import Tags
+from sana_rt.runtime.growing_file import GrowingFile
 
 Frames = NDArray[np.uint8]
 
 #: One palette a frame, so that a frame can be written without the next ones.
 _PALETTE: Final = "stats_mode=single:reserve_transparent=0"
 _USE: Final = "new=1"
+_FLUSHED: Final = {"flush_packets": "1"}
 
 
 @contextlib.contextmanager
 def gif(
-    path: Path, *, height: int, width: int, fps: int, tags: Tags
+    path: Path, *, height: int, width: int, fps: int, tags: Tags, live: bool = False
 ) -> Iterator[Callable[[Frames], None]]:
     """Write a GIF: a function that takes u8 [n, height, width, 3].
 
-    The file has its name only when the block ends without error. GIF counts time in hundredths of
-    a second.
+    The file has its name only when the block ends without error; a ``live`` one from the first
+    frames on, and it stays if there is an error. GIF counts time in hundredths of a second.
 
     Raises:
         DiskFullError, StorageError: the file could not be written.
     """
     time_base = Fraction(1, fps)
-    with writing(path) as file, av.open(_Commented(file, tags), "w", format="gif") as container:
+    with contextlib.ExitStack() as stack:
+        if live:
+            write_piece = stack.enter_context(GrowingFile(path)).append
+        else:
+            write_piece = stack.enter_context(writing(path)).write
+        pieces = _Pieces(write_piece, tags)
+        container = stack.enter_context(av.open(pieces, "w", format="gif", options=_FLUSHED))
         stream = container.add_stream("gif", rate=Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "pal8"
         palettes = _palettes(height, width, time_base)
@@ -56,16 +64,16 @@ def gif(
         container.mux(stream.encode(None))
 
 
-class _Commented:
-    """A file that gets its comment with its first piece, which holds the header."""
+class _Pieces:
+    """Where the muxer writes; the first piece holds the header and gets the comment."""
 
-    def __init__(self, file: IO[bytes], tags: Tags) -> None:
-        self._file, self._tags = file, tags
+    def __init__(self, write: Callable[[bytes], object], tags: Tags) -> None:
+        self._write, self._tags = write, tags
         self._begun = False
 
     def write(self, data: bytes) -> int:
         piece = bytes(data)
-        self._file.write(piece if self._begun else comments.gif(piece, self._tags))
+        self._write(piece if self._begun else comments.gif(piece, self._tags))
         self._begun = True
         return len(data)
 

@@ -202,7 +202,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt begins at 99 s"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,x"), 2, "'--timesteps'"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,10"), 1, "timesteps are 9, 10"),
-        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "$.timesteps"),
+        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "timesteps is (9.0, 0.0)"),
         (("-o", "clip.mp4", "--resume", "none"), 1, "none"),
     ],
 )

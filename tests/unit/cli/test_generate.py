@@ -244,7 +244,7 @@ def test_frames_are_not_mixed_with_others(small_bundle: Path, tmp_path: Path) ->
         ((PROMPT, "-o", "clip.avi"), 2, "does not end in .mp4"),
         ((PROMPT, "-o", "clip.mp4", "--num-frames", "8"), 1, "num_frames is 8"),
         ((PROMPT, "-o", "clip.mp4", "--height", "33"), 1, "height is 33 pixels"),
-        ((PROMPT, "-o", "clip.mp4", "--seed", "-1"), 2, "$.seed"),
+        ((PROMPT, "-o", "clip.mp4", "--seed", "-1"), 2, "seed is -1"),
         ((PROMPT, "-o", "clip.mp4", "--solver", "heun"), 2, "'heun'"),
         ((PROMPT, "-o", "clip.mp4", "--variant", "fp64"), 1, "no variant 'fp64'"),
         ((PROMPT, "-o", "clip.mp4", "--backend", "gpu"), 2, "no backend 'gpu'"),

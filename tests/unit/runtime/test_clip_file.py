@@ -68,14 +68,23 @@ def test_a_gif_has_the_colours_and_the_pace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(shown, CLIP)  # one colour a frame, so nothing is lost
 
 
-def test_an_interrupted_gif_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("live", [False, True])
+def test_an_interrupted_gif_is_not_there_unless_it_was_to_be_watched(
+    tmp_path: Path, live: bool
+) -> None:
+    path = tmp_path / "c.gif"
     with (
         contextlib.suppress(KeyboardInterrupt),
-        clip_file.clip_file(tmp_path / "c.gif", **SIZE, tags={}) as write,
+        clip_file.clip_file(path, **SIZE, tags={}, live=live) as write,
     ):
         write(CLIP[:3])
+        assert path.exists() == live
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == live
+    if live:
+        with av.open(path) as container:
+            shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        np.testing.assert_array_equal(shown, CLIP[:3])
 
 
 @pytest.mark.parametrize(
