@@ -28,7 +28,7 @@ export TARGET ?= sm120
 SECONDS ?= 300
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types bench clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types sbom bench clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -87,6 +87,9 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 
 fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+
+sbom: setup ## Write the software bill of materials that wheels carry
+	$(BIN)/python release/sbom.py
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.speed.denoise
