@@ -33,7 +33,7 @@ class VariantKey:
     tokenizer: str | None = field(metadata={"opaque": True})
     dtype: str
     compared_with_modules: bool
-    created_by: str
+    maker: str
 
 
 def maker() -> str:
@@ -64,7 +64,7 @@ def _differences(
         tokenizer=None if tokenizer is None else manifest.file(tokenizer).sha256,
         dtype=variant.dtype,
         compared_with_modules=compared,
-        created_by=variant.created_by,
+        maker=variant.maker,
     )
     wanted = VariantKey(
         checkpoint=checkpoint.source().sha256,
@@ -72,7 +72,7 @@ def _differences(
         tokenizer=None if checkpoint.tokenizer is None else sha256(checkpoint.tokenizer),
         dtype=options.dtype,
         compared_with_modules=compared or options.verify,
-        created_by=maker(),
+        maker=maker(),
     )
     yield from freshness.differences(there, wanted)
     files = [path for graph in variant.graphs.values() for path in (graph.path, *graph.weights)]

@@ -169,7 +169,7 @@ def _variant(checkpoint: Checkpoint, dtype: DType, graphs: dict[str, Graph]) -> 
         checkpoint.source(),
         graphs,
         decoder=decoder,
-        created_by=freshness.maker(),
+        maker=freshness.maker(),
     )
 
 

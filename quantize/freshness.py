@@ -23,12 +23,12 @@ class VariantKey:
     checkpoint: str = field(metadata={"opaque": True})
     recipe: str = field(metadata={"opaque": True})
     calibration: Mapping[str, object]
-    created_by: str
+    maker: str
 
 
 def maker(base: Variant) -> str:
     """Who quantizes what ``base`` was made by: recorded in every variant, and part of its key."""
-    return f"{freshness.maker('quantize', _PACKAGES)}; of {base.created_by}"
+    return f"{freshness.maker('quantize', _PACKAGES)}; of {base.maker}"
 
 
 def reasons(
@@ -51,7 +51,7 @@ def _differences(bundle: Bundle, variant: Variant, wanted: VariantKey) -> Iterat
         checkpoint=variant.source.sha256,
         recipe=variant.quantization.recipe_sha256 if variant.quantization else "",
         calibration=_recorded(variant, wanted.calibration),
-        created_by=variant.created_by,
+        maker=variant.maker,
     )
     yield from freshness.differences(there, wanted)
     files = [path for graph in variant.graphs.values() for path in (graph.path, *graph.weights)]

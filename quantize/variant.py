@@ -287,5 +287,5 @@ def _variant(
         graphs={**base.graphs, **graphs},
         plans={},
         quantization=Quantization(recipe.name, loaded.sha256, form.form, calibration),
-        created_by=freshness.maker(base),
+        maker=freshness.maker(base),
     )

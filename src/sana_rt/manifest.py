@@ -233,8 +233,8 @@ class DecodeWindow(Frozen, frozen=True):
 class Variant(Frozen, frozen=True):
     """One numerical version of the model: graph by graph name, plans by target, then name.
 
-    One without ``decoder`` makes latents, not frames. ``created_by`` says which code wrote the
-    graphs; what other code would write again is not current.
+    One without ``decoder`` makes latents, not frames. ``maker`` says which code wrote the graphs;
+    what another would write is not current.
     """
 
     dtype: str
@@ -244,7 +244,7 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     quantization: Quantization | None = None
     decoder: DecodeWindow | None = None
-    created_by: str = ""
+    maker: str = ""
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs it still has.
