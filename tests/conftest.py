@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +60,16 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
     monkeypatch.setattr(files, "create_partial", create_partial)
     return full.add
+
+
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment whose processes end when they touch the network (tests/data/no_network.c)."""
+    library = tmp_path_factory.mktemp("offline") / "no_network.so"
+    source = Path(__file__).parent / "data/no_network.c"
+    command = ["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return {**os.environ, "LD_PRELOAD": str(library)}
 
 
 @pytest.fixture(scope="session")

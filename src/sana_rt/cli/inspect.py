@@ -13,8 +13,8 @@ import msgspec
 from sana_rt import geometry
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output, progress
-from sana_rt.cli.command import Command
+from sana_rt.cli import output, paths, progress
+from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.cli.printable import printable
 from sana_rt.engines.cards import CARDS
 from sana_rt.errors import BundleFileError
@@ -59,6 +59,7 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help=f"Card to compute the plans' bounds for: {', '.join(CARDS)}.  "
     "[default: a card of each plan's target]",
 )
+@overwrite_option
 def command(
     path: Path,
     *,
@@ -68,6 +69,7 @@ def command(
     plans: bool,
     plot: Path | None,
     device: str | None,
+    overwrite: bool,
 ) -> None:
     """Show the contents of BUNDLE, and whether its files match the hashes in its manifest.
 
@@ -84,6 +86,7 @@ def command(
         _show_clip(path, as_json=as_json)
         return
     opened = Bundle.open(path)
+    paths.check({"--plot": plot}, {}, overwrite=overwrite)
     if plans or plot:
         from sana_rt.cli import plans_view
 
