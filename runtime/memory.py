@@ -76,7 +76,7 @@ class MemoryPlan:
     def not_included(self) -> tuple[str, ...]:
         """What else a process needs, which the manifest does not tell."""
         activations = (f"activations, which {self.device} sizes as it runs",)
-        process = ("Python, the libraries and working copies of the process",)
+        process = ("what Python, its libraries and their copies of weights take",)
         return process if self.activation_bytes is not None else activations + process
 
     def rows(self) -> list[tuple[str, int]]:
@@ -89,7 +89,7 @@ class MemoryPlan:
 
     def table(self) -> str:
         """The plan for a person."""
-        rows = [*self.rows(), ("planned together", self.total_bytes)]
+        rows = [*self.rows(), ("planned", self.total_bytes)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {size / 2**20:>10,.1f} MiB" for name, size in rows]
         return "\n".join([*lines, f"Not included: {'; '.join(self.not_included)}."])

@@ -47,7 +47,7 @@ def differences(old: Any, new: Any) -> Iterator[str]:
         elif part.metadata.get("opaque"):
             yield f"the {name} changed"
         else:
-            yield f"{name} was {'not recorded' if before in ('', None) else before}, is {after}"
+            yield f"{name} was {'not recorded' if before == '' else before}, is {after}"
 
 
 def damaged(bundle: Bundle, paths: Iterable[str]) -> Iterator[str]:
