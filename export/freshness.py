@@ -67,7 +67,7 @@ def _differences(
         maker=variant.maker,
     )
     wanted = VariantKey(
-        checkpoint=checkpoint.source().sha256,
+        checkpoint=checkpoint.source.sha256,
         model=checkpoint.spec,
         tokenizer=None if checkpoint.tokenizer is None else sha256(checkpoint.tokenizer),
         dtype=options.dtype,

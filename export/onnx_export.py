@@ -32,7 +32,7 @@ from sana_rt.export.weights import Weights
 from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Variant
-from sana_rt.model_spec import ModelSpec
+from sana_rt.model_spec import differences
 from sana_rt.progress import ReportProgress, silent
 from sana_rt.weights_file import Extent
 
@@ -135,11 +135,11 @@ def _kept(
 
 def _same_model(manifest: Manifest, checkpoint: Checkpoint) -> bool:
     hashes = {variant.source.sha256 for variant in manifest.variants.values()}
-    return checkpoint.source().sha256 in hashes and manifest.model == checkpoint.spec
+    return checkpoint.source.sha256 in hashes and manifest.model == checkpoint.spec
 
 
 def _check_same_model(root: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
-    source, remedy = checkpoint.source(), "export to another directory, or replace it: --overwrite."
+    source, remedy = checkpoint.source, "export to another directory, or replace it: --overwrite."
     sources = [variant.source for variant in manifest.variants.values()]
     if source.sha256 not in {each.sha256 for each in sources}:
         raise UsageError(
@@ -147,15 +147,14 @@ def _check_same_model(root: Path, manifest: Manifest, checkpoint: Checkpoint) ->
             expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
             remedy=remedy,
         )
-    different = [
-        name
-        for name in ModelSpec.__struct_fields__
-        if getattr(manifest.model, name) != getattr(checkpoint.spec, name)
+    found = [
+        f"{name} is {ours}, in the bundle {there}"
+        for name, ours, there in differences(checkpoint.spec, manifest.model)
     ]
-    if different:
+    if found:
         raise UsageError(
-            f"{root} was exported with other settings of {', '.join(different)}.",
-            expected="the same --preset and --instruction for all variants of a bundle.",
+            f"{root} is of the same weights, but of another model: {'; '.join(found)}.",
+            expected="the same configuration, --preset and --instruction for all variants.",
             remedy=remedy,
         )
 
@@ -166,7 +165,7 @@ def _variant(checkpoint: Checkpoint, dtype: DType, graphs: dict[str, Graph]) -> 
     return Variant(
         dtype,
         _DESCRIPTIONS[dtype],
-        checkpoint.source(),
+        checkpoint.source,
         graphs,
         decoder=decoder,
         maker=freshness.maker(),

@@ -100,7 +100,7 @@ def _other(bundle: Path, checkpoint: Path) -> str | None:
 
     if not Bundle.exists(bundle):
         return None
-    source = open_checkpoint(checkpoint).source()
+    source = open_checkpoint(checkpoint).source
     found = [variant.source for variant in Bundle.read(bundle).manifest.variants.values()]
     return None if source.sha256 in {each.sha256 for each in found} else found[0].checkpoint
 

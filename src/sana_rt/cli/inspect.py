@@ -17,7 +17,7 @@ from sana_rt.cli import output, paths, progress
 from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.cli.printable import printable
 from sana_rt.engines.cards import CARDS
-from sana_rt.errors import BundleFileError
+from sana_rt.errors import BundleFileError, some
 from sana_rt.manifest import File, Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
 
@@ -99,8 +99,7 @@ def command(
         _show(opened, damaged, everything=everything)
     if damaged:
         raise BundleFileError(
-            f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: "
-            f"{', '.join(damaged)}.",
+            f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: {some(damaged)}.",
             expected="the SHA-256 that the manifest lists.",
             remedy="copy the bundle again, or create it again with the command that wrote it.",
         )

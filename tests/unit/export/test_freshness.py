@@ -139,7 +139,7 @@ def test_a_bundle_of_another_checkpoint_is_replaced_if_that_is_asked_for(
     assert _export(copy, root, "--overwrite").exit_code == 0
     bundle = Bundle.open(root)
     assert set(bundle.manifest.variants) == {"fp32"}
-    assert bundle.manifest.variants["fp32"].source == open_checkpoint(copy).source()
+    assert bundle.manifest.variants["fp32"].source == open_checkpoint(copy).source
     listed = {root / file.path for file in bundle.manifest.files}
     found = {path for path in root.rglob("*.*") if path.is_file()}
     assert found - {root / "manifest.json", root / ".lock"} == listed
