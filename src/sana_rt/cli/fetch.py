@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(
     cls=Command,
     epilog="Example: sana-rt fetch Efficient-Large-Model/SANA-Video_2B_480p_diffusers "
-    "--revision main --output out/checkpoint",
+    "--output out/checkpoint",
 )
 @click.argument("repo_id", metavar="HUB_ID")
 @click.option(

@@ -83,13 +83,11 @@ _LISTS: Final[dict[str, Callable[[], list[Entry]]]] = {
 @click.argument("what", type=click.Choice(list(_LISTS)))
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def command(what: str, *, as_json: bool) -> None:
-    r"""List the names that options take.
+    """List the names that options take.
 
-    \b
-    recipes    quantize --recipe, bound --recipe
-    models     export --preset, bound --model
-    cards      bound --device, inspect --device; their targets, build --target
-    workloads  build --workload
+    recipes are for quantize and bound (--recipe); models for export (--preset) and bound
+    (--model); cards for bound and inspect (--device), their targets for build (--target);
+    workloads for build (--workload).
     """
     entries = _LISTS[what]()
     if as_json:
