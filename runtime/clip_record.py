@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from sana_rt import __version__
+from sana_rt import __version__, documents
+from sana_rt.documents import DocumentError
 from sana_rt.errors import RequestError
 from sana_rt.manifest import Source
 from sana_rt.model_spec import Frozen
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sana_rt.runtime.session import Session
 
 Command = Literal["generate", "stream"]
+Value = str | int | float | bool | tuple[float, ...] | None  # of an option
 
 _FLAGS: Final = {"lowercase"}
 
@@ -37,7 +39,7 @@ class ClipRecord(Frozen, frozen=True):
     model: str
     source: Source
     variant: str
-    request: dict[str, Any]
+    request: dict[str, Value]
     prompts: tuple[TimedPrompt, ...] = ()
     recommit: bool = False
     fit: Literal["crop", "stretch"] = "crop"
@@ -47,16 +49,20 @@ class ClipRecord(Frozen, frozen=True):
     format_version: Literal[1] = 1
 
     @property
+    def prompt(self) -> str:
+        """The prompt that the clip begins with."""
+        return str(self.request.get("prompt", ""))
+
+    @property
     def tags(self) -> comments.Tags:
         """What goes into the file: the prompt as its title, and all of this as its comment."""
         text = msgspec.json.encode(self).decode()
-        return {"title": str(self.request["prompt"]), "comment": text}
+        return {"title": self.prompt, "comment": text}
 
     def command_line(self) -> str:
         """The command that makes the clip again; files and the bundle are to be filled in."""
-        request = dict(self.request)
-        prompt = str(request.pop("prompt"))
-        words = [word for name, value in request.items() for word in _option(name, value)]
+        options = {name: value for name, value in self.request.items() if name != "prompt"}
+        words = [word for name, value in options.items() for word in _option(name, value)]
         words += ["--variant", self.variant]
         for option in self.inputs:
             words += [option, "FILE"]
@@ -66,8 +72,8 @@ class ClipRecord(Frozen, frozen=True):
             words += ["--prompt-at", f"{later.seconds:g}", later.prompt]
         if self.recommit:
             words.append("--recommit")
-        first = [] if "--prompt-embeds" in self.inputs else [prompt]
-        if prompt.startswith("-"):  # which would be read as an option
+        first = [] if "--prompt-embeds" in self.inputs else [self.prompt]
+        if self.prompt.startswith("-"):  # which would be read as an option
             first, words = [], [*words, "--", *first]
         return shlex.join(["sana-rt", self.command, "BUNDLE", *first, *words])
 
@@ -118,15 +124,15 @@ def read(path: Path) -> ClipRecord:
             "without --no-metadata.",
         )
     try:
-        return msgspec.json.decode(comment, type=ClipRecord)
-    except msgspec.DecodeError as error:
+        return documents.json(comment.encode(), ClipRecord)
+    except DocumentError as error:
         raise RequestError(
             f"The comment of {path} is not a record of this release: {error}.",
             expected="what `sana-rt generate` or `sana-rt stream` writes.",
         ) from error
 
 
-def _option(name: str, value: object) -> list[str]:
+def _option(name: str, value: Value) -> list[str]:
     """A field of a request as words of the command line."""
     option = f"--{name.replace('_', '-')}"
     if name in _FLAGS:
@@ -135,6 +141,6 @@ def _option(name: str, value: object) -> list[str]:
         return ["--no-motion-score"]
     if value is None:
         return []
-    if isinstance(value, list | tuple):
+    if isinstance(value, tuple):
         return [option, ",".join(f"{each:g}" for each in value)]
     return [option, str(value)]

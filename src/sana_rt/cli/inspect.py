@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _show_clip(path: Path, *, as_json: bool) -> None:
         return
     rows = [
         ("path", str(path)),
-        ("prompt", str(record.request["prompt"])),
+        ("prompt", record.prompt),
         *((f"from {later.seconds:g} s", later.prompt) for later in record.prompts),
         ("model", f"{record.model}, variant {record.variant}"),
         ("checkpoint", f"{record.source.checkpoint}, SHA-256 {record.source.sha256[:12]}"),
@@ -149,7 +149,7 @@ def _show_clip(path: Path, *, as_json: bool) -> None:
     click.echo(f"\nMake it again:\n  {printable(record.command_line())}")
 
 
-def _options(request: dict[str, Any]) -> list[tuple[str, Any]]:
+def _options(request: Mapping[str, object]) -> list[tuple[str, object]]:
     return [
         (name, value)
         for name, value in request.items()
