@@ -104,8 +104,8 @@ def _resolve(repo_id: str, revision: str, endpoint: str | None) -> Snapshot:
 
 def _license(info: ModelInfo) -> str | None:
     """What the model card states: an identifier, a name, a link."""
-    card = info.card_data.to_dict() if info.card_data else {}
-    stated = [card.get(key) for key in ("license", "license_name", "license_link")]
+    names = ("license", "license_name", "license_link")
+    stated = [getattr(info.card_data, name, None) for name in names]
     return ", ".join(str(each) for each in stated if each) or None
 
 

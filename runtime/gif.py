@@ -40,6 +40,7 @@ def gif(
     """
     time_base = Fraction(1, fps)
     with contextlib.ExitStack() as stack:
+        write_piece: Callable[[bytes], object]
         if live:
             write_piece = stack.enter_context(GrowingFile(path)).append
         else:

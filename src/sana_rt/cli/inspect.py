@@ -18,7 +18,7 @@ from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.cli.printable import printable
 from sana_rt.engines.cards import CARDS
 from sana_rt.errors import BundleFileError, some
-from sana_rt.manifest import File, Graph, Plan, Variant
+from sana_rt.manifest import Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
 
 T = TypeVar("T")
