@@ -16,7 +16,7 @@ from sana_rt.runtime.autoencoder import Frames
 from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, BackendOptions
 from sana_rt.runtime.budget import Budget, bytes_in
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import NO_INPUTS, Inputs
+from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PathLike
 from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import MemoryPlan
 from sana_rt.runtime.observers import FiniteCheck, Observer
@@ -49,7 +49,7 @@ class Session:
 
     @staticmethod
     def open(
-        root: Path,
+        root: PathLike,
         *,
         variant: str | None = None,
         backend: str = backends.AUTO,
@@ -83,7 +83,7 @@ class Session:
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
         limit = None if max_memory is None else bytes_in(max_memory)
-        bundle = Bundle.open(root)
+        bundle = Bundle.open(Path(root))
         if variant is not None:
             bundle.manifest.variant(variant)
         options = BackendOptions(threads, cuda_graph, timeout)

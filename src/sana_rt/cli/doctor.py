@@ -16,6 +16,7 @@ import msgspec
 from sana_rt import __version__, machine
 from sana_rt.cli import COMMANDS, bundle_offers, import_check, output, progress
 from sana_rt.cli.bundle_offers import Playable
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
 from sana_rt.engines.trt_api import FLAVOURS
 from sana_rt.progress import ReportProgress, silent
@@ -266,7 +267,7 @@ def _in_the_way(extras: str | None, missing: Mapping[str, str]) -> str:
     return f'pip install "sana-rt[{extras}]"'
 
 
-@click.command(epilog="Example: sana-rt doctor out/bundle")
+@click.command(cls=Command, epilog="Example: sana-rt doctor out/bundle")
 @click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(bundle: Path | None, *, as_json: bool) -> None:
