@@ -106,6 +106,7 @@ class Session:
         self.backend = backend
         self._keep_text_encoder, self._max_memory = keep_text_encoder, max_memory
         self._residence: Residence | None = None
+        self._pipeline: Pipeline | None = None
 
     def __enter__(self) -> Self:
         """Itself; the end of the ``with`` closes it."""
@@ -117,7 +118,7 @@ class Session:
 
     def close(self) -> None:
         """Give back graphs, buffers and the device; a clip that is being made ends."""
-        self._residence = None
+        self._let_go()
         self.graphs.close_all()
 
     @property
@@ -235,7 +236,8 @@ class Session:
     ) -> tuple[Pipeline, Iterator[Chunk]]:
         """Allocate, load and encode what a job needs; its chunks are made as they are taken."""
         job.inputs.check(job.request, self.model)
-        pipeline = Pipeline(self.graphs, self._reside(job, decode=decode), job, progress)
+        residence = self._reside(job, decode=decode)
+        self._pipeline = pipeline = Pipeline(self.graphs, residence, job, progress)
         self.graphs.take_over(pipeline, *([FiniteCheck()] if check_finite else []))
         embeds = dict(job.known)
         if job.prompts:
@@ -250,10 +252,18 @@ class Session:
         plan = self._plan(job, decode=decode)
         if self._residence is None or self._residence.plan != plan:
             self.check(plan)
-            self._residence = None  # the buffers of before make room
+            self._let_go()  # what was loaded before makes room
             self.graphs.serve(_sizes(job, plan.dims))
             self._residence = Residence(self.graphs, plan)
         return self._residence
+
+    def _let_go(self) -> None:
+        """Hold no buffer any more, not even for the iterator of a clip that has ended."""
+        if self._pipeline is not None:
+            self._pipeline.release()
+        if self._residence is not None:
+            self._residence.leave()
+        self._residence = self._pipeline = None
 
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
