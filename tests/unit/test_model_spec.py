@@ -90,7 +90,14 @@ def test_latent_frames(spec: ModelSpec, frames: int, latent: int) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "frames", "nearest"),
-    [(WAN, 80, "77 or 81"), (WAN, 0, "1 or 5"), (WAN, -3, "1 or 5"), (LTX2, 85, "81 or 89")],
+    [
+        (WAN, 80, "77 or 81"),
+        (WAN, 0, "1 or 5"),
+        (WAN, -3, "1 or 5"),
+        (LTX2, 85, "81 or 89"),
+        (WAN, 4092, "4089 or 4093"),
+        (WAN, 10**12, "4093"),
+    ],
 )
 def test_a_frame_count_between_two_names_both(spec: ModelSpec, frames: int, nearest: str) -> None:
     with pytest.raises(RequestError, match=f"num_frames is {frames}") as caught:
@@ -113,6 +120,8 @@ def test_latent_size() -> None:
         (480, 830, "width is 830", "816 or 832"),
         (0, 832, "height is 0", "16 or 32"),
         (480, -16, "width is -16", "16 or 32"),
+        (16_383, 832, "height is 16383", "16368 or 16384"),
+        (2**43 + 1, 832, "height is 8796093022209", "ask for 16384."),
     ],
 )
 def test_a_size_that_does_not_divide(height: int, width: int, said: str, nearest: str) -> None:

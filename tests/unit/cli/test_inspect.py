@@ -45,13 +45,23 @@ def _inspect(*arguments: object) -> Result:
 
 
 def test_it_shows_model_graphs_signatures_and_plans(plans: Path) -> None:
-    result = _inspect(plans)
+    result = _inspect(plans, "--all")
     assert result.exit_code == 0
     assert "2 blocks of width 24, bidirectional" in result.stdout
     assert "none damaged" in result.stdout
     assert re.search(r"^timestep +64\.1 KiB +not verified", result.stdout, flags=re.MULTILINE)
     assert re.search(r"out +modulation +float32 +\[batch, frames, 6, 24\]", result.stdout)
     assert re.search(r"^timestep +321 B +4\.0 MiB +8\.0 MiB +rtx 1\.7\.1\.116", result.stdout, re.M)
+
+
+def test_in_short_it_fits_a_screen(plans: Path) -> None:
+    result = _inspect(plans)
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) < 24
+    assert re.search(r"^sizes +height a multiple of 16 up to 16,384", result.stdout, re.M)
+    assert re.search(r"^lengths +4k \+ 1 frames: 1, 5, 9, \.\.\. 4,093", result.stdout, re.M)
+    assert re.search(r"^fp32 +float32 +\S+ KiB +not verified +sm120", result.stdout, re.M)
+    assert "--all" in result.stderr
 
 
 def test_json_is_the_manifest_and_the_checks(plans: Path) -> None:
@@ -87,7 +97,7 @@ def _verified(root: Path, graph_file: GraphFile, **errors: float) -> Path:
 
 def test_an_error_that_was_above_its_tolerance_fails(tmp_path: Path, graph_file: GraphFile) -> None:
     root = _verified(tmp_path, graph_file, block_01=1.1e-6)
-    result = _inspect(root)
+    result = _inspect(root, "--all")
     assert result.exit_code == 1
     assert re.search(r"^block_00 to block_01 .*1\.1e-06, FAILED +1e-06", result.stdout, re.M)
     text = result.stderr.replace("\n", " ")
@@ -119,7 +129,8 @@ def test_a_graph_that_is_not_as_the_manifest_says_fails(
 
 def test_blocks_with_one_signature_share_a_row(tmp_path: Path, graph_file: GraphFile) -> None:
     root = _verified(tmp_path, graph_file, block_01=4.2e-7)
-    rows = re.findall(r"^(\w+(?: to \w+)?) +[\d.]+ K?i?B +(\S+)", _inspect(root).stdout, flags=re.M)
+    text = _inspect(root, "--all").stdout
+    rows = re.findall(r"^(\w+(?: to \w+)?) +[\d.]+ K?i?B +(\S+)", text, flags=re.M)
     assert rows[4:7] == [
         ("patch_embed", "3.1e-07"),
         ("block_00 to block_01", "4.2e-07"),
