@@ -240,6 +240,18 @@ def test_a_bundle_without_blocks_is_refused_at_once(
         Session.open(root, threads=1).latents(for_small(root))
 
 
+def test_another_size_of_patches_is_refused_by_the_first_graph_that_runs(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """No signature has it: rows and columns have names, and are counted from it."""
+    model = Bundle.open(small_bundle).manifest.model
+    patches = msgspec.structs.replace(model.transformer, patch_size=(1, 4, 4))
+    model = msgspec.structs.replace(model, transformer=patches)
+    root = changed(small_bundle, tmp_path / "bundle", model=model)
+    with pytest.raises(BackendError, match="failed in the graph 'patch_embed'"):
+        list(Session.open(root, threads=1).latents(for_small(root)))
+
+
 def test_a_tokenizer_that_is_not_the_listed_one_is_refused(
     small_bundle: Path, tmp_path: Path
 ) -> None:
