@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,6 @@ def clip(session: Session, inputs: Inputs | None = None, **options: Any) -> Clip
 def played(bundle: Path, inputs: Inputs | None = None, **options: Any) -> Clip:
     with opened(bundle, **options) as session:
         return clip(session, inputs)
-
-
-@pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
-    """No test plays the bundle of another."""
-    from tensorrt_rtx import _environment
-
-    yield
-    _environment.reset()
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +126,7 @@ def test_image_to_video(plans: Path, device: Device, seed: int) -> None:
     np.testing.assert_array_equal(played(plans, inputs), expected)
 
 
-@pytest.mark.parametrize("options", [{"cuda_graph": False}, {"max_memory": "60MB"}])
+@pytest.mark.parametrize("options", [{"cuda_graph": False}, {"max_memory": "100MB"}])
 def test_whatever_the_options(plans: Path, expected: Clip, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(played(plans, **options), expected)
 
@@ -195,10 +185,6 @@ def test_streams_stop_and_continue(causal: Path, tmp_path: Path, latent_frames: 
 WORK = {"cuGraphLaunch", "cuMemcpyAsync", "cuMemsetD8Async", "cuLaunchKernel"}
 
 
-def allocations(report: Report) -> list[str]:
-    return [name for name in report.calls if "MemAlloc" in name or "MemHostAlloc" in name]
-
-
 def work(report: Report) -> dict[str, int]:
     calls = {name.removesuffix("_v2"): count for name, count in report.calls.items()}
     return {name: count for name, count in calls.items() if name in WORK and count}
@@ -221,7 +207,7 @@ def test_a_step_is_one_launch_and_two_copies(plans: Path, device: Device) -> Non
     for report in steps[2:]:
         assert work(report) == {"cuGraphLaunch": 1, "cuMemcpyAsync": 2}
         assert not [kind for kind in report.bytes if "pageable" in kind]
-        assert allocations(report) == []
+        assert report.allocations == 0
 
 
 def test_a_step_that_takes_noise_copies_three_times(causal: Path, device: Device) -> None:
@@ -247,7 +233,7 @@ def test_a_step_that_takes_noise_copies_three_times(causal: Path, device: Device
     assert {"cuGraphLaunch": 1, "cuMemcpyAsync": 3} in steps
     assert all(each["cuGraphLaunch"] <= 3 for each in steps)
     for report in (*reports, left):
-        assert allocations(report) == []
+        assert report.allocations == 0
         assert not {name for name in report.calls if "Capture" in name or "Instantiate" in name}
 
 
@@ -255,12 +241,12 @@ def test_live_bytes_are_flat_over_five_minutes(causal: Path, device: Device) -> 
     live: list[tuple[int, int, int]] = []
     with opened(causal) as session:
         seconds = 300
-        request = session.request(prompt=PROMPT, seconds=seconds, fps=8)
+        request = session.request(prompt=PROMPT, seconds=seconds, fps=2)
         for number, _ in enumerate(session.stream(request)):
             if number > 8:  # the chunks so far were of every kind
                 report = device.report()
                 live.append((report.device_bytes, report.pinned_bytes, report.executable_graphs))
-    assert len(live) > 500
+    assert len(live) > 130
     assert len(set(live)) == 1
 
 
@@ -278,6 +264,23 @@ def test_a_capture_that_fails_costs_a_note(plans: Path, expected: Clip, device: 
         device.fail("cuStreamEndCapture", result=901)
         with pytest.warns(NotCapturedWarning, match="cuStreamEndCapture"):
             np.testing.assert_array_equal(clip(session), expected)
+
+
+def test_graphs_are_captured_again_where_the_arena_moves(causal: Path) -> None:
+    """Which it does not if all is bound when it is loaded; so it is moved by hand."""
+    with opened(causal, "onnxruntime") as session:
+        expected = stream(session)
+    with opened(causal) as session:
+        arena = session.graphs._backend._arena  # type: ignore[attr-defined]
+        made = session.stream(
+            session.request(prompt=PROMPT, num_frames=25),
+            schedule=PromptSchedule((TimedPrompt(1.5, OTHER),)),
+        )
+        frames = []
+        for part in made:
+            frames.append(part)
+            arena.resize(arena.nbytes + 4096)
+        np.testing.assert_array_equal(np.concatenate(frames), expected)
 
 
 # --- What goes wrong ---
@@ -329,7 +332,7 @@ def test_sizes_outside_of_the_profile_are_refused_at_once(plans: Path, device: D
         device.mark()
         with pytest.raises(ProfileError, match=r"frames 3.*\n.*frames 5.*\n.*--workload"):
             clip(session, num_frames=9)
-        assert allocations(device.report()) == []
+        assert device.report().allocations == 0
 
 
 def test_a_timeout_is_a_number_of_seconds(plans: Path) -> None:
