@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import ManifestReferenceError, UsageError
-from sana_rt.manifest import DimRange, Plan
+from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.runtime.backends.base import (
     Artifact,
     Backend,
@@ -82,11 +82,16 @@ class Graphs:
                 entry.check_holds(f"The plan of {name}", {**sizes, **single}, remedy)
 
     def open(self, name: str, *, lasting: bool = True) -> Context:
-        """Load a graph, unless it is; see :meth:`Backend.open`."""
+        """Load a graph, unless it is; see :meth:`Backend.open`.
+
+        Raises :class:`BundleFileError` where its file is not what the manifest says.
+        """
         if name not in self._opened:
             entry = self.signature(name)
             file = self._bundle.manifest.file(entry.path)
             path = self._bundle.path(entry.path)
+            if isinstance(entry, Graph):
+                self._bundle.check_onnx(entry)
             artifact = Artifact(name, entry, path, file.sha256, self.variant)
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]

@@ -46,6 +46,7 @@ class Planner:
     def _phases(self, job: Job, *, decode: bool) -> Iterator[Phase]:
         graphs, transformer = self.graphs, job.model.transformer
         blocks = transformer.num_layers
+        graphs.signature(graph_names.block(0))  # all blocks are there, or none
         if job.prompts:
             yield self._phase(TEXT_ENCODER, _ENCODER_GRAPHS, prompts.encoder_regions(graphs))
         elif self.keep_text_encoder and graph_names.TEXT_ENCODER in graphs.signatures:

@@ -272,7 +272,8 @@ class Pipeline:
                 self._denoiser(range(length))
         if phases.DECODER in entered:
             self._decoder()
-        self._graphs.loaded()
+        if names:
+            self._graphs.loaded()
         self._progress(Progress("load", len(names), len(names)))
 
     def _move(self, phase: str) -> None:

@@ -227,6 +227,7 @@ class Session:
                 expected="prompt embeddings made elsewhere.",
                 remedy="give them (--prompt-embeds), or export a checkpoint with a text encoder.",
             )
+        self.bundle.check_hash(self.bundle.manifest.file(path))
         return PromptTokenizer.from_file(self.bundle.path(path), self.model.text)
 
     def _start(

@@ -17,6 +17,11 @@ from sana_rt.tensors import TensorSpec, unify
 Entry = Graph | Plan
 
 
+#: An allowance for what TensorRT keeps on the device for an opened plan, beside weights and
+#: activations, such as compiled kernels. A guess: it has not been measured on a card.
+PLAN_CONTEXT_BYTES: Final = 8 << 20
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A file that a backend opens: the graph called ``name``, or a plan of it.

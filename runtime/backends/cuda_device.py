@@ -123,6 +123,12 @@ class Device:
         self.record(self._idle)
         self.wait(self._idle)
 
+    def settle(self) -> bool:
+        """Return when the stream is idle, and whether the device can still be asked; no errors."""
+        with contextlib.suppress(SanaRTError):
+            self.synchronize()
+        return not self.lost
+
     def capture(self, work: Callable[[], None]) -> Any:
         """What ``work`` gives to the stream, not run but ready to be launched as one graph.
 
@@ -231,10 +237,9 @@ class Device:
             self._garbage.append(number)
             return
         function, handle = self._kept.pop(number)
-        with contextlib.suppress(SanaRTError):
-            if function in _FREEING:  # the rest CUDA destroys when it is not used any more
-                self.synchronize()
-            self._destroy(function, handle)
+        if function in _FREEING:  # the rest CUDA destroys when it is not used any more
+            self.settle()
+        self._destroy(function, handle)
 
     def _destroy(self, function: Callable[..., Any], handle: object) -> None:
         if not self.lost:

@@ -114,9 +114,8 @@ class PlanContext(Context):
 
     def close(self) -> None:
         """Destroy the contexts, then the engine, when the stream has no work for them."""
-        if self._place.device.lost:
+        if not self._place.device.settle():
             return
-        self._place.device.synchronize()
         for execution in self._executions:
             execution.close()
         self._executions.clear()

@@ -31,6 +31,8 @@ NAME: Final = "tensorrt"
 class TensorRT(Backend):
     """Plans of both flavours; all contexts share the device's stream and one arena."""
 
+    context_bytes = 8 << 20  # persistent memory and kernels; not measured on hardware
+
     def __init__(self, options: BackendOptions) -> None:
         memory = CudaMemory(options.timeout)
         super().__init__(NAME, memory)

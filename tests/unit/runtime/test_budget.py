@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_with_numbers() -> None:
         Budget(5009).check(smallest)
     with pytest.raises(
         DeviceMemoryError,
-        match=r"(?s)of which 5,009 may be used \(--max-memory\).*allow 5,010 bytes or more \(--max-memory\); ",
+        match=r"(?s)of which 5,009 may be used \(--max-memory\).*allow 5,010 bytes or more",
     ):
         Budget(9000, limit=5009).check(smallest)
 
