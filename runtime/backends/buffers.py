@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,25 @@ class Buffer:
         return replace(self, shape=shape)
 
 
+class Mark(ABC):
+    """A moment in the order of a device's work."""
+
+    @abstractmethod
+    def since(self, earlier: Self) -> float:
+        """Seconds from ``earlier`` to it; waits until the device has come so far."""
+
+
+@dataclass(frozen=True)
+class HostMark(Mark):
+    """A moment of the host's clock, in seconds."""
+
+    seconds: float
+
+    def since(self, earlier: Self) -> float:
+        """The difference."""
+        return self.seconds - earlier.seconds
+
+
 class Memory(ABC):
     """Memory of one device. Copies are ordered with the graphs that run on the device."""
 
@@ -95,6 +115,10 @@ class Memory(ABC):
         host = np.empty(source.shape, HOST_DTYPES[source.dtype])
         self._download(host, source)
         return widen(host) if source.dtype == "bfloat16" else host
+
+    def mark(self) -> Mark:
+        """Now, in the order of what was given to the device; here, which does it at once."""
+        return HostMark(time.perf_counter())
 
     def close(self) -> None:  # noqa: B027 (most have nothing to do)
         """Give back what copies need beside the buffers; buffers go with their last user."""

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from sana_rt.benchmarks.speed.denoise import DenoiseReport
 
 from sana_rt import benchmarks
 from sana_rt.benchmarks.quality import compare
-from sana_rt.benchmarks.speed.denoise import DenoiseReport
 from sana_rt.benchmarks.speed.export_memory import ExportReport
 from sana_rt.benchmarks.speed.streaming import StreamingReport
 
