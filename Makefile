@@ -12,10 +12,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
 EXTRAS := build,cpu,rtx,bench,dev
 
-# What demo, engines and generate work on. Exported, so that a prompt may hold any character.
+# What demo, engines, generate and bench work on. Exported, so that a prompt may hold any character.
 export CHECKPOINT ?= examples/shapes/checkpoints
 export BUNDLE ?= $(OUT)/bundle
 export PROMPT ?= a red circle moving slowly to the right on a grey background
+# What bench plays, one a line.
+export PROMPTS ?= examples/shapes/prompts.txt
 # What engines builds: a recipe of `sana-rt quantize` (nothing is quantized if empty), a
 # workload's name or .toml file (the model's defaults if empty), and the card.
 export RECIPE ?=
@@ -83,8 +85,13 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
-bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
-	$(BIN)/python -m sana_rt.benchmarks.speed.denoise
+bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
+	@if [ ! -e "$$BUNDLE/manifest.json" ]; then \
+	  $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" && \
+	  $(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"; \
+	fi
+	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
+	  --prompts "$$PROMPTS" --output $(OUT)/bench
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .hypothesis

@@ -70,11 +70,12 @@ class Call:
             assert process.stdout is not None
             try:
                 answer = self._listen(process, process.stdout, report)
-            finally:
-                process.kill()  # it has answered, or nobody waits for it any more
-            process.wait()
+                code = process.wait()
+            except BaseException:
+                process.kill()  # nobody waits for it any more
+                raise
             if answer is None:
-                raise self._failed(process.returncode, printed)
+                raise self._failed(code, printed)
         return _outcome(answer)
 
     def _listen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -140,3 +141,7 @@ def _medians(rounds: Rounds, name: str) -> Mapping[str, tuple[float, ...]]:
         boundary: tuple(statistics.median(each.turn.seconds[boundary]) for each in turns)
         for boundary in turns[0].turn.seconds
     }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(msgspec.json.format(json.dumps(schema()), indent=2) + "\n")
