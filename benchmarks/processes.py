@@ -10,6 +10,7 @@ import importlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,9 @@ class Call:
         said = printed.read().decode(errors="replace").strip()
         return BenchmarkError(
             f"The process of {self.function} ended with exit code {code}. It printed last:\n{said}",
-            remedy="exit code -9 is that of a process which the system ended for want of memory.",
+            remedy="free memory, for the want of which the system ends processes."
+            if code == -signal.SIGKILL
+            else "",
         )
 
 

@@ -44,7 +44,7 @@ class _Pipeline:
         torch.set_num_threads(job.threads)
         self._job, self._report = job, report
         checkpoint = open_checkpoint(Path(job.checkpoint))
-        self._spec, self._source = checkpoint.spec, checkpoint.source().sha256
+        self._spec, self._source = checkpoint.spec, checkpoint.source.sha256
         self._clock = _DeviceClock(job.device)
         self._free = [self._clock.free_bytes()]
         begin = time.perf_counter()

@@ -5,11 +5,12 @@ Imports what a user of the runtime imports and little else, because its memory i
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ from sana_rt.benchmarks.speed.turn import (
 )
 from sana_rt.manifest import Variant
 from sana_rt.runtime.backends.base import Binding
-from sana_rt.runtime.backends.buffers import Mark, Memory
+from sana_rt.runtime.backends.buffers import Memory, Timer
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.runtime.inputs import NO_INPUTS
 from sana_rt.runtime.job import Job
@@ -38,29 +39,37 @@ from sana_rt.runtime.session import Session
 
 Seconds = dict[str, list[float]]
 
+_BETWEEN: Final = ""  # the name of what is not a graph
+#: What is timed by the device's clock: a kind of event, and what it came behind.
+_STEP: Final = ("step", "step")
+_COMMITS: Final = (("commit", "latents"), ("commit", "frames"))
 
-@dataclass(frozen=True, eq=False)
+
+Kind = Literal["step", "commit", "latents", "frames"]
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that ended: a pass of the transformer, the latents of a chunk, some frames."""
 
-    kind: Literal["step", "commit", "latents", "frames"]
-    seconds: float  # of the host's clock
-    mark: Mark  # of the device's
+    kind: Kind
+    ended: float  # by the host's clock, which does not wait for the device where a pass ends
+    lasted: float | None  # since the event before it, by the device's clock
 
 
 class Watch:
     """What happens in one clip, and when; ``passed`` is called after each pass."""
 
     def __init__(self, memory: Memory, passed: Callable[[], None]) -> None:
-        self.events: list[Event] = []
         self.chunks: list[Chunk] = []
-        self._memory, self._passed = memory, passed
+        self._timer, self._passed = memory.timer(), passed
+        self._ends: list[tuple[Kind, float]] = []
         self._stages: dict[tuple[str, bool], float] = {}
 
     def progress(self, progress: Progress) -> None:
         """What the session calls."""
         if progress.stage == "denoise":
-            later = bool(self.events) and self.events[-1].kind in {"latents", "frames"}
+            later = bool(self._ends) and self._ends[-1][0] in {"latents", "frames"}
             self._add("commit" if later else "step")
             self._passed()
         elif progress.stage != "decode":
@@ -75,13 +84,19 @@ class Watch:
         """Frames are on the host."""
         self._add("frames")
 
+    def events(self) -> tuple[Event, ...]:
+        """All that ended; waits for the device."""
+        lasted = [None, *(seconds for _, seconds in self._timer.seconds())]
+        return tuple(Event(*end, each) for end, each in zip(self._ends, lasted, strict=True))
+
     def stage(self, name: str) -> float:
         """Seconds that a stage took; 0 if it was left out."""
         end = self._stages.get((name, True))
         return 0.0 if end is None else end - self._stages.get((name, False), end)
 
-    def _add(self, kind: Literal["step", "commit", "latents", "frames"]) -> None:
-        self.events.append(Event(kind, _now(), self._memory.mark()))
+    def _add(self, kind: Kind) -> None:
+        self._timer.mark(kind)
+        self._ends.append((kind, _now()))
 
 
 def turn(job: Mapping[str, Any], report: Report) -> Turn:
@@ -112,29 +127,33 @@ class GraphTimer(Observer):
     """Times every run of every graph by the device's clock."""
 
     def __init__(self) -> None:
-        self._begun: Mark | None = None
-        self._runs: dict[str, list[tuple[Mark, Mark]]] = {}
+        self._timer: Timer | None = None
 
     def before(self, binding: Binding, memory: Memory) -> None:  # noqa: ARG002 (the hook's)
         """The run begins."""
-        self._begun = memory.mark()
+        if self._timer is None:
+            self._timer = memory.timer()
+        self._timer.mark(_BETWEEN)
 
-    def after(self, binding: Binding, memory: Memory) -> None:
+    def after(self, binding: Binding, memory: Memory) -> None:  # noqa: ARG002 (the hook's)
         """The run ends."""
-        assert self._begun is not None
-        self._runs.setdefault(binding.graph, []).append((self._begun, memory.mark()))
+        assert self._timer is not None
+        self._timer.mark(binding.graph)
 
     def clear(self) -> None:
         """Forget the runs so far."""
-        self._runs.clear()
+        self._timer = None
 
     def times(self) -> tuple[GraphTime, ...]:
-        """The times by graph, in the order in which they first ran."""
-        found = []
-        for graph, marks in self._runs.items():
-            seconds = [end.since(begin) for begin, end in marks]
-            found.append(GraphTime(graph, len(seconds), sum(seconds), float(np.median(seconds))))
-        return tuple(found)
+        """The times by graph, in the order in which they first ran; waits for the device."""
+        runs: dict[str, list[float]] = {}
+        for name, seconds in self._timer.seconds() if self._timer else ():
+            if name != _BETWEEN:
+                runs.setdefault(name, []).append(seconds)
+        return tuple(
+            GraphTime(graph, len(each), sum(each), statistics.median(each))
+            for graph, each in runs.items()
+        )
 
 
 def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
@@ -145,24 +164,22 @@ def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
     found: Seconds = {"step": [], "commit": []}
     denoise = decode = 0.0
     asked = ready
-    before: Event | None = None
+    before: Kind | None = None
     for event in events:
-        if event.kind == "step" and before is not None and before.kind == "step":
-            found["step"].append(event.mark.since(before.mark))
-        elif event.kind == "commit" and before is not None:
-            found["commit"].append(event.mark.since(before.mark))
-        elif event.kind == "latents":
-            denoise += event.seconds - asked
-            asked = event.seconds
+        if event.kind == "latents":
+            denoise += event.ended - asked
+            asked = event.ended
         elif event.kind == "frames":
-            decode += event.seconds - asked
-            asked = event.seconds
-        before = event
-    first = next((event.seconds for event in events if event.kind == "frames"), None)
+            decode += event.ended - asked
+            asked = event.ended
+        elif event.lasted is not None and (event.kind, before) in {_STEP, *_COMMITS}:
+            found[event.kind].append(event.lasted)
+        before = event.kind
+    first = next((event.ended for event in events if event.kind == "frames"), None)
     found["denoise"] = [denoise]
     if first is not None:
         found |= {"decode": [decode], "first_frame": [first - begin]}
-    found["clip"] = [events[-1].seconds - begin]
+    found["clip"] = [events[-1].ended - begin]
     return {name: values for name, values in found.items() if values}
 
 
@@ -184,11 +201,13 @@ class _Player:
 
     def turn(self) -> Turn:
         """Load and warm up, then play every request."""
-        seconds = self._load()
+        prepared, seconds = self._load()
         for index, request in enumerate(self._job.requests):
             keep = self._job.keep if index == 0 else None
             for name, values in self._play(request, keep).items():
                 seconds.setdefault(name, []).extend(values)
+        text = statistics.median(seconds.get("text", [0.0]))  # which the first clip encoded, too
+        seconds |= {"load": [prepared - text], "warm_up": [seconds["warm_up"][0] + text]}
         return Turn(
             work=self._work(),
             backend=self._session.backend,
@@ -210,21 +229,18 @@ class _Player:
     def _variant(self) -> Variant:
         return self._session.bundle.manifest.variant(self._job.variant)
 
-    def _load(self) -> Seconds:
-        """The first clip, for which graphs are opened and buffers allocated."""
+    def _load(self) -> tuple[float, Seconds]:
+        """The first clip: seconds until it could be denoised, and what it took from there."""
         watch = self._watch()
         asked = _now()
         parts = self._start(self._warm_up, watch)
         ready = _now()
         for _ in parts:
             watch.frames()
-        end, text = _now(), watch.stage("encode")
+        end = _now()
         self._free.append(self._free_bytes())
-        return {
-            "load": [self._open_seconds + ready - asked - text],
-            "compile": [watch.stage("load")],
-            "warm_up": [end - ready + text],
-        }
+        prepared = self._open_seconds + ready - asked
+        return prepared, {"compile": [watch.stage("load")], "warm_up": [end - ready]}
 
     def _play(self, request: Request, keep: str | None) -> Seconds:
         """A clip; what is made is written to the folder ``keep``, after the clip."""
@@ -236,13 +252,14 @@ class _Player:
             frames.append(part)
             watch.frames()
         self._free.append(self._free_bytes())
-        self._passes += sum(event.kind in {"step", "commit"} for event in watch.events)
+        events = watch.events()
+        self._passes += sum(event.kind in {"step", "commit"} for event in events)
         self._decoded += sum(map(len, frames))
         if keep is not None:
             latents = np.concatenate([chunk.latents for chunk in watch.chunks], axis=2)
             Clip(keep).save(latents, np.concatenate(frames) if frames else None)
         text = watch.stage("encode")
-        return ({"text": [text]} if text else {}) | boundaries(begin, ready, watch.events)
+        return ({"text": [text]} if text else {}) | boundaries(begin, ready, events)
 
     def _start(self, request: Request, watch: Watch) -> Iterator[Frames]:
         """The frames of a clip, as they are made; none where the bundle has no decoder."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,23 +67,32 @@ class Buffer:
         return replace(self, shape=shape)
 
 
-class Mark(ABC):
-    """A moment in the order of a device's work."""
+class Timer(ABC):
+    """Times of what the device does, between marks."""
 
     @abstractmethod
-    def since(self, earlier: Self) -> float:
-        """Seconds from ``earlier`` to it; waits until the device has come so far."""
+    def mark(self, name: str) -> None:
+        """Let ``name`` end here, and what is marked next begin."""
+
+    @abstractmethod
+    def seconds(self) -> list[tuple[str, float]]:
+        """The time from each mark to the next, under the name of the latter."""
 
 
-@dataclass(frozen=True)
-class HostMark(Mark):
-    """A moment of the host's clock, in seconds."""
+class HostTimer(Timer):
+    """Where work is done when the call that asks for it returns."""
 
-    seconds: float
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, float]] = []
 
-    def since(self, earlier: Self) -> float:
-        """The difference."""
-        return self.seconds - earlier.seconds
+    def mark(self, name: str) -> None:
+        """Look at the clock."""
+        self._marks.append((name, time.perf_counter()))
+
+    def seconds(self) -> list[tuple[str, float]]:
+        """The time from each mark to the next."""
+        pairs = itertools.pairwise(self._marks)
+        return [(name, end - start) for (_, start), (name, end) in pairs]
 
 
 class Memory(ABC):
@@ -116,9 +126,9 @@ class Memory(ABC):
         self._download(host, source)
         return widen(host) if source.dtype == "bfloat16" else host
 
-    def mark(self) -> Mark:
-        """Now, in the order of what was given to the device; here, which does it at once."""
-        return HostMark(time.perf_counter())
+    def timer(self) -> Timer:
+        """A timer of what the device does."""
+        return HostTimer()
 
     def close(self) -> None:  # noqa: B027 (most have nothing to do)
         """Give back what copies need beside the buffers; buffers go with their last user."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from cuda.bindings import driver as cuda
 
 from sana_rt.errors import BackendError, DeviceMemoryError
-from sana_rt.runtime.backends.buffers import Buffer, HostArray, Mark, Memory
+from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory
 
 _ZEROS: Final = 0
 
@@ -39,10 +39,6 @@ class CudaMemory(Memory):
     def synchronize(self) -> None:
         """Wait until the stream is idle."""
         self._device.call(cuda.cuStreamSynchronize, self.stream)
-
-    def mark(self) -> Mark:
-        """An event on the stream, which the device times itself."""
-        return _TimedEvent(self._device, self.stream)
 
     def clear(self, buffer: Buffer) -> None:
         """Fill a buffer with zeros."""
@@ -143,22 +139,6 @@ class _Staging:
     def record(self, stream: int) -> None:
         """The copy that was just enqueued is the one to wait for."""
         self._device.call(cuda.cuEventRecord, self._read, stream)
-
-
-class _TimedEvent(Mark):
-    """A CUDA event that was recorded when it was made."""
-
-    def __init__(self, device: _Device, stream: int) -> None:
-        self._device = device
-        (self._event,) = device.call(cuda.cuEventCreate, cuda.CUevent_flags.CU_EVENT_DEFAULT)
-        weakref.finalize(self, device.release, cuda.cuEventDestroy, self._event)
-        device.call(cuda.cuEventRecord, self._event, stream)
-
-    def since(self, earlier: Self) -> float:
-        """Seconds between the two; waits for this one."""
-        self._device.call(cuda.cuEventSynchronize, self._event)
-        (milliseconds,) = self._device.call(cuda.cuEventElapsedTime, earlier._event, self._event)
-        return float(milliseconds) / 1e3
 
 
 def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:

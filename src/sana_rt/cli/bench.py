@@ -179,7 +179,8 @@ def _requests(
 
     lines = (PROMPT,) if prompts is None else prompts_file.read(prompts)[0]
     if quick and model.sampling.solver != "renoise":  # which has the model's own steps
-        steps = min(steps or model.sampling.num_inference_steps, _QUICK_STEPS)
+        default = model.sampling.num_inference_steps
+        steps = min(default if steps is None else steps, _QUICK_STEPS)
     return sides.requests(
         model,
         lines,
@@ -206,7 +207,8 @@ def _show(report: Report) -> None:
         ],
     )
     if report.not_measured:
-        show.table("Not measured", ("", ""), list(report.not_measured.items()))
+        reasons = [(name, why.splitlines()[0]) for name, why in report.not_measured.items()]
+        show.table("Not measured", ("", ""), reasons)
 
 
 def _boundaries(report: Report) -> list[str]:
