@@ -139,7 +139,7 @@ def _graphs(
             name,
             setup.requests[0],
             msgspec.convert(value, tuple[GraphTime, ...]),
-            backend=turn.backend,
+            plans=turn.plans,
             compute_capability=None if card is None else card.compute_capability,
         )
     return found

@@ -41,24 +41,25 @@ def bounded(
     request: Request,
     times: Sequence[GraphTime],
     *,
-    backend: str,
+    plans: bool,
     compute_capability: str | None,
 ) -> tuple[tuple[GraphShare, ...], BoundCard | None]:
-    """The graphs of the variant ``name`` as ``backend`` played them, with the bounds of its plans.
+    """The graphs of the variant ``name``, with the bounds of its plans.
 
-    ``compute_capability`` is that of the card in this machine. A plan for other sizes than the
-    request's has no bound, nor has one for ranges, which tells neither bytes nor FLOPs.
+    ``plans`` says whether these were played, ``compute_capability`` is that of the card in this
+    machine. A plan for other sizes than the request's has no bound, nor has one for ranges,
+    which tells neither bytes nor FLOPs.
     """
     variant = bundle.manifest.variant(name)
     target = _target(variant, compute_capability)
     if target is None:
         return tuple(_share(time, times, None, measured=False) for time in times), None
     card = cards.card_of(target.name)
-    measured = backend.startswith("tensorrt") and target.compute_capability == compute_capability
-    plans = variant.plans[target.name]
+    measured = plans and target.compute_capability == compute_capability
+    listed = variant.plans[target.name]
     found = []
     for time in times:
-        plan, bound = plans.get(time.graph), None
+        plan, bound = listed.get(time.graph), None
         if plan is not None and _is_for(time.graph, plan, variant, bundle.manifest.model, request):
             bound = _bound(bundle, plan, card)
         found.append(_share(time, times, bound, measured=measured))

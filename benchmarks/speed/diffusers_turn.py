@@ -75,6 +75,7 @@ class _Pipeline:
             device=self._job.device,
             dtype=self._job.dtype,
             seconds={name: tuple(values) for name, values in seconds.items()},
+            plans=False,
             device_bytes=taken(self._free),
         )
 

@@ -26,7 +26,7 @@ from sana_rt.benchmarks.speed.turn import (
     taken,
     warm_up,
 )
-from sana_rt.manifest import Variant
+from sana_rt.manifest import Plan, Variant
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.backends.buffers import Memory, Timer
 from sana_rt.runtime.backends.host import HostMemory
@@ -214,6 +214,9 @@ class _Player:
             device=_device(self._session),
             dtype=self._variant.dtype,
             seconds={name: tuple(values) for name, values in seconds.items()},
+            plans=any(
+                isinstance(entry, Plan) for entry in self._session.graphs.signatures.values()
+            ),
             device_bytes=taken(self._free),
         )
 

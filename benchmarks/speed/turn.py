@@ -141,6 +141,7 @@ class Turn(Frozen, frozen=True):
     device: Device
     dtype: str
     seconds: dict[str, tuple[float, ...]]
+    plans: bool  # whether compiled plans were played, not graphs
     device_bytes: Natural | None  # most that was taken of a card since the process had it
 
 

@@ -17,7 +17,7 @@ from sana_rt.errors import BenchmarkError, ComparisonError
 
 from .test_turn import WORK
 
-TURN = Turn(WORK, "onnxruntime", "cpu", "float32", {"clip": (1.0,)}, None)
+TURN = Turn(WORK, "onnxruntime", "cpu", "float32", {"clip": (1.0,)}, plans=False, device_bytes=None)
 
 
 @dataclass
