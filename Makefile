@@ -26,7 +26,7 @@ export TARGET ?= sm120
 SECONDS ?= 300
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types bench clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -92,6 +92,9 @@ bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, time
 	fi
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
 	  --prompts "$$PROMPTS" --output $(OUT)/bench
+
+gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
+	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .hypothesis
