@@ -21,7 +21,7 @@ import numpy as np
 from sana_rt.benchmarks.conditions import conditions
 from sana_rt.benchmarks.processes import Call
 from sana_rt.benchmarks.speed.card import Card
-from sana_rt.errors import BackendError, SanaRTError
+from sana_rt.errors import BackendError, EngineError, SanaRTError
 from sana_rt.model_spec import PRESETS, ModelSpec
 
 HERE = "tests.gpu.checks"
@@ -159,10 +159,15 @@ def plans(folder: str) -> Figures:
     spans = profiles.profile("block_00", graph, model, bound.workload(model))
     shapes = builder.input_shapes(graph.inputs, spans)
     runtime = tensorrt_rtx.Runtime(tensorrt_rtx.Logger())
-    found = {}
+    found: Figures = {}
     for name in TARGETS:
         request = BuildRequest(bundle.path(graph.path), rtx.target(name), shapes)
-        plan = builder.build_plan(request, Path(folder) / f"{name}.plan", rtx, lambda _: None).plan
+        plan = Path(folder) / f"{name}.plan"
+        try:
+            builder.build_plan(request, plan, rtx, lambda _: None)
+        except EngineError as error:
+            found[name] = {"failed": str(error)}
+            continue
         data = plan.read_bytes()
         validity = runtime.get_engine_validity(data[: runtime.engine_header_size])
         found[name] = {
