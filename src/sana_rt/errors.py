@@ -213,3 +213,11 @@ class DeviceLostError(SanaRTError):
 
 class NonFiniteError(SanaRTError):
     """A graph wrote NaN or infinity; names the graph, the step and the output."""
+
+
+class BenchmarkError(SanaRTError):
+    """A side of a benchmark failed in its process, or took longer than its limit."""
+
+
+class ComparisonError(SanaRTError):
+    """Two measurements that are not of equal work; names the fields, with both values."""

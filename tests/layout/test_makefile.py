@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate"),
-    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "sbom", "bench", "clean"),
+    *(
+        "check",
+        "lint",
+        "types",
+        "test",
+        "test-everywhere",
+        "fuzz",
+        "sbom",
+        "bench",
+        "gpu-checks",
+        "clean",
+    ),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
