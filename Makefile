@@ -94,10 +94,8 @@ sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py
 
 bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
-	@if [ ! -e "$$BUNDLE/manifest.json" ]; then \
-	  $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" && \
-	  $(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"; \
-	fi
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
 	  --prompts "$$PROMPTS" --output $(OUT)/bench
 
