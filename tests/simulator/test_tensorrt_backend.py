@@ -126,7 +126,7 @@ def test_image_to_video(plans: Path, device: Device, seed: int) -> None:
     np.testing.assert_array_equal(played(plans, inputs), expected)
 
 
-@pytest.mark.parametrize("options", [{"cuda_graph": False}, {"max_memory": "60MB"}])
+@pytest.mark.parametrize("options", [{"cuda_graph": False}, {"max_memory": "100MB"}])
 def test_whatever_the_options(plans: Path, expected: Clip, options: dict[str, Any]) -> None:
     np.testing.assert_array_equal(played(plans, **options), expected)
 
@@ -241,12 +241,12 @@ def test_live_bytes_are_flat_over_five_minutes(causal: Path, device: Device) -> 
     live: list[tuple[int, int, int]] = []
     with opened(causal) as session:
         seconds = 300
-        request = session.request(prompt=PROMPT, seconds=seconds, fps=8)
+        request = session.request(prompt=PROMPT, seconds=seconds, fps=2)
         for number, _ in enumerate(session.stream(request)):
             if number > 8:  # the chunks so far were of every kind
                 report = device.report()
                 live.append((report.device_bytes, report.pinned_bytes, report.executable_graphs))
-    assert len(live) > 500
+    assert len(live) > 130
     assert len(set(live)) == 1
 
 
@@ -264,6 +264,23 @@ def test_a_capture_that_fails_costs_a_note(plans: Path, expected: Clip, device: 
         device.fail("cuStreamEndCapture", result=901)
         with pytest.warns(NotCapturedWarning, match="cuStreamEndCapture"):
             np.testing.assert_array_equal(clip(session), expected)
+
+
+def test_graphs_are_captured_again_where_the_arena_moves(causal: Path) -> None:
+    """Which it does not if all is bound when it is loaded; so it is moved by hand."""
+    with opened(causal, "onnxruntime") as session:
+        expected = stream(session)
+    with opened(causal) as session:
+        arena = session.graphs._backend._arena  # type: ignore[attr-defined]
+        made = session.stream(
+            session.request(prompt=PROMPT, num_frames=25),
+            schedule=PromptSchedule((TimedPrompt(1.5, OTHER),)),
+        )
+        frames = []
+        for part in made:
+            frames.append(part)
+            arena.resize(arena.nbytes + 4096)
+        np.testing.assert_array_equal(np.concatenate(frames), expected)
 
 
 # --- What goes wrong ---
