@@ -30,7 +30,7 @@ export TARGET ?= sm120
 SECONDS ?= 300
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types sbom bench gpu-checks clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz simulate lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -89,6 +89,9 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 
 fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+
+simulate: setup ## Let every call and operation fail, one by one, on the simulated device
+	SIMULATE=all $(BIN)/pytest tests/simulator/test_faults.py
 
 sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py

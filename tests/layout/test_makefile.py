@@ -19,6 +19,7 @@ TASKS = {
         "test",
         "test-everywhere",
         "fuzz",
+        "simulate",
         "sbom",
         "bench",
         "gpu-checks",
