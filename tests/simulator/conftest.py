@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import hashlib
+import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -100,7 +102,15 @@ def plan_bundle(request: pytest.FixtureRequest) -> Path:
     def make(folder: Path) -> None:  # which imports torch, so only if there is none yet
         _build(request.getfixturevalue("small_bundle"), folder)
 
-    return kept(request.config, "plan-bundle", make)
+    return kept(request.config, f"plan-bundle-{_plan_key()}", make)
+
+
+def _plan_key() -> str:
+    """Changes with what builds plans, beside what exports graphs."""
+    digest = hashlib.sha256(importlib.metadata.version("tensorrt_rtx_cu13").encode())
+    for path in sorted(Path(engines.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def _build(source: Path, folder: Path) -> None:
