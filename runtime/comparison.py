@@ -14,7 +14,7 @@ import numpy as np
 from sana_rt import geometry, graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import VerificationError
-from sana_rt.manifest import Manifest, Plan
+from sana_rt.manifest import DimRange, Manifest, Plan
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.backends.base import Backend, Entry
 from sana_rt.runtime.backends.buffers import Buffer, HostArray, to_device_dtype, widen
@@ -102,6 +102,7 @@ def _compared(
     name: str, device: Graphs, host: Graphs, dims: Mapping[str, int], manifest: Manifest
 ) -> Compared:
     entry, model = device.signature(name), manifest.model
+    device.serve({dim: DimRange.fixed(size) for dim, size in dims.items()})
     feeds = example_inputs(host.signature(name), dims, model)
     narrow = {spec.name for spec in entry.inputs if spec.dtype == "bfloat16"}
     feeds = {key: _rounded(feed) if key in narrow else feed for key, feed in feeds.items()}

@@ -41,6 +41,7 @@ class Graphs:
         self._observers = self._always
         self._player: object = None
         self._opened: dict[str, Context] = {}
+        self._sizes: dict[str, DimRange] = {}
         weakref.finalize(self, backend.close)
 
     @property
@@ -71,6 +72,13 @@ class Graphs:
         """See :meth:`Backend.trim`."""
         self._backend.trim()
 
+    def serve(self, sizes: Mapping[str, DimRange]) -> None:
+        """Run with these ``sizes`` of dimensions from here on; no binding may be used any more."""
+        if self._backend.specializes and sizes != self._sizes:
+            for name in self.opened:
+                self.close(name)
+        self._sizes = dict(sizes)
+
     def check_sizes(self, names: Iterable[str], sizes: Mapping[str, DimRange]) -> None:
         """Raise :class:`ProfileError` if a plan does not accept the ``sizes`` of dimensions."""
         remedy = "build the plans for these sizes: sana-rt build BUNDLE --variant "
@@ -78,8 +86,7 @@ class Graphs:
         for name in names:
             entry = self.signature(name)
             if isinstance(entry, Plan):
-                single = {"batch": DimRange.fixed(1)} if graph_names.is_single(name) else {}
-                entry.check_holds(f"The plan of {name}", {**sizes, **single}, remedy)
+                entry.check_holds(f"The plan of {name}", _own(name, sizes), remedy)
 
     def open(self, name: str, *, lasting: bool = True) -> Context:
         """Load a graph, unless it is; see :meth:`Backend.open`.
@@ -92,7 +99,8 @@ class Graphs:
             path = self._bundle.path(entry.path)
             if isinstance(entry, Graph):
                 self._bundle.check_onnx(entry)
-            artifact = Artifact(name, entry, path, file.sha256, self.variant)
+            sizes = _own(name, self._sizes)
+            artifact = Artifact(name, entry, path, file.sha256, self.variant, sizes)
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]
 
@@ -160,3 +168,8 @@ class Graphs:
         command.run()
         for observer in self._observers:
             observer.after(command, self.memory)
+
+
+def _own(name: str, sizes: Mapping[str, DimRange]) -> Mapping[str, DimRange]:
+    """The sizes that a graph sees: some see one sample of a batch."""
+    return {**sizes, "batch": DimRange.fixed(1)} if graph_names.is_single(name) else sizes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from sana_rt.manifest import Plan
 from sana_rt.runtime.backends.base import Entry
@@ -118,6 +118,14 @@ class MemoryPlan:
         """What must be free on the device."""
         return max(map(self.bytes_of, self.groups))
 
+    @property
+    def not_included(self) -> tuple[str, ...]:
+        """What else a process needs, which the manifest does not tell."""
+        process = ("what Python, its libraries and their copies of weights take",)
+        if all(phase.activation_bytes is not None for phase in self.phases):
+            return process
+        return (f"activations, which {self.device} sizes as it runs", *process)
+
     def beside(self, phase: str) -> tuple[Phase, ...]:
         """The phases that are loaded together with the one called ``phase``, itself included."""
         return next(group for group in self.groups if any(phase == one.name for one in group))
@@ -150,6 +158,23 @@ class MemoryPlan:
         ordered = [*(name for name in names if name not in (NEEDED, STAGING)), NEEDED]
         ordered += [STAGING] if self.staged else []
         return {name: tuple(column.get(name, 0) for column in columns) for name in ordered}
+
+    def facts(self) -> dict[str, Any]:
+        """The plan for a program."""
+        rows = self.rows()
+        return {
+            "device": self.device,
+            "phases": {
+                phase.name: {name: sizes[index] for name, sizes in rows.items()}
+                for index, phase in enumerate(self.phases)
+            },
+            "loaded_at_the_same_time": [
+                {"phases": [phase.name for phase in group], "bytes": self.bytes_of(group)}
+                for group in self.groups
+            ],
+            "total_bytes": self.total_bytes,
+            "not_included": self.not_included,
+        }
 
     def table(self) -> str:
         """The plan for a person."""
@@ -187,9 +212,7 @@ class MemoryPlan:
         if recurring:
             turns = listed(phase.name for phase in self.phases if phase.recurs)
             notes.append(f"The {turns} take turns, loaded anew at every chunk, which is slow.")
-        if any(phase.activation_bytes is None for phase in self.phases):
-            notes.append(f"Activations come on top; {self.device} sizes them as it runs.")
-        return notes
+        return [*notes, f"Not included: {'; '.join(self.not_included)}."]
 
 
 def weight_bytes(sizes: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[str, int]:

@@ -237,6 +237,11 @@ class Pipeline:
         _check_finite(latents, frames)
         return latents
 
+    def release(self) -> None:
+        """Let go of everything bound, which would hold the memory of what it is bound to."""
+        self._denoisers.clear()
+        self._bound_decoder = None
+
     def _denoiser(self, frames: range) -> Denoiser:
         """Bindings for a chunk of this length, of which a clip has at most two."""
         length = len(frames)
@@ -278,8 +283,7 @@ class Pipeline:
 
     def _move(self, phase: str) -> None:
         if not self._residence.holds(phase):
-            self._denoisers.clear()
-            self._bound_decoder = None
+            self.release()
             self._residence.move(phase)
 
     def _begin(self, moment: str) -> None:

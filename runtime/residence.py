@@ -52,6 +52,11 @@ class Residence:
         self.buffers.allocate(living)
         self._group = group
 
+    def leave(self) -> None:
+        """Free all buffers; the graphs stay open for the plan that comes next."""
+        self._group = ()
+        self.buffers.free_all_but(())
+
     def missing(self, phase: str) -> tuple[str, ...]:
         """The graphs of a phase that are not open."""
         found = next(each for each in self._group if each.name == phase)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,7 +16,7 @@ from sana_rt.runtime.autoencoder import Frames
 from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, BackendOptions
 from sana_rt.runtime.budget import Budget, bytes_in
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import NO_INPUTS, Inputs
+from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PathLike
 from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import MemoryPlan
 from sana_rt.runtime.observers import FiniteCheck, Observer
@@ -49,7 +49,7 @@ class Session:
 
     @staticmethod
     def open(
-        root: Path,
+        root: PathLike,
         *,
         variant: str | None = None,
         backend: str = backends.AUTO,
@@ -83,7 +83,7 @@ class Session:
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
         limit = None if max_memory is None else bytes_in(max_memory)
-        bundle = Bundle.open(root)
+        bundle = Bundle.open(Path(root))
         if variant is not None:
             bundle.manifest.variant(variant)
         options = BackendOptions(threads, cuda_graph, timeout)
@@ -106,6 +106,7 @@ class Session:
         self.backend = backend
         self._keep_text_encoder, self._max_memory = keep_text_encoder, max_memory
         self._residence: Residence | None = None
+        self._pipeline: Pipeline | None = None
 
     def __enter__(self) -> Self:
         """Itself; the end of the ``with`` closes it."""
@@ -117,7 +118,7 @@ class Session:
 
     def close(self) -> None:
         """Give back graphs, buffers and the device; a clip that is being made ends."""
-        self._residence = None
+        self._let_go()
         self.graphs.close_all()
 
     @property
@@ -235,7 +236,8 @@ class Session:
     ) -> tuple[Pipeline, Iterator[Chunk]]:
         """Allocate, load and encode what a job needs; its chunks are made as they are taken."""
         job.inputs.check(job.request, self.model)
-        pipeline = Pipeline(self.graphs, self._reside(job, decode=decode), job, progress)
+        residence = self._reside(job, decode=decode)
+        self._pipeline = pipeline = Pipeline(self.graphs, residence, job, progress)
         self.graphs.take_over(pipeline, *([FiniteCheck()] if check_finite else []))
         embeds = dict(job.known)
         if job.prompts:
@@ -250,9 +252,18 @@ class Session:
         plan = self._plan(job, decode=decode)
         if self._residence is None or self._residence.plan != plan:
             self.check(plan)
-            self._residence = None  # the buffers of before make room
+            self._let_go()  # what was loaded before makes room
+            self.graphs.serve(_sizes(job, plan.dims))
             self._residence = Residence(self.graphs, plan)
         return self._residence
+
+    def _let_go(self) -> None:
+        """Hold no buffer any more, not even for the iterator of a clip that has ended."""
+        if self._pipeline is not None:
+            self._pipeline.release()
+        if self._residence is not None:
+            self._residence.leave()
+        self._residence = self._pipeline = None
 
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
@@ -261,15 +272,20 @@ class Session:
         named = dims(job.request, self.model) | {"frames": job.longest}
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
-        sizes_of = {name: DimRange.fixed(size) for name, size in named.items()}
-        sizes_of["frames"] = DimRange(job.shortest, job.longest, job.longest)
-        self.graphs.check_sizes((name for phase in phases for name in phase.weights), sizes_of)
-        plan = MemoryPlan(self.backend, phases, named)
+        names = (name for phase in phases for name in phase.weights)
+        self.graphs.check_sizes(names, _sizes(job, named))
+        plan = MemoryPlan(self.backend, phases, named, staged=self.graphs.memory.staged)
         return self._budget().fit(plan, together=self._keep_text_encoder)
 
     def _budget(self) -> Budget:
         held = 0 if self._residence is None else self._residence.held_bytes
         return Budget(self.graphs.memory.free_bytes(), held, self._max_memory)
+
+
+def _sizes(job: Job, largest: Mapping[str, int]) -> dict[str, DimRange]:
+    """What the named dimensions of a job will be; of the text, when it is longest."""
+    sizes = {name: DimRange.fixed(size) for name, size in largest.items()}
+    return sizes | {"frames": DimRange(job.shortest, job.longest, job.longest)}
 
 
 def _observed(chunks: Iterator[Chunk], on_chunk: Callable[[Chunk], None]) -> Iterator[Chunk]:

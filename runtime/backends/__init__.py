@@ -38,10 +38,17 @@ def _cuda() -> Candidate:
     return onnxruntime.CUDA_CANDIDATE
 
 
+def _rtx() -> Candidate:
+    from sana_rt.runtime.backends import onnxruntime_rtx  # noqa: PLC0415 (an optional dependency)
+
+    return onnxruntime_rtx.CANDIDATE
+
+
 #: The backends by name; `auto` tries them in this order.
 BACKENDS: Final[Mapping[str, Callable[[], Candidate]]] = {
     "tensorrt": _tensorrt,
     "onnxruntime-cuda": _cuda,
+    "onnxruntime-rtx": _rtx,
     "onnxruntime": _cpu,
 }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from sana_rt.errors import BindingError
-from sana_rt.manifest import Graph, Plan, Variant
+from sana_rt.manifest import DimRange, Graph, Plan, Variant
 from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.tensors import TensorSpec, unify
 
@@ -26,7 +26,8 @@ PLAN_CONTEXT_BYTES: Final = 8 << 20
 class Artifact:
     """A file that a backend opens: the graph called ``name``, or a plan of it.
 
-    ``sha256`` is what the manifest lists, for files that are programs.
+    ``sha256`` is what the manifest lists, for files that are programs; ``sizes`` are those of the
+    named dimensions that it will run with.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Artifact:
     path: Path
     sha256: str = ""
     variant: str = ""
+    sizes: Mapping[str, DimRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -149,10 +151,12 @@ class Backend(ABC):
     """A way to run graphs on one device.
 
     ``context_bytes`` are an allowance for what an opened artifact keeps on the device for itself,
-    beside its weights; how much that is can only be seen when it is open.
+    beside its weights; how much that is can only be seen when it is open. What one that
+    ``specializes`` opens runs with the sizes of its artifact only.
     """
 
     context_bytes = 0
+    specializes = False
 
     def __init__(self, name: str, memory: Memory) -> None:
         self.name = name
@@ -161,6 +165,12 @@ class Backend(ABC):
     def artifacts(self, variant: Variant) -> Mapping[str, Entry]:
         """What it opens for each graph of a variant that it offers: here, the graph itself."""
         return variant.graphs
+
+    def check(self, artifact: Artifact) -> None:  # noqa: B027 (most see it when they open it)
+        """Look at the beginning of an artifact's file, without loading it.
+
+        Raises an error of :meth:`open` where it is certain that it could not be opened here.
+        """
 
     @abstractmethod
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:

@@ -96,7 +96,12 @@ class HostTimer(Timer):
 
 
 class Memory(ABC):
-    """Memory of one device. Copies are ordered with the graphs that run on the device."""
+    """Memory of one device. Copies are ordered with the graphs that run on the device.
+
+    Where it is ``staged``, what is filled goes through pinned memory of the host, of its size.
+    """
+
+    staged = False
 
     def __init__(self) -> None:
         self.allocations = 0  # how often `allocate` was called; flat after warm-up

@@ -18,6 +18,8 @@ _ZEROS: Final = 0
 class CudaMemory(Memory):
     """Memory of the first GPU; copies take their turns with the graphs on the device's stream."""
 
+    staged = True
+
     def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__()
         self.device = Device(timeout)

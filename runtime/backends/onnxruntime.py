@@ -43,7 +43,7 @@ _ELEMENT_TYPES: Final[Mapping[str, int]] = {
     "float16": 10,
     "bfloat16": 16,
 }
-_ERRORS: Final = (
+ERRORS: Final = (
     ort_c.EPFail,
     ort_c.EngineError,
     ort_c.Fail,
@@ -58,8 +58,6 @@ _ERRORS: Final = (
 _CONFIG: Final = {
     # Two dozen sessions, of which one runs: pools that wait must not spin.
     "session.intra_op.allow_spinning": "0",
-    # One arena for the activations of all of them, see _Arena.
-    "session.use_env_allocators": "1",
     # Weights are not activations: closing a session gives theirs back to the system.
     "session.use_device_allocator_for_initializers": "1",
 }
@@ -78,25 +76,25 @@ class OnnxRuntime(Backend):
         threads: int | None,
     ) -> None:
         super().__init__(name, memory)
-        self._provider = provider
+        self._provider, self._provider_options = provider
         self._threads = threads or machine.usable_cpus()
-        self._arena = _Arena(provider[0])
+        self._arena = _Arena(self._provider)
 
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
         """Load a graph as an inference session."""
-        name, options = artifact.name, self._options(lasting=lasting)
+        name = artifact.name
         try:
-            session = ort.InferenceSession(artifact.path, options, providers=[self._provider])
-        except _ERRORS as error:
+            session = self._session(artifact, self._options(lasting=lasting))
+        except ERRORS as error:
             raise BackendError(
                 f"{self.name} cannot load the graph {name!r} from {artifact.path}: {error}"
             ) from error
         session.disable_fallback()
-        if session.get_providers()[0] != self._provider[0]:
+        if session.get_providers()[0] != self._provider:
             raise BackendError(
                 f"ONNX Runtime fell back to {session.get_providers()} for the graph {name!r}.",
-                expected=self._provider[0],
-                remedy="run `sana-rt doctor` to see what its CUDA provider lacks.",
+                expected=self._provider,
+                remedy="run `sana-rt doctor` to see what the provider lacks.",
             )
         _check_names(name, "inputs", session.get_inputs(), artifact.entry.inputs)
         _check_names(name, "outputs", session.get_outputs(), artifact.entry.outputs)
@@ -106,6 +104,10 @@ class OnnxRuntime(Backend):
         """Let the next run give back what the arena keeps for graphs that are closed."""
         self._arena.trim()
 
+    def _session(self, artifact: Artifact, options: Any) -> Any:
+        provider = (self._provider, self._provider_options)
+        return ort.InferenceSession(artifact.path, options, providers=[provider])
+
     def _options(self, *, lasting: bool) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = _FATAL
@@ -113,7 +115,7 @@ class OnnxRuntime(Backend):
         options.inter_op_num_threads = 1
         # One block for all activations of a run fits no free piece of a shared arena.
         options.enable_mem_pattern = False
-        for name, value in _CONFIG.items():
+        for name, value in (_CONFIG | self._arena.config).items():
             options.add_session_config_entry(name, value)
         if not lasting:
             options.add_session_config_entry("session.disable_prepacking", "1")
@@ -149,7 +151,7 @@ class _SessionBinding(Binding):
     def run(self) -> None:
         try:
             self._run()
-        except _ERRORS as error:
+        except ERRORS as error:
             raise BackendError(
                 f"ONNX Runtime failed in the graph {self.graph!r}: {error}"
             ) from error
@@ -191,20 +193,21 @@ def cuda(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
         raise
 
 
-def offers(variants: Mapping[str, Variant], *dtypes: str) -> Offers:
-    """Graphs in ``dtypes``, the preferred one first; none in operators of TensorRT."""
+def offers(variants: Mapping[str, Variant], *dtypes: str, tensorrt: bool = False) -> Offers:
+    """Graphs in ``dtypes``, the preferred one first; ``tensorrt`` has operators of its own."""
     refusals = {
         name: reason
         for name, variant in variants.items()
-        if (reason := _refusal(variant, dtypes)) is not None
+        if (reason := _refusal(variant, dtypes, tensorrt=tensorrt)) is not None
     }
     playable = [name for name in variants if name not in refusals]
     playable.sort(key=lambda name: dtypes.index(variants[name].dtype))  # stable
     return Offers(tuple(playable), refusals)
 
 
-def _refusal(variant: Variant, dtypes: tuple[str, ...]) -> str | None:
-    if variant.quantization is not None and variant.quantization.form == "device":
+def _refusal(variant: Variant, dtypes: tuple[str, ...], *, tensorrt: bool) -> str | None:
+    device = variant.quantization is not None and variant.quantization.form == "device"
+    if device and not tensorrt:
         return "it is quantized in operators that only TensorRT has"
     if variant.dtype not in dtypes:
         return f"it is in {variant.dtype}, and ONNX Runtime plays {' and '.join(dtypes)} only here"
@@ -217,13 +220,19 @@ CUDA_CANDIDATE: Final = Candidate(lambda variants: offers(variants, "bfloat16", 
 
 
 class _Arena:
-    """One arena for all sessions: they run one after another, so their activations can share."""
+    """One arena for all sessions: they run one after another, so their activations can share.
+
+    A plug-in's sessions have none of ours: it allocates for each run from a pool of its own.
+    """
 
     def __init__(self, provider: str) -> None:
-        self.device = "cuda" if provider == CUDA else "cpu"
-        self._place = "gpu:0" if provider == CUDA else "cpu:0"  # in the options of a run
+        ours = provider in (CPU, CUDA)
+        self.device = "cpu" if provider == CPU else "cuda"
+        self.config = {"session.use_env_allocators": "1" if ours else "0"}
+        self._place = "cpu:0" if provider == CPU else "gpu:0"  # in the options of a run
         self._trims = False
-        _share(provider)
+        if ours:
+            _share(provider)
 
     def trim(self) -> None:
         """Let the next run give back what is free in it."""
@@ -251,5 +260,5 @@ def _share(provider: str) -> None:
     arena = ort_c.OrtArenaCfg({"arena_extend_strategy": _SAME_AS_REQUESTED})
     try:
         ort_c.create_and_register_allocator_v2(provider, info, {}, arena)
-    except _ERRORS as error:
+    except ERRORS as error:
         raise BackendError(f"ONNX Runtime has no arena for the {provider}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from typing import Any
+from typing import Any, Final
 
 from sana_rt.errors import (
     BackendError,
@@ -21,6 +21,8 @@ from sana_rt.manifest import Plan
 from sana_rt.runtime.backends.base import Artifact
 from sana_rt.runtime.backends.cuda_device import Card
 from sana_rt.runtime.backends.trt_api import Library, Validity
+
+_HEADER_BYTES: Final = 4096  # the header is 64 bytes in TensorRT-RTX 1.7
 
 
 class SlowPlanWarning(UserWarning):
@@ -45,6 +47,12 @@ def read(artifact: Artifact) -> bytes:
             remedy="copy the bundle again, or build its plans again (sana-rt build).",
         )
     return plan
+
+
+def read_header(artifact: Artifact) -> bytes:
+    """The beginning of a plan, of which nothing is run; raises :class:`StorageError`."""
+    with storage_errors(artifact.path), artifact.path.open("rb") as file:
+        return file.read(_HEADER_BYTES)
 
 
 def check(

@@ -72,7 +72,12 @@ class RuntimeCache:
 
 def path(card: Card, library: Library) -> Path:
     """The file for what a cache depends on: card, driver, library and its version."""
-    parts = (library.flavour, library.version, card.name, card.compute_capability, card.driver)
+    return folder_of(library.flavour, library.version, card)
+
+
+def folder_of(compiler: str, version: str, card: Card) -> Path:
+    """Where what a ``compiler`` made for a card is kept."""
+    parts = (compiler, version, card.name, card.compute_capability, card.driver)
     return _folder() / "-".join(_NOT_IN_NAMES.sub("_", part) for part in parts)
 
 

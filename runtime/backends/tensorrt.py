@@ -11,6 +11,7 @@ from sana_rt.manifest import Plan, Variant
 from sana_rt.runtime.backends import plan_file, plan_offers, runtime_cache
 from sana_rt.runtime.backends.arena import Arena
 from sana_rt.runtime.backends.base import (
+    PLAN_CONTEXT_BYTES,
     Artifact,
     Backend,
     BackendOptions,
@@ -31,7 +32,7 @@ NAME: Final = "tensorrt"
 class TensorRT(Backend):
     """Plans of both flavours; all contexts share the device's stream and one arena."""
 
-    context_bytes = 8 << 20  # persistent memory and kernels; not measured on hardware
+    context_bytes = PLAN_CONTEXT_BYTES
 
     def __init__(self, options: BackendOptions) -> None:
         memory = CudaMemory(options.timeout)
@@ -46,6 +47,12 @@ class TensorRT(Backend):
     def artifacts(self, variant: Variant) -> Mapping[str, Entry]:
         """The plans for the card."""
         return plan_offers.plans(variant, self._device.card)
+
+    def check(self, artifact: Artifact) -> None:
+        """Ask TensorRT about a plan's header; the file's hash is looked at when it is opened."""
+        plan = artifact.entry
+        assert isinstance(plan, Plan)
+        self._loader(plan.flavour).check(artifact, plan, plan_file.read_header(artifact))
 
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
         """Load a plan, and compile its kernels for the card unless they are kept from before.
@@ -134,13 +141,17 @@ class _Loader:
             self._cache.attach(config)
         return PlanContext(artifact, self._place, engine, config)
 
+    def check(self, artifact: Artifact, plan: Plan, data: bytes) -> None:
+        """Raise the reason why a plan, of which the header is enough, does not run here."""
+        library, card = self._place.library, self._place.device.card
+        validity = library.validity(self._runtime, data)
+        plan_file.check(artifact, plan, validity, library, card)
+
     def _engine(self, artifact: Artifact, plan: Plan) -> Any:
         """The plan's weights on the device; the file's bytes are gone then."""
-        library, device = self._place.library, self._place.device
         data = plan_file.read(artifact)
-        validity = library.validity(self._runtime, data)
-        plan_file.check(artifact, plan, validity, library, device.card)
-        device.graph = artifact.name
+        self.check(artifact, plan, data)
+        self._place.device.graph = artifact.name
         engine = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise self._place.failure(f"load the plan of {artifact.name}")

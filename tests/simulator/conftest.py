@@ -61,10 +61,11 @@ def _report(item: pytest.Item, outcome: str, why: object) -> pytest.TestReport:
 
 
 @pytest.fixture(autouse=True)
-def device() -> Iterator[Device]:
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Device]:
     """The simulated device, new for every test, which may break no rule and leave nothing."""
     from tests.simulator.simulated_cuda import device
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if device.report().leaks:  # of a test that failed
         gc.collect()
     device.reset()

@@ -137,6 +137,10 @@ class Device:
         """Let the ``nth`` operation from now on fail on the device, and so all later calls."""
         self._library.simFailWork(nth, int(result))
 
+    def fail_everything(self, result: int) -> None:
+        """Let every call fail from now on: what is left on the device does not matter."""
+        self._library.simFailAlways(int(result))
+
     def hang(self, nth: int = 1, *, patience: float = 5.0) -> None:
         """Let the ``nth`` operation from now on never end.
 

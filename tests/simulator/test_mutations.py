@@ -1,142 +1,329 @@
-"""The backend with one wait, one address or one size taken out: the simulated device notices."""
+"""What the simulator is for: a backend from which something is taken away is found out.
+
+Each mutation is a text of the backend's code and what stands there instead. With it, one of a few
+short plays breaks a rule, leaks, fails, or shows other frames; without it, none of them does.
+"""
 
 from __future__ import annotations
 
+import functools
 import gc
+import inspect
+import textwrap
+import threading
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda.bindings.driver import CUresult
+from numpy.typing import NDArray
+from tests.simulator.clock import Clock
 from tests.simulator.simulated_cuda import Device
 
-from sana_rt.errors import SanaRTError
-from sana_rt.runtime.backends import cuda, plan_context
+from sana_rt.errors import DeviceLostError
+from sana_rt.runtime.backends import cuda_device
 from sana_rt.runtime.backends.arena import Arena
-from sana_rt.runtime.backends.cuda_device import Device as CudaDevice
-from sana_rt.runtime.backends.plan_context import Execution
+from sana_rt.runtime.backends.cuda import CudaMemory, _Allocation, _Staging
+from sana_rt.runtime.backends.cuda_device import Device as Gpu
+from sana_rt.runtime.backends.cuda_graph import CapturedProgram
+from sana_rt.runtime.backends.plan_context import Execution, PlanContext
 from sana_rt.runtime.backends.trt_api import Library
 from sana_rt.runtime.session import Session
 
-SEEDS = range(6)
+Clip = NDArray[np.uint8]
+SEEDS = (0, 3, 1)
+SHORT, LONG = "a red circle", "a blue square that moves slowly to the left on a green background"
 
 
-def play(bundle: Path, backend: str = "tensorrt") -> Any:
-    """Two clips, so that contexts and memory are used again."""
-    with Session.open(bundle, variant="fp32", backend=backend, threads=1) as session:
-        clips = []
-        for prompt in ("a red circle", "a blue square"):
-            request = session.request(prompt=prompt, num_inference_steps=3)
-            clips.append(np.concatenate(list(session.generate(request))))
-        return clips
+@dataclass(frozen=True)
+class Mutation:
+    """``old`` in the code of ``method`` becomes ``new``; the play that finds it out."""
+
+    method: Any
+    old: str
+    new: str
+    play: str = "clips"
 
 
-@pytest.fixture(scope="session")
-def expected(plan_bundle: Path) -> Any:
-    return play(plan_bundle, "onnxruntime")
-
-
-def nothing(*_: Any, **__: Any) -> None:
-    pass
-
-
-def without_the_first(method: Callable[..., Any]) -> Callable[..., Any]:
-    """``Execution.point`` that forgets a buffer."""
-
-    def mutated(self: Any, buffers: Any) -> Any:
-        return method(self, dict(list(buffers.items())[1:]))
-
-    return mutated
-
-
-def with_shapes_unset(self: Execution, shapes: Any) -> None:
-    self.shapes, self.needed_bytes = shapes, 1 << 20
-
-
-def half(method: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, nbytes: method(self, nbytes // 2)
-
-
-def without_size(self: Execution, shapes: Any) -> None:
-    for name, shape in shapes.items():
-        self._context.set_input_shape(name, shape)
-    self.shapes, self.needed_bytes = shapes, 1 << 26
-
-
-def misaligned(self: Execution, arena: Arena) -> None:
-    self._context.set_device_memory(arena.address + 64, arena.nbytes - 64)
-
-
-def on_the_default_stream(method: Callable[..., Any]) -> Callable[..., Any]:
-    def mutated(self: CudaDevice, *arguments: Any) -> None:
-        method(self, *arguments)
-        self.stream = 0
-
-    return mutated
-
-
-def with_lazy_kernels(method: Callable[..., Any]) -> Callable[..., Any]:
-    def mutated(self: Library, engine: Any, **options: Any) -> Any:
-        from tensorrt_rtx import DynamicShapesKernelSpecializationStrategy as Strategy
-
-        config = method(self, engine, **options)
-        config.dynamic_shapes_kernel_specialization_strategy = Strategy.LAZY
-        return config
-
-    return mutated
-
-
-#: Where, what, and by what it is replaced.
-MUTATIONS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
-    "a fill does not wait for the one before": (cuda._Staging, "wait", lambda _: nothing),
-    "a fill is not marked": (cuda._Staging, "record", lambda _: nothing),
-    "an address is not set": (Execution, "point", without_the_first),
-    "shapes are not set": (Execution, "fit", lambda _: with_shapes_unset),
-    "the size is not asked for": (Execution, "fit", lambda _: without_size),
-    "the arena is not set": (Execution, "house", lambda _: nothing),
-    "the arena is not aligned": (Execution, "house", lambda _: misaligned),
-    "the arena is too small": (Arena, "reserve", half),
-    "the profile is not set": (plan_context, "_PROFILE", lambda _: 7),
-    "the default stream": (CudaDevice, "__init__", on_the_default_stream),
-    "kernels change behind a capture": (
-        Library,
-        "config",
-        with_lazy_kernels,
+NOTHING = "pass"
+MUTATIONS = {
+    "pinned memory is written while it is read": Mutation(
+        CudaMemory._fill, "staging.wait()", NOTHING
+    ),
+    "nobody knows when pinned memory was read": Mutation(
+        CudaMemory._fill, "staging.record()", NOTHING
+    ),
+    "a wait does not wait": Mutation(Gpu.wait, "while not self._reached(event):", "while False:"),
+    "a wait has no end": Mutation(
+        Gpu.wait, "if time.monotonic() > deadline:", "if False:", "stuck"
+    ),
+    "a copy waits for the device in the driver": Mutation(
+        CudaMemory._transfer_now,
+        "self.device.synchronize()\n    self._transfer(",
+        "self._transfer(",
+        "stuck",
+    ),
+    "fresh memory is not cleared": Mutation(
+        CudaMemory._allocate, "self._clear(allocation.address, max(nbytes, 1))", NOTHING
+    ),
+    "a copy is a byte short": Mutation(CudaMemory._transfer, "nbytes,", "nbytes - 1,"),
+    "a copy is a byte long": Mutation(CudaMemory._transfer, "nbytes,", "nbytes + 1,"),
+    "copies are on the default stream": Mutation(CudaMemory._transfer, "self.stream", "0"),
+    "clears are on the default stream": Mutation(CudaMemory._clear, "self.stream", "0"),
+    "runs are on the default stream": Mutation(Execution.run, "self._device.stream", "0"),
+    "no profile is set": Mutation(
+        Execution.__init__,
+        "context.set_optimization_profile_async(_PROFILE, device.stream)",
+        "True",
+    ),
+    "a shape is not set": Mutation(
+        Execution.fit, "in shapes.items()", "in list(shapes.items())[1:]"
+    ),
+    "shapes are those of the last time": Mutation(
+        Execution.fit, "if shapes == self.shapes:", "if self.shapes:"
+    ),
+    "nobody asks for the size of the arena": Mutation(
+        Execution.fit, "self._context.update_device_memory_size_for_shapes()", "1 << 25"
+    ),
+    "the arena is too small": Mutation(Arena.reserve, "nbytes > self.nbytes", "not self.nbytes"),
+    "contexts have no arena": Mutation(
+        Execution.house, "self._context.set_device_memory(arena.address, arena.nbytes)", NOTHING
+    ),
+    "contexts are told a smaller arena": Mutation(
+        Execution.house, "arena.nbytes", "arena.nbytes // 2"
+    ),
+    "contexts are told another arena": Mutation(
+        Execution.house, "arena.address", "arena.address + 256"
+    ),
+    "the arena is not aligned": Mutation(Execution.house, "arena.address", "arena.address + 8"),
+    "contexts do not move with the arena": Mutation(
+        PlanContext.arena_moved, "execution.house(self._place.arena)", NOTHING
+    ),
+    "graphs do not move with the arena": Mutation(
+        CapturedProgram.arena_moved, "self.forget()", NOTHING, "moved"
+    ),
+    "an address is not set": Mutation(
+        Execution.point, "in buffers.items()", "in list(buffers.items())[1:]"
+    ),
+    "an address is another one": Mutation(
+        Execution.point, "buffer.address)", "buffer.address + 256)"
+    ),
+    "nothing warms up": Mutation(
+        CapturedProgram.run,
+        "super().run()\n    if not self._refused:\n        self._capture()",
+        "self._capture()\n    self._device.launch(self._graph)",
+    ),
+    "every run is captured anew": Mutation(
+        CapturedProgram.run, "if self._graph is not None:", "if False:", "steps"
+    ),
+    "the context is not current": Mutation(
+        Gpu._answer,
+        "(status,) = cuda.cuCtxSetCurrent(self._context)",
+        "status = cuda.CUresult.CUDA_SUCCESS",
+    ),
+    "contexts are destroyed while they run": Mutation(
+        PlanContext.close, "if not self._place.device.settle():\n        return", NOTHING, "stopped"
+    ),
+    "the configuration goes before its contexts": Mutation(
+        PlanContext.__init__, "[self._make()]", "[self._make()]; config = self._config = None"
+    ),
+    "kernels change behind a capture": Mutation(
+        Library.config, "kinds.EAGER if specialized", "kinds.LAZY if specialized"
+    ),
+    "graphs are not destroyed": Mutation(
+        CapturedProgram._capture,
+        "self._device.keep(self, cuda.cuGraphExecDestroy, self._graph)",
+        "None",
+    ),
+    "what was captured is not destroyed": Mutation(
+        Gpu.capture,
+        "finally:\n        self._destroy(cuda.cuGraphDestroy, graph)",
+        "finally:\n        pass",
+    ),
+    "events are not destroyed": Mutation(
+        Gpu.event, "self.keep(holder, cuda.cuEventDestroy, event)", NOTHING
+    ),
+    "memory is not freed": Mutation(
+        _Allocation.__init__, "device.keep(self, cuda.cuMemFree, self.address)", NOTHING
+    ),
+    "pinned memory is not freed": Mutation(
+        _Staging.__init__, "device.keep(self, cuda.cuMemFreeHost, self.address)", NOTHING
+    ),
+    "the stream is not destroyed": Mutation(
+        Gpu.__init__, "self._keep(cuda.cuStreamDestroy, stream)", NOTHING
+    ),
+    "the context is not released": Mutation(
+        Gpu.__init__, "(self, cuda.cuDevicePrimaryCtxRelease, device)", "(self, int)"
     ),
 }
 
 
-def notices(plans: Path, device: Device, expected: Any) -> str:
-    """What is seen of a mutation under one schedule; nothing if it goes unnoticed."""
-    try:
-        same = all(map(np.array_equal, play(plans), expected))
-    except (SanaRTError, UserWarning) as error:
-        return repr(error)
-    report = device.report()
-    return "other frames" if not same else "; ".join(report.violations + report.leaks)
+def mutate(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the changed method in the place of the one that there is."""
+    method = mutation.method
+    source = textwrap.dedent(inspect.getsource(method))
+    assert source.count(mutation.old) == 1, f"{method.__qualname__} has changed:\n{source}"
+    changed = textwrap.indent(source.replace(mutation.old, mutation.new), "    ")
+    text = f"def make(__class__):\n{changed}\n    return {method.__name__}"
+    module = inspect.getmodule(method)
+    assert module is not None
+    made: dict[str, Any] = {}
+    future = "from __future__ import annotations\n"
+    exec(compile(future + text, "<mutation>", "exec"), vars(module), made)
+    owner = vars(module)[method.__qualname__.partition(".")[0]]
+    monkeypatch.setattr(owner, method.__name__, made["make"](owner))
+
+
+# --- The plays ---
+
+
+def opened(bundle: Path, **options: Any) -> Session:
+    return Session.open(
+        bundle, variant="fp32", backend="tensorrt", threads=1, timeout=1.0, **options
+    )
+
+
+def clip(session: Session, prompt: str = SHORT, **options: Any) -> Clip:
+    request = session.request(prompt=prompt, num_inference_steps=4)
+    return np.concatenate(list(session.generate(request, **options)))
+
+
+@functools.cache
+def expected(bundle: Path, prompt: str) -> Clip:
+    with Session.open(bundle, variant="fp32", backend="onnxruntime", threads=1) as session:
+        return clip(session, prompt)
+
+
+def clips(bundle: Path, device: Device, **options: Any) -> None:
+    """Three clips in one session."""
+    with opened(bundle, **options) as session:
+        for prompt in (SHORT, LONG, SHORT):
+            np.testing.assert_array_equal(clip(session, prompt), expected(bundle, prompt))
+
+
+def cycles(bundle: Path, device: Device) -> None:
+    """The same, in a memory for which phases take turns."""
+    clips(bundle, device, max_memory="110MB")
+
+
+def moved(bundle: Path, device: Device) -> None:
+    """A clip during which the arena moves, which it does where a graph needs more than before."""
+    with opened(bundle) as session:
+
+        def move(progress: Any) -> None:
+            if (progress.stage, progress.done) == ("denoise", 3):
+                arena = session.graphs._backend._arena  # type: ignore[attr-defined] # of TensorRT
+                arena.resize(arena.nbytes + 4096)
+
+        found = clip(session, progress=move)
+    np.testing.assert_array_equal(found, expected(bundle, SHORT))
+
+
+def stopped(bundle: Path, device: Device) -> None:
+    """A clip that is given up in the middle of a step."""
+
+    def stop(progress: Any) -> None:
+        if (progress.stage, progress.done) == ("denoise", 3):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), opened(bundle) as session:
+        clip(session, progress=stop)
+
+
+def stuck(bundle: Path, device: Device) -> None:
+    """A device that does not answer any more."""
+
+    def hang(progress: Any) -> None:
+        if (progress.stage, progress.done) == ("denoise", 4):
+            device.hang(patience=0.1)
+
+    with pytest.raises(DeviceLostError), opened(bundle) as session:
+        clip(session, progress=hang)
+    device.release()
+
+
+def steps(bundle: Path, device: Device) -> None:
+    """What is asked of the device for the last step."""
+
+    def look(progress: Any) -> None:
+        if (progress.stage, progress.done) == ("denoise", 3):
+            device.mark()
+        elif (progress.stage, progress.done) == ("denoise", 4):
+            calls = device.report().calls
+            assert calls["cuGraphLaunch"] == 1
+            assert calls["cuMemcpyAsync"] <= 3
+            assert not {name for name in calls if "Capture" in name or "Alloc" in name}
+
+    with opened(bundle) as session:
+        clip(session, progress=look)
+
+
+PLAYS: dict[str, Callable[[Path, Device], None]] = {
+    each.__name__: each for each in (clips, cycles, moved, steps, stopped, stuck)
+}
+
+
+def elsewhere(play: Callable[[], None]) -> list[BaseException]:
+    """What a play raises in a new thread, which has no current context."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            play()
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return raised
+
+
+def found_out(play: str, bundle: Path, device: Device, seed: int) -> list[str]:
+    """What is wrong with a play."""
+    device.reset(seed=seed)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        raised = elsewhere(lambda: PLAYS[play](bundle, device))
+    failures = [f"{type(error).__name__}: {error}" for error in raised]
+    for error in raised:
+        error.__traceback__ = None
+    raised.clear()
+    gc.collect()
+    leaks = [] if play == "stuck" else device.report().leaks
+    return [*device.forgive(), *failures, *leaks, *(str(note.message) for note in notes)]
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(cuda_device, "time", clock)
+    return clock
+
+
+def lose(device: Device) -> None:
+    """What is left on the device does not matter any more."""
+    device.reset()
+    device.fail_everything(CUresult.CUDA_ERROR_UNKNOWN)
+
+
+@pytest.mark.parametrize("play", PLAYS)
+def test_nothing_is_wrong_without_a_mutation(play: str, plans: Path, device: Device) -> None:
+    for seed in SEEDS:
+        assert found_out(play, plans, device, seed) == []
+    lose(device)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_what_is_taken_out_is_missed(
-    plans: Path, expected: Any, device: Device, monkeypatch: pytest.MonkeyPatch, name: str
+def test_a_mutation_is_found_out(
+    name: str, plans: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    owner, attribute, mutate = MUTATIONS[name]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, attribute, mutate(getattr(owner, attribute)))
-        seen = []
-        for seed in SEEDS:
-            device.reset(seed=seed)
-            seen.append(notices(plans, device, expected))
-            gc.collect()
-            if any(seen):
-                break
-    device.reset()
-    assert any(seen), "nobody noticed"
-
-
-def test_without_a_mutation_nothing_is_noticed(plans: Path, expected: Any, device: Device) -> None:
-    for seed in SEEDS:
-        device.reset(seed=seed)
-        assert not notices(plans, device, expected)
+    mutation = MUTATIONS[name]
+    mutate(mutation, monkeypatch)
+    assert any(found_out(mutation.play, plans, device, seed) for seed in SEEDS)
+    lose(device)

@@ -185,8 +185,7 @@ def test_the_arena_holds_nothing_after_a_run(player: Make, card: Card) -> None:
 
 def lose(device: Device) -> None:
     """What comes after undefined behaviour counts for nothing."""
-    device.fail("*", 1, CUresult.CUDA_ERROR_UNKNOWN, sticky=True)
-    driver.cuCtxSynchronize()
+    device.fail_everything(CUresult.CUDA_ERROR_UNKNOWN)
 
 
 # --- Rules that only correct code keeps: breaking one is a violation ---

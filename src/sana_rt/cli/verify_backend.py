@@ -53,7 +53,7 @@ def _compared(bundle: Bundle, backend: str, variant: str | None) -> Iterator[Com
     if variant is not None:
         bundle.manifest.variant(variant)
     elif backend in backends.BACKENDS:
-        names = offers(backend, variants).playable or names
+        names = offers(backend, bundle).playable or names
     with contextlib.ExitStack() as opened:
         cpu = onnxruntime.cpu()
         opened.callback(cpu.close)

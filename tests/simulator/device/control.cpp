@@ -75,6 +75,13 @@ CONTROL void simFailWork(std::uint64_t nth, int result) {
   device.work.fault = static_cast<CUresult>(result);
 }
 
+// Let every call fail from now on.
+CONTROL void simFailAlways(int result) {
+  const auto lock = locked();
+  device.work.drop();
+  device.sticky = static_cast<CUresult>(result);
+}
+
 // Let the n-th operation from now on never end; calls that wait for it give up after a while.
 CONTROL void simHang(std::uint64_t nth, double patience) {
   const auto lock = locked();

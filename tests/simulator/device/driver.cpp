@@ -46,8 +46,13 @@ void inject(const std::string& call) {
   }
 }
 
+void check_failed() {
+  if (device.sticky != CUDA_SUCCESS) fail(device.sticky, "the device has failed");
+}
+
 void enter(const std::string& call, unsigned rules) {
   if (rules & kAlways) return;
+  check_failed();
   if (!device.initialized) violate(CUDA_ERROR_NOT_INITIALIZED, "cuInit was not called");
   if (!(rules & kNoContext)) {
     if (current_context == nullptr)
@@ -56,7 +61,7 @@ void enter(const std::string& call, unsigned rules) {
   }
   inject(call);
   device.work.run_ahead();
-  if (device.sticky != CUDA_SUCCESS) fail(device.sticky, "the device has failed");
+  check_failed();
   if (rules & kUnsafe) device.unsafe(call.c_str());
 }
 

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from sana_rt import files
-from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks import processes
+from sana_rt.benchmarks.processes import Call
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, freshness, plan_table, profiles
 from sana_rt.engines.builder import BuildProgress
@@ -246,7 +247,8 @@ def test_the_memory_predicted_is_enough_and_not_far_too_much(
     """With weights of 16 KiB and of 64 MiB, of which a build takes three copies."""
     bundle = bundle_of({"first": graphs.linear(width)})
     build = ["build", str(bundle.root), "--variant", "v", "--target", "sm120"]
-    peak = harness.peak_bytes("sana_rt.cli:cli", {"args": build, "standalone_mode": False}, 1)
+    call = Call("sana_rt.cli:cli", {"args": build, "standalone_mode": False}, threads=1)
+    peak = processes.known(call.run().peak_bytes)
     assert peak <= builder.predicted_peak_bytes(bundle, "v") <= 2 * peak
 
 

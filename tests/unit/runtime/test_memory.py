@@ -198,12 +198,21 @@ def test_the_table_has_a_column_for_each_phase() -> None:
     assert lines[12] == (
         "The transformer and decoder take turns, loaded anew at every chunk, which is slow."
     )
-    assert len(lines) == 13
+    assert lines[13:] == [f"Not included: {'; '.join(plan.not_included)}."]
+    assert len(plan.not_included) == 1
     unknown = replace(plan, phases=tuple(replace(p, activation_bytes=None) for p in plan.phases))
-    assert unknown.table().splitlines()[-1] == (
-        "Activations come on top; plans sizes them as it runs."
-    )
+    assert unknown.not_included[0] == "activations, which plans sizes as it runs"
     assert "activations" not in unknown.rows()
+
+
+def test_programs_read_the_same_facts() -> None:
+    facts = replace(STREAM, apart=1).facts()
+    assert facts["phases"]["transformer"]["needed"] == 370
+    assert facts["loaded_at_the_same_time"] == [
+        {"phases": ["text encoder"], "bytes": 500},
+        {"phases": ["transformer", "decoder"], "bytes": 470},
+    ]
+    assert facts["total_bytes"] == 500
 
 
 def test_the_needed_row_is_the_sum_of_the_others() -> None:

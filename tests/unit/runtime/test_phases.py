@@ -185,3 +185,16 @@ def test_what_even_a_single_phase_exceeds_is_refused(small_bundle: Path) -> None
 def test_a_budget_that_is_not_a_size_is_refused(small_bundle: Path) -> None:
     with pytest.raises(UsageError, match="'8' is not a size of memory"):
         Session.open(small_bundle, max_memory="8")
+
+
+def test_a_clip_that_has_ended_holds_no_memory(small_bundle: Path, live: Live) -> None:
+    """Not for the next clip, of another size, nor for a closed session."""
+    with opened(small_bundle, None) as session:
+        first = session.generate(asked(session))
+        next(first)
+        alone = session.plan(asked(session, num_frames=5)).buffer_bytes
+        second = session.generate(asked(session, num_frames=5))
+        gc.collect()
+        assert live.now == alone
+    assert live.now == 0
+    del first, second

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.simulator.simulated_cuda import device
 
 from sana_rt.bundle import Bundle
-from sana_rt.manifest import Graph, Plan
+from sana_rt.manifest import MANIFEST_NAME, Plan
 from sana_rt.runtime.backends.base import Artifact
 from tensorrt_rtx import _environment
 from tensorrt_rtx._config import IRuntimeConfig
@@ -46,15 +48,24 @@ class Source:
 def find(digest: str) -> Source | None:
     """What the plan with this SHA-256 was built from, if a known bundle lists it."""
     for root in _environment.known_bundles():
-        bundle = Bundle.open(root)
-        files = {file.path: file.sha256 for file in bundle.manifest.files}
-        for variant in bundle.manifest.variants.values():
-            for plans in variant.plans.values():
-                for name, plan in plans.items():
-                    if files[plan.path] == digest:
-                        graph: Graph = variant.graphs[name]
-                        return Source(Artifact(name, graph, bundle.path(graph.path)), plan)
+        changed = (root / MANIFEST_NAME).stat().st_mtime_ns
+        if digest in (sources := _sources(root, changed)):
+            return sources[digest]
     return None
+
+
+@functools.cache
+def _sources(root: Path, _changed: int) -> dict[str, Source]:
+    """What the plans of a bundle were built from, by their SHA-256."""
+    bundle = Bundle.open(root)
+    files = {file.path: file.sha256 for file in bundle.manifest.files}
+    return {
+        files[plan.path]: Source(Artifact(name, graph, bundle.path(graph.path)), plan)
+        for variant in bundle.manifest.variants.values()
+        for plans in variant.plans.values()
+        for name, plan in plans.items()
+        for graph in [variant.graphs[name]]
+    }
 
 
 class Runtime:
