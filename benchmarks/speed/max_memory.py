@@ -16,8 +16,10 @@ from typing import Any, Final
 import click
 import msgspec
 
-from sana_rt.benchmarks.speed import harness
-from sana_rt.benchmarks.speed.harness import Conditions
+from sana_rt.benchmarks import processes
+from sana_rt.benchmarks.conditions import Conditions, conditions
+from sana_rt.benchmarks.processes import Call
+from sana_rt.benchmarks.speed import report as reports
 from sana_rt.errors import VerificationError
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
@@ -26,7 +28,7 @@ from sana_rt.model_spec import Frozen, ModelSpec
 from sana_rt.runtime.session import Session
 
 RESULTS: Final = Path(__file__).parents[1] / "results" / "max-memory.json"
-CLIP: Final = {
+CLIP: Final[dict[str, Any]] = {
     "prompt": "a red circle",
     "height": 256,
     "width": 256,
@@ -96,7 +98,8 @@ def measure(bundle: Path, max_memory: int | None, folder: Path) -> Played:
         "max_memory": max_memory,
         "output": str(output),
     }
-    peak = harness.peak_bytes("sana_rt.benchmarks.speed.max_memory:play", arguments, threads=1)
+    call = Call("sana_rt.benchmarks.speed.max_memory:play", arguments, threads=1)
+    peak = processes.known(call.run().peak_bytes)
     played = msgspec.json.decode(output.read_bytes(), type=Played)
     return msgspec.structs.replace(played, peak_resident_bytes=peak)
 
@@ -111,7 +114,7 @@ def smallest(bundle: Path) -> int:
 @click.option("--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(output: Path) -> None:
     """Measure, and write the figures with their conditions."""
-    conditions = harness.conditions(_PACKAGES, threads=1)
+    before = conditions(_PACKAGES, threads=1)
     spec = model()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -123,7 +126,7 @@ def main(output: Path) -> None:
             sys.stderr.write(f"{limit}: {clips[-1].peak_resident_bytes / 2**20:,.0f} MiB\n")
     if len({clip.frames for clip in clips}) != 1:
         raise VerificationError("The clips differ.", expected="the same frames in any memory.")
-    harness.write(MaxMemoryReport(conditions, spec.name, tuple(clips)), output)
+    reports.write(MaxMemoryReport(before, spec.name, tuple(clips)), output)
     click.echo(output)
 
 
