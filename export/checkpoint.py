@@ -18,7 +18,7 @@ import msgspec
 
 from sana_rt import tokenizer_file
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import autoencoders, configs, instructions, tensor_shapes
+from sana_rt.export import autoencoders, config_keys, configs, instructions, tensor_shapes
 from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
@@ -80,6 +80,10 @@ class Checkpoint:
         ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
         each weight file, sorted.
         """
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source:
         names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
         lines = sorted(
             f"{sha256(path)}  {name}/{path.name}\n"
@@ -317,6 +321,10 @@ def _check_tokenizer(path: Path, spec: TextSpec, config: Path) -> None:
     tokenizer = tokenizer_file.read(path, spec)
     ends = read_json(config).get("eos_token_id")  # a number, several, or none
     ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(each) is int for each in ids):
+        raise CheckpointFormatError(
+            f"{config}: eos_token_id is {config_keys.shown(ends)}.", expected="numbers of tokens."
+        )
     tokenizer_file.check_special(tokenizer, ids, f"the end, as {config} says", path)
 
 

@@ -72,6 +72,13 @@ class MemoryPlan:
         """What must be free on the device."""
         return self.weight_bytes + (self.activation_bytes or 0) + self.buffer_bytes
 
+    @property
+    def not_included(self) -> tuple[str, ...]:
+        """What else a process needs, which the manifest does not tell."""
+        activations = (f"activations, which {self.device} sizes as it runs",)
+        process = ("what Python, its libraries and their copies of weights take",)
+        return process if self.activation_bytes is not None else activations + process
+
     def rows(self) -> list[tuple[str, int]]:
         """What the memory is for, and bytes."""
         groups: dict[str, int] = {}
@@ -82,12 +89,10 @@ class MemoryPlan:
 
     def table(self) -> str:
         """The plan for a person."""
-        rows = [*self.rows(), ("total", self.total_bytes)]
+        rows = [*self.rows(), ("planned", self.total_bytes)]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}}  {size / 2**20:>10,.1f} MiB" for name, size in rows]
-        if self.activation_bytes is None:
-            lines.append(f"and the activations, which {self.device} sizes as it runs.")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"Not included: {'; '.join(self.not_included)}."])
 
     def check(self, free: int | None, loaded: int = 0) -> None:
         """Raise :class:`DeviceMemoryError` if less is ``free`` than needed.

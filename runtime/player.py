@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any, Self
 
 from sana_rt.errors import CanceledError, UsageError
@@ -39,12 +39,13 @@ def open(  # noqa: A001 - users call it sana_rt.open
     room for the other graphs.
 
     Raises:
-        UsageError: there is no such backend, or ``threads`` is below 1.
+        UsageError: there is no such backend, ``bundle`` is no path, or ``threads`` is below 1.
         ManifestError: no bundle, or a damaged one, or it has no such variant.
         BackendError: no backend can play it; each one's reason is listed.
     """
+    _check_type("bundle", bundle, (str, os.PathLike), "the path of a bundle.")
     session = Session.open(
-        Path(bundle),
+        bundle,
         variant=variant,
         backend=backend,
         threads=threads,
@@ -239,8 +240,13 @@ def _check_prompted(
 ) -> None:
     if prompt is None and "prompt" not in options and prompt_embeds is None:
         raise UsageError("There is no prompt.", expected="a prompt, a Request, or prompt_embeds.")
+    if prompt_embeds is not None and (isinstance(prompt, str) or "prompt" in options):
+        raise UsageError(
+            "A prompt and prompt_embeds are both given.",
+            expected="one of the two: the embeddings take the place of the prompt.",
+        )
 
 
-def _check_type(name: str, value: object, kind: type, expected: str) -> None:
+def _check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
     if value is not None and not isinstance(value, kind):
         raise UsageError(f"{name} is of type {type(value).__name__}.", expected=expected)

@@ -14,7 +14,7 @@ from sana_rt.runtime import backends, memory, prompts
 from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, check_chunks
 from sana_rt.runtime.denoiser import Denoiser
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
+from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs, PathLike
 from sana_rt.runtime.job import Job
 from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
 from sana_rt.runtime.observers import FiniteCheck, Observer
@@ -45,7 +45,7 @@ class Session:
 
     @staticmethod
     def open(
-        root: Path,
+        root: PathLike,
         *,
         variant: str | None = None,
         backend: str = backends.AUTO,
@@ -68,7 +68,7 @@ class Session:
             raise UsageError(
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
-        bundle = Bundle.open(root)
+        bundle = Bundle.open(Path(root))
         variants = bundle.manifest.variants
         if variant is not None:
             bundle.manifest.variant(variant)

@@ -252,7 +252,8 @@ class DecodeWindow(Frozen, frozen=True):
 class Variant(Frozen, frozen=True):
     """One numerical version of the model: graph by graph name, plans by target, then name.
 
-    One without ``decoder`` makes latents, not frames.
+    One without ``decoder`` makes latents, not frames. ``maker`` says which code wrote the graphs;
+    what another would write is not current.
     """
 
     dtype: str
@@ -262,6 +263,7 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     quantization: Quantization | None = None
     decoder: DecodeWindow | None = None
+    maker: str = ""
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs like before.

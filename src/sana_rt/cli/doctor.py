@@ -15,6 +15,7 @@ import msgspec
 
 from sana_rt import __version__, machine
 from sana_rt.cli import COMMANDS, import_check, output, progress
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
 from sana_rt.engines.trt_api import FLAVOURS
 from sana_rt.progress import ReportProgress, silent
@@ -260,7 +261,7 @@ def _in_the_way(extras: str | None, missing: Mapping[str, str]) -> str:
     return f'pip install "sana-rt[{extras}]"'
 
 
-@click.command(epilog="Example: sana-rt doctor --json")
+@click.command(cls=Command, epilog="Example: sana-rt doctor --json")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(as_json: bool) -> None:
     """Show what works on this machine and what to install.

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output
+from sana_rt.cli.command import Command
 from sana_rt.cli.printable import printable
 from sana_rt.errors import VerificationError
 from sana_rt.manifest import Source
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 _PATH: Final = click.Path(path_type=Path, exists=True)
 
 
-@click.command(epilog="Example: sana-rt verify out/bundle out/checkpoint")
+@click.command(cls=Command, epilog="Example: sana-rt verify out/bundle out/checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("checkpoint", type=_PATH)
 @click.option(

@@ -130,15 +130,17 @@ def test_the_table_adds_up() -> None:
     plan = session(model).plan(for_model(model, {}), GUIDED)
     lines = plan.table().splitlines()
     assert sum(size for _, size in plan.rows()) == plan.total_bytes
-    assert lines[-2].split() == ["total", f"{plan.total_bytes / 2**20:,.1f}", "MiB"]
-    assert lines[-1] == "and the activations, which onnxruntime sizes as it runs."
+    assert lines[-2].split() == ["planned", f"{plan.total_bytes / 2**20:,.1f}", "MiB"]
+    assert lines[-1] == f"Not included: {'; '.join(plan.not_included)}."
+    assert plan.not_included[0] == "activations, which onnxruntime sizes as it runs"
 
 
 def test_activations_that_the_backend_knows_are_planned() -> None:
     plan = MemoryPlan("plans", {"block_00": 200}, (), {}, activation_bytes=50)
     assert plan.total_bytes == 250
     assert dict(plan.rows())["activations"] == 50
-    assert plan.table().splitlines()[-1].startswith("total")
+    assert plan.table().splitlines()[-2].startswith("planned")
+    assert len(plan.not_included) == 1
     with pytest.raises(DeviceMemoryError, match="249 are free"):
         plan.check(249)
 
