@@ -31,7 +31,7 @@ class Settings:
     @property
     def options(self) -> dict[str, str]:
         """The options as the manifest records them."""
-        return {"tf32": str(self.tf32).lower()}
+        return {"aux_streams": "0", "tf32": str(self.tf32).lower()}
 
 
 @dataclass(frozen=True)

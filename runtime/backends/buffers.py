@@ -96,7 +96,12 @@ class HostTimer(Timer):
 
 
 class Memory(ABC):
-    """Memory of one device. Copies are ordered with the graphs that run on the device."""
+    """Memory of one device. Copies are ordered with the graphs that run on the device.
+
+    Where it is ``staged``, what is filled goes through pinned memory of the host, of its size.
+    """
+
+    staged = False
 
     def __init__(self) -> None:
         self.allocations = 0  # how often `allocate` was called; flat after warm-up
@@ -125,6 +130,9 @@ class Memory(ABC):
         host = np.empty(source.shape, HOST_DTYPES[source.dtype])
         self._download(host, source)
         return widen(host) if source.dtype == "bfloat16" else host
+
+    def begin(self, moment: str) -> None:  # noqa: B027 (a host has no errors of its own)
+        """Say in words what comes now, for messages about the device."""
 
     def timer(self) -> Timer:
         """A timer of what the device does."""

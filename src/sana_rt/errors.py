@@ -163,6 +163,18 @@ class PlanVersionError(EngineError):
     """A plan that another version of TensorRT built; both versions are shown."""
 
 
+class PlanCardError(EngineError):
+    """A plan that was built for another kind of card than the one that is here."""
+
+
+class PlanDriverError(EngineError):
+    """A plan that needs a newer NVIDIA driver or CUDA runtime than the one that is here."""
+
+
+class PlanFormatError(EngineError):
+    """A file that is not a plan, or a plan of another graph than the manifest says."""
+
+
 class PlanTableError(EngineError):
     """A build log whose compiled layer table does not parse; nothing of it is dropped."""
 
@@ -193,6 +205,10 @@ class CanceledError(SanaRTError):
 
 class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
+
+
+class DeviceLostError(SanaRTError):
+    """The device failed or does not answer; nothing more can be played in this process."""
 
 
 class NonFiniteError(SanaRTError):

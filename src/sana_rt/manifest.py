@@ -341,6 +341,21 @@ class Manifest(Frozen, frozen=True, dict=True):
         new = {name: each.keeping_plans(self.variants.get(name)) for name, each in variants.items()}
         return msgspec.structs.replace(self, variants={**others, **new})
 
+    def with_current_plans(self) -> dict[str, Variant]:
+        """The variants without the plans of graphs that were replaced since."""
+        return {name: self._with_current_plans(name, each) for name, each in self.variants.items()}
+
+    def _with_current_plans(self, name: str, variant: Variant) -> Variant:
+        plans = {
+            target: {
+                graph: plan
+                for graph, plan in plans.items()
+                if plan.built_from == self.built_from(name, graph)
+            }
+            for target, plans in variant.plans.items()
+        }
+        return msgspec.structs.replace(variant, plans=plans)
+
     def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
         """The variants that a recipe made in this form, whatever they are called."""
         return tuple(

@@ -126,6 +126,15 @@ def _show(report: BoundReport) -> None:
             for row in report.rows
         ],
     )
+    names = dict.fromkeys(name for phase in report.phases for name in phase.bytes)
+    output.table(
+        f"Device memory by phase; {output.size(report.together_bytes)} with all loaded",
+        ("", *(f"{phase.phase}>" for phase in report.phases)),
+        [
+            (name, *(output.size(phase.bytes.get(name, 0)) for phase in report.phases))
+            for name in names
+        ],
+    )
     for graph in dict.fromkeys(row.graph for row in report.block_kernels):
         kernels = tuple(row for row in report.block_kernels if row.graph == graph)
         title = f"The {_KERNELS_SHOWN} heaviest kernels of {graph}"

@@ -53,7 +53,10 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -77,14 +80,22 @@ def command(
     from sana_rt.runtime.session import Session
 
     given = given_options(config, options, prompt_embeds=prompt_embeds)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     request = session.request(conditioned=image is not None, **given)
     inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if output is None and save_latents is None and contact_sheet is None:
         target = target.called(request)
     decode = target.path is not None or contact_sheet is not None
     if dry_run:
-        show_plan(session.plan(request, inputs, decode=decode), as_json=as_json)
+        show_plan(session, session.plan(request, inputs, decode=decode), as_json=as_json)
         return
     record = clip_record.of(session, "generate", request, inputs=hashes(files), fit=fit)
     reporter = Reporter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from sana_rt.model_spec import SolverName
 if TYPE_CHECKING:
     from sana_rt.runtime.memory import MemoryPlan
     from sana_rt.runtime.pipeline import Progress
+    from sana_rt.runtime.session import Session
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _STAGES: Final = {
@@ -142,10 +144,30 @@ _OPTIONS: Final = (
         "--backend",
         default="auto",
         show_default=True,
-        help="What to run the graphs with: onnxruntime-cuda, onnxruntime (CPU), or auto, the first "
-        "of them that works.",
+        help="What to run the graphs with: tensorrt (plans of `sana-rt build`), onnxruntime-cuda, "
+        "onnxruntime-rtx (NVIDIA's plug-in for ONNX Runtime), onnxruntime (CPU), or auto, the "
+        "first of them that works.",
+    ),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Device memory to use at most, such as 8GB or 7.5GiB; what does not fit at the same "
+        "time is loaded in turns, which is slower.  [default: what is free]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+    click.option(
+        "--cuda-graph/--no-cuda-graph",
+        default=True,
+        show_default=True,
+        help="Capture each step of plans as a CUDA graph, or launch its kernels one by one.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=600.0,
+        show_default=True,
+        help="Seconds that a GPU may take for a step before it is given up as stuck.",
+    ),
     click.option(
         "--check-finite",
         is_flag=True,
@@ -154,7 +176,7 @@ _OPTIONS: Final = (
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Check the options and show the memory needed; generate nothing.",
+        help="Check the options and the memory needed, and show it by phase; generate nothing.",
     ),
 )
 
@@ -199,17 +221,11 @@ def given_options(
     return given
 
 
-def show_plan(plan: MemoryPlan, *, as_json: bool) -> None:
-    """What ``--dry-run`` shows."""
+def show_plan(session: Session, plan: MemoryPlan, *, as_json: bool) -> None:
+    """What ``--dry-run`` shows; a plan that does not fit is refused."""
+    session.check(plan)
     if as_json:
-        show.json(
-            {
-                "device": plan.device,
-                "bytes": dict(plan.rows()),
-                "total_bytes": plan.total_bytes,
-                "not_included": plan.not_included,
-            }
-        )
+        show.json(plan.facts())
     else:
         click.echo(plan.table())
 
@@ -229,12 +245,15 @@ class Reporter:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bars, and warnings above them."""
+        """Show the bars; above them warnings, and what the package logs."""
         bars = self._bar if self._lines is None else contextlib.nullcontext()
-        with bars, warnings.catch_warnings():
+        with bars, warnings.catch_warnings(), _logged(self._note):
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
+            warnings.showwarning = lambda message, *_, **__: self._note(str(message))
             yield
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"Note: {text}")
 
     def __call__(self, progress: Progress) -> None:
         """Move the bar of the stage, or print a line."""
@@ -263,3 +282,18 @@ class Reporter:
         peak = machine.peak_resident_bytes()
         memory = "" if peak is None else f", at most {show.size(peak)} of memory in the process"
         return f"{backend}: {pace}{self._watch.total:.3g} s in all{memory}"
+
+
+@contextlib.contextmanager
+def _logged(show: Callable[[str], None]) -> Iterator[None]:
+    """Hand on what the package logs."""
+    logger, handler = logging.getLogger("sana_rt"), logging.Handler()
+    handler.emit = lambda record: show(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

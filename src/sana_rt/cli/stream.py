@@ -81,7 +81,10 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -107,7 +110,15 @@ def command(
 
     options["prompt"], schedule = scheduled(options["prompt"], prompts_at, recommit=recommit)
     given = given_options(config, options, prompt_embeds=prompt_embeds, resume=resume)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
             f"{session.model.name!r} generates a clip in one piece, so there is no state to save.",
@@ -119,7 +130,7 @@ def command(
     request = session.request(resume=state, seconds=seconds, conditioned=image is not None, **given)
     inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
-        show_plan(session.plan(request, inputs), as_json=as_json)
+        show_plan(session, session.plan(request, inputs), as_json=as_json)
         return
     if output is None and contact_sheet is None:
         target = target.called(request)

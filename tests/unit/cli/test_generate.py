@@ -26,6 +26,7 @@ SIZE = ("--height", "32", "--width", "48", "--num-frames", "9", "--threads", "1"
 SMALL = (*SIZE, "--num-inference-steps", "3")
 SECONDS = 120  # far above what a start takes, to fail rather than hang
 LATENTS = (1, 16, 3, 4, 6)
+PHASES = ["transformer", "decoder"]
 
 
 def _generate(*arguments: object) -> Result:
@@ -109,9 +110,31 @@ def test_a_dry_run_shows_the_memory_and_writes_nothing(
 ) -> None:
     result = _generate(small_bundle, PROMPT, "-o", video, "--dry-run", *SMALL)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[0].startswith("weights")
-    assert "autoencoder" in result.stdout
+    assert result.stdout.splitlines()[0].split() == ["MiB", "text", "encoder", *PHASES]
+    assert "caches" in result.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_little_memory_is_enough_for_phases_that_take_turns(
+    small_bundle: Path, tmp_path: Path, video: Path
+) -> None:
+    result = _generate(
+        small_bundle, PROMPT, "-o", video, "--max-memory", "7MB", "--dry-run", *SMALL
+    )
+    assert "text encoder (0.6 MiB); then transformer (5.9 MiB); then decoder (" in result.stdout
+    latents = tmp_path / "a.npy", tmp_path / "b.npy"
+    for path, limit in zip(latents, ("7MB", "1GB"), strict=True):
+        arguments = ("--save-latents", path, "-o", video, "--max-memory", limit)
+        assert _generate(small_bundle, PROMPT, *arguments, *SMALL).exit_code == 0
+    assert latents[0].read_bytes() == latents[1].read_bytes()
+
+
+def test_memory_that_is_not_enough_is_refused(small_bundle: Path, video: Path) -> None:
+    for dry in ((), ("--dry-run",)):
+        result = _generate(small_bundle, PROMPT, "-o", video, "--max-memory", "1MB", *dry, *SMALL)
+        assert result.exit_code == 1
+        assert "of which 1,000,000 may be used (--max-memory)" in result.stderr
+        assert "allow " in result.stderr
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_said_so(small_bundle: Path, video: Path) -> None:
@@ -193,7 +216,9 @@ def test_json_says_what_was_made_and_how(small_bundle: Path, tmp_path: Path, vid
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=0.5)
     plan = _generate(small_bundle, PROMPT, "-o", tmp_path / "x.mp4", *SMALL, "--dry-run", "--json")
     planned = json.loads(plan.stdout)
-    assert planned["total_bytes"] == sum(planned["bytes"].values())
+    (together,) = planned["loaded_at_the_same_time"]
+    assert planned["total_bytes"] == together["bytes"]
+    assert list(planned["phases"]) == together["phases"] == ["text encoder", *PHASES]
     assert len(planned["not_included"]) == 2
 
 

@@ -288,4 +288,4 @@ def test_a_plan_of_another_version_is_built_again(
 
 
 def test_options_cannot_be_changed_by_accident(settings: Settings) -> None:
-    assert settings.options == {"tf32": "false"}
+    assert settings.options == {"aux_streams": "0", "tf32": "false"}

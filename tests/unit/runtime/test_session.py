@@ -26,7 +26,7 @@ from sana_rt.errors import (
 )
 from sana_rt.graph_names import is_block
 from sana_rt.manifest import Manifest
-from sana_rt.runtime import session as sessions
+from sana_rt.runtime import prompts
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.request import Request, for_model
@@ -97,13 +97,13 @@ def test_embeddings_of_the_prompts_give_the_same_latents(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[PromptEmbeds, ...]] = []
-    project = sessions.prompts.project
+    project = prompts.project
 
     def spy(graphs: Any, buffers: Any, embeds: tuple[PromptEmbeds, ...]) -> None:
         seen.append(embeds)
         project(graphs, buffers, embeds)
 
-    monkeypatch.setattr(sessions.prompts, "project", spy)
+    monkeypatch.setattr(prompts, "project", spy)
     prompted = latents(session, request(session))
     (embeds,) = seen
     negative, positive = embeds
@@ -238,6 +238,18 @@ def test_a_bundle_without_blocks_is_refused_at_once(
     root = changed(small_bundle, tmp_path / "bundle", variants=variants, model=model)
     with pytest.raises(ManifestReferenceError, match="has no graph 'block_00'"):
         Session.open(root, threads=1).latents(for_small(root))
+
+
+def test_another_size_of_patches_is_refused_by_the_first_graph_that_runs(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """No signature has it: rows and columns have names, and are counted from it."""
+    model = Bundle.open(small_bundle).manifest.model
+    patches = msgspec.structs.replace(model.transformer, patch_size=(1, 4, 4))
+    model = msgspec.structs.replace(model, transformer=patches)
+    root = changed(small_bundle, tmp_path / "bundle", model=model)
+    with pytest.raises(BackendError, match="failed in the graph 'patch_embed'"):
+        list(Session.open(root, threads=1).latents(for_small(root)))
 
 
 def test_a_tokenizer_that_is_not_the_listed_one_is_refused(
