@@ -96,11 +96,11 @@ simulate: setup ## Let every call and operation fail, one by one, on the simulat
 sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py
 
-bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
+bench: setup ## CHECKPOINT=dir RECIPE=max -> float32, emulation and diffusers timed, in out/bench
 	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
-	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe $(or $(RECIPE),max) --prompts "$$PROMPTS"
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
-	  --prompts "$$PROMPTS" --output $(OUT)/bench
+	  --prompts "$$PROMPTS" --output $(OUT)/bench --overwrite
 
 gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
 	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks

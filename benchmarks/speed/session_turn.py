@@ -38,14 +38,11 @@ from sana_rt.runtime.request import Request
 from sana_rt.runtime.session import Session
 
 Seconds = dict[str, list[float]]
+Kind = Literal["step", "commit", "latents", "frames"]
 
 _BETWEEN: Final = ""  # the name of what is not a graph
 #: What is timed by the device's clock: a kind of event, and what it came behind.
-_STEP: Final = ("step", "step")
-_COMMITS: Final = (("commit", "latents"), ("commit", "frames"))
-
-
-Kind = Literal["step", "commit", "latents", "frames"]
+_TIMED: Final = {("step", "step"), ("commit", "latents"), ("commit", "frames")}
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
         elif event.kind == "frames":
             decode += event.ended - asked
             asked = event.ended
-        elif event.lasted is not None and (event.kind, before) in {_STEP, *_COMMITS}:
+        elif event.lasted is not None and (event.kind, before) in _TIMED:
             found[event.kind].append(event.lasted)
         before = event.kind
     first = next((event.ended for event in events if event.kind == "frames"), None)
