@@ -136,17 +136,23 @@ def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     Its graphs are those of the bidirectional model; do not write into it.
     """
+    root = tmp_path_factory.mktemp("causal") / "bundle"
+    write_causal(small_bundle, root)
+    return root
+
+
+def write_causal(bidirectional: Path, root: Path) -> None:
+    """Copy a bundle and declare the copy block-causal."""
     import msgspec
 
     from sana_rt import bundle as bundles
     from sana_rt.model_spec import StreamingSpec
 
     replace = msgspec.structs.replace
-    root = tmp_path_factory.mktemp("causal") / "bundle"
-    manifest = bundles.Bundle.open(small_bundle).manifest
+    manifest = bundles.Bundle.open(bidirectional).manifest
     for file in manifest.files:
         (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(small_bundle / file.path, root / file.path)
+        shutil.copyfile(bidirectional / file.path, root / file.path)
     sampling = replace(
         manifest.model.sampling, solver="renoise", num_inference_steps=4, guidance_scale=1.0
     )
@@ -156,7 +162,7 @@ def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
         sampling=sampling,
         streaming=StreamingSpec(chunk_frames=2),
     )
-    return bundles.save(root, replace(manifest, model=model)).root
+    bundles.save(root, replace(manifest, model=model))
 
 
 @pytest.fixture(scope="session")
@@ -165,10 +171,10 @@ def block_bundle(pytestconfig: pytest.Config) -> Path:
 
     For what deals with single graphs; do not write into it.
     """
-    return kept(pytestconfig, "block-bundle", _write_blocks)
+    return kept(pytestconfig, "block-bundle", write_blocks)
 
 
-def _write_blocks(root: Path) -> None:
+def write_blocks(root: Path) -> None:
     import msgspec
 
     from sana_rt import bundle as bundles

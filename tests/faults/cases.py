@@ -1,0 +1,346 @@
+"""The commands that are spoilt, what they begin with, and what may be there after a fault."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+import sana_rt
+from sana_rt import geometry
+from sana_rt.bundle import Bundle
+from sana_rt.errors import SanaRTError
+from sana_rt.manifest import MANIFEST_NAME
+from sana_rt.runtime.state import State
+from sana_rt.runtime.video import read_video
+
+Snapshot = Mapping[str, str]  # SHA-256 by path
+
+_PROMPT: Final = "a red circle moving to the right"
+_SMALL: Final = ("--height", "32", "--width", "32", "--threads", "1")
+_SECONDS: Final = "2.2"  # five latent frames and more at 8 frames a second: three chunks
+_LOCK: Final = ".lock"
+_RECIPE: Final = """\
+name = "tried"
+description = "Three layers in two formats."
+
+[[rules]]
+layers = ["block_*/attn1.to_q", "block_*/ff.conv_temp*"]
+format = "nvfp4"
+reason = "tried"
+source = "tests"
+
+[[rules]]
+layers = ["block_*/attn2.to_q"]
+format = "fp8"
+reason = "tried"
+source = "tests"
+"""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What commands begin with: a checkpoint, and bundles that are copied.
+
+    ``playable`` is a whole bidirectional model, ``causal`` a whole block-causal one, ``blocks``
+    two blocks in float32 and in bfloat16.
+    """
+
+    checkpoint: Path | None = None
+    playable: Path | None = None
+    causal: Path | None = None
+    blocks: Path | None = None
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A case's files before and after a run without a fault."""
+
+    before: Snapshot
+    after: Snapshot
+    root: Path  # what an undisturbed run left
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command in a folder of its own; in its arguments ``{}`` stands for that folder.
+
+    ``prepare`` makes what is in the folder before. ``judge`` is given the folder after a fault
+    and says what is wrong with it; ``failed`` says that the command had time to clean up.
+    ``varies`` are the ends of names of files that no two runs write alike.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    prepare: Callable[[Path], object]
+    judge: Callable[[Path, Undisturbed, bool], list[str]]
+    varies: tuple[str, ...] = ()
+
+    def command(self, folder: Path) -> list[str]:
+        """The arguments for ``folder``."""
+        return [each.replace("{}", str(folder)) for each in self.arguments]
+
+    def snapshot(self, folder: Path) -> dict[str, str]:
+        """The files of ``folder`` by path; of one that varies, that it is there."""
+        return {
+            path.relative_to(folder).as_posix(): self._content(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != _LOCK
+        }
+
+    def _content(self, path: Path) -> str:
+        if path.name.endswith(self.varies) and self.varies:
+            return "there"
+        data = path.read_bytes()
+        if path.name == MANIFEST_NAME and self.varies:
+            data = json.dumps(self._constant(json.loads(data))).encode()
+        return hashlib.sha256(data).hexdigest()
+
+    def _constant(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        """A manifest without the hashes of files that vary."""
+        files = [
+            {"path": file["path"]} if file["path"].endswith(self.varies) else file
+            for file in manifest["files"]
+        ]
+        return manifest | {"files": files}
+
+
+def cases(materials: Materials) -> Iterator[Case]:
+    """What can be tried with the materials that there are."""
+    if materials.checkpoint is not None:
+        yield from _exports(materials.checkpoint)
+    if materials.blocks is not None:
+        yield from _of_blocks(materials.blocks)
+    if materials.playable is not None:
+        yield from _of_playable(materials.playable)
+    if materials.causal is not None:
+        yield _stream(materials.causal)
+
+
+def _exports(checkpoint: Path) -> Iterator[Case]:
+    export = ("export", str(checkpoint), "{}/bundle")
+    yield Case("export", export, _nothing, _judge_bundle)
+    yield Case("export over a variant", export, _older(checkpoint), _judge_bundle)
+
+
+def _of_blocks(blocks: Path) -> Iterator[Case]:
+    def prepare(folder: Path) -> None:
+        shutil.copytree(blocks, folder / "bundle")
+        (folder / "tried.toml").write_text(_RECIPE)
+
+    quantize = ("quantize", "{}/bundle", "--recipe", "{}/tried.toml")
+    build = ("build", "{}/bundle", "--variant", "bf16", "--target", "sm120")
+    yield Case("quantize", quantize, prepare, _judge_bundle)
+    yield Case("build", build, prepare, _judge_build, varies=(".log",))
+
+
+def _of_playable(playable: Path) -> Iterator[Case]:
+    def prepare(folder: Path) -> None:
+        shutil.copytree(playable, folder / "bundle")
+        (folder / "tried.toml").write_text(_RECIPE)
+        (folder / "prompts.txt").write_text(f"{_PROMPT}\n")
+
+    calibrate = ("--prompts", "{}/prompts.txt", "--save-calibration", "{}/table.json")
+    yield Case(
+        "quantize, calibrated",
+        ("quantize", "{}/bundle", "--recipe", "{}/tried.toml", *calibrate, "--threads", "1"),
+        prepare,
+        _judge_calibrated,
+    )
+    outputs = ("-o", "{}/video.mp4", "--save-latents", "{}/latents.npy")
+    yield Case(
+        "generate",
+        ("generate", str(playable), _PROMPT, *outputs, "--num-inference-steps", "2", *_SMALL),
+        _nothing,
+        _judge_outputs,
+    )
+
+
+def _stream(causal: Path) -> Case:
+    outputs = ("-o", "{}/video.mp4", "--save-state", "{}/state")
+    length = ("--seconds", _SECONDS, "--timesteps", "1000")
+    return Case(
+        "stream",
+        ("stream", str(causal), _PROMPT, *outputs, *length, *_SMALL),
+        _nothing,
+        _StreamJudge(causal),
+    )
+
+
+def _nothing(_: Path) -> None:
+    """Begin with an empty folder."""
+
+
+def _older(checkpoint: Path) -> Callable[[Path], None]:
+    """Begin with a bundle that an export without verification made."""
+
+    def prepare(folder: Path) -> None:
+        from sana_rt.export.checkpoint import open_checkpoint
+        from sana_rt.export.onnx_export import ExportOptions, export_bundle
+
+        kept = checkpoint.with_name("older")
+        if not kept.is_dir():
+            export_bundle(open_checkpoint(checkpoint), kept, ExportOptions(verify=False))
+        shutil.copytree(kept, folder / "bundle")
+
+    return prepare
+
+
+def _judge_bundle(folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
+    return [*_wrong_bundle(folder, undisturbed), *(_leftovers(folder) if failed else ())]
+
+
+def _judge_build(folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
+    left = [path for path in _leftovers(folder) if not path.endswith(".log")] if failed else []
+    return [*_wrong_bundle(folder, undisturbed), *left]
+
+
+def _judge_calibrated(folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
+    return [
+        *_judge_bundle(folder, undisturbed, failed),
+        *_changed(folder, undisturbed, ("table.json",)),
+    ]
+
+
+def _judge_outputs(folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
+    return [
+        *_changed(folder, undisturbed, undisturbed.after),
+        *(_others(folder, undisturbed.after) if failed else ()),
+    ]
+
+
+def _wrong_bundle(folder: Path, undisturbed: Undisturbed) -> Iterator[str]:
+    """Whether the bundle is the old one, the new one, or the old one with a part of the new."""
+    manifest = folder / "bundle" / MANIFEST_NAME
+    if not manifest.exists():
+        if f"bundle/{MANIFEST_NAME}" in undisturbed.before:
+            yield "the bundle is gone"
+        return
+    try:
+        bundle = Bundle.open(folder / "bundle")
+        for file in bundle.manifest.files:
+            bundle.check_hash(file)
+    except SanaRTError as error:
+        yield f"the bundle does not verify: {error.happened}"
+        return
+    known = [
+        json.loads(path.read_bytes())
+        for path in (
+            undisturbed.root.with_name("before") / "bundle" / MANIFEST_NAME,
+            undisturbed.root / "bundle" / MANIFEST_NAME,
+        )
+        if path.exists()
+    ]
+    if not _mixed(json.loads(manifest.read_bytes()), known):
+        yield "WRONG: the bundle verifies, and is neither the old nor the new one"
+
+
+def _mixed(value: Any, known: Sequence[Any]) -> bool:
+    """Whether every part of a document is of one of those that are known."""
+    if value in known:
+        return True
+    if isinstance(value, dict):
+        parts = [each for each in known if isinstance(each, dict)]
+        return all(_mixed(value[key], [p[key] for p in parts if key in p]) for key in value)
+    if isinstance(value, list):
+        items = [item for each in known if isinstance(each, list) for item in each]
+        return all(_same_file(item, items) for item in value)
+    return False
+
+
+def _same_file(item: Any, items: Sequence[Any]) -> bool:
+    """Logs of builds tell times, and so have another hash each time."""
+    if isinstance(item, dict) and str(item.get("path")).endswith(".log"):
+        return any(item["path"] == each["path"] for each in items)
+    return item in items
+
+
+def _leftovers(folder: Path) -> list[str]:
+    """Files that nothing lists, and folders that hold nothing."""
+    root = folder / "bundle"
+    known = {"tried.toml", "prompts.txt", "table.json", f"bundle/{MANIFEST_NAME}"}
+    if (root / MANIFEST_NAME).exists():
+        known |= {f"bundle/{file.path}" for file in Bundle.read(root).manifest.files}
+    return _others(folder, known)
+
+
+def _others(folder: Path, known: Sequence[str] | set[str] | Snapshot) -> list[str]:
+    paths = [path for path in folder.rglob("*") if path != folder / "bundle"]
+    found = [
+        path.relative_to(folder).as_posix()
+        for path in paths
+        if (path.is_file() and path.name != _LOCK) or (path.is_dir() and not any(path.iterdir()))
+    ]
+    return [f"left over: {name}" for name in found if name not in known]
+
+
+def _changed(folder: Path, undisturbed: Undisturbed, names: Sequence[str] | Snapshot) -> list[str]:
+    """Files that are neither as they were nor as they should become."""
+    found = {name: folder / name for name in names if (folder / name).exists()}
+    return [
+        f"WRONG: {name} is neither the old nor the new one"
+        for name, path in found.items()
+        if hashlib.sha256(path.read_bytes()).hexdigest()
+        not in (undisturbed.before.get(name), undisturbed.after.get(name))
+    ]
+
+
+@dataclass
+class _StreamJudge:
+    """A video that is the beginning of the undisturbed one, a state that continues it."""
+
+    bundle: Path
+    _frames: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    def __call__(self, folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
+        video, state = folder / "video.mp4", folder / "state"
+        left = _others(folder, {"video.mp4", "state"}) if failed else []
+        if video.exists():
+            left += self._judge_video(video, undisturbed.root / "video.mp4")
+        if state.exists():
+            left += self._judge_state(state, undisturbed.root / "state")
+        return left
+
+    def _judge_video(self, path: Path, whole: Path) -> Iterator[str]:
+        wanted = list(read_video(whole))
+        try:
+            found = list(read_video(path))
+        except (SanaRTError, av.FFmpegError) as error:
+            yield f"the video does not play: {error}"
+            return
+        if not all(map(np.array_equal, found, wanted)) or len(found) > len(wanted):
+            yield "WRONG: the video is not a beginning of the whole one"
+
+    def _judge_state(self, path: Path, whole: Path) -> Iterator[str]:
+        last = State.load(whole).header
+        try:
+            state = State.load(path)
+        except SanaRTError as error:
+            yield f"the state does not load: {error.happened}"
+            return
+        if state.header.position == last.position:
+            if path.read_bytes() != whole.read_bytes():
+                yield "WRONG: the state is another one"
+            return
+        with sana_rt.open(self.bundle, threads=1) as player:
+            if not self._frames:
+                request = last.request
+                self._frames += [f for call in player.stream(request) for f in call]
+            rest = [f for call in player.stream(resume=state) for f in call]
+        taken = geometry.video_frames(player_model(self.bundle), state.header.position.decoded)
+        if len(rest) != len(self._frames) - taken:
+            yield f"WRONG: {len(rest)} frames after {taken} of {len(self._frames)}"
+        elif not all(map(np.array_equal, rest, self._frames[taken:])):
+            yield "WRONG: the state continues another video"
+
+
+def player_model(bundle: Path) -> Any:
+    return Bundle.read(bundle).manifest.model
