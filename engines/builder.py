@@ -24,7 +24,7 @@ from sana_rt.engines.trt_api import (
     TensorRT,
 )
 from sana_rt.errors import BuildError, TargetError, UnsupportedNodeError
-from sana_rt.files import clear_partials, lock, write_bytes, writing
+from sana_rt.files import lock, write_bytes, writing
 from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.tensors import TensorSpec, resolve
 
@@ -164,7 +164,6 @@ def _build(
     shapes = input_shapes(graph.inputs, freshness.wanted(bundle, settings, name).profile)
     request = BuildRequest(bundle.path(graph.path), settings.target, shapes, settings.tf32)
     plan = bundle.root / settings.variant / settings.target.name / f"{name}.plan"
-    clear_partials(plan)
     return build_plan(request, plan, tensorrt, report)
 
 

@@ -186,5 +186,9 @@ class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
 
 
+class SystemMemoryError(SanaRTError):
+    """The operating system refused memory."""
+
+
 class NonFiniteError(SanaRTError):
     """A graph wrote NaN or infinity; names the graph, the step and the output."""

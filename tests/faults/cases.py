@@ -62,10 +62,14 @@ class Materials:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A case's files before and after a run without a fault."""
+    """A case's files before, after a run without a fault, and after another one.
+
+    The other one may choose another folder: a variant's files are never written over.
+    """
 
     before: Snapshot
     after: Snapshot
+    again: Snapshot
     root: Path  # what an undisturbed run left
 
 
