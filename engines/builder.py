@@ -100,18 +100,19 @@ def build_plan(
     started = time.monotonic()
     try:
         with writing(plan) as file:
-            tensorrt.build(request, file.write, log, report)
+            try:
+                tensorrt.build(request, file.write, log, report)
+            finally:
+                # Bundles travel: what stands before the bundle's own paths is nobody's business.
+                text = log.text.replace(f"{request.graph.parent}/", "")
+                write_bytes(log_path, text.encode())
+            table = plan_table.parse(text)
     except RefusedNodesError as error:
         raise _unsupported(request.graph, error, log_path) from error
     except BuildError as error:
         raise BuildError(
             error.happened, expected=error.expected, remedy=f"read the complete log in {log_path}."
         ) from error
-    finally:
-        # Bundles travel: what stands before the bundle's own paths is nobody's business.
-        text = log.text.replace(f"{request.graph.parent}/", "")
-        write_bytes(log_path, text.encode())
-    table = plan_table.parse(text)
     seconds = time.monotonic() - started
     return Built(plan, log_path, table.activation_bytes, table.weight_bytes, seconds)
 

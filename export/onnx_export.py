@@ -85,8 +85,8 @@ def export_bundle(
         before = _existing(root, checkpoint, source)
         with new_folder(root, options.name, before) as folder:
             graphs = _write_graphs(checkpoint, folder, options, progress)
+            tokenizer = _write_tokenizer(checkpoint, root, before)
         variant = _variant(checkpoint, options.dtype, source, graphs)
-        tokenizer = _write_tokenizer(checkpoint, root, before)
         after = msgspec.structs.replace(
             (before or _empty(checkpoint)).with_variants({options.name: variant}),
             created_by=_CREATED_BY,

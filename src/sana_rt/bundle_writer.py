@@ -19,6 +19,7 @@ import msgspec
 
 from sana_rt import weights_file
 from sana_rt.bundle import Bundle, describe, save
+from sana_rt.errors import ManifestMissingError
 from sana_rt.files import PARTIAL_SUFFIX, storage_errors
 from sana_rt.manifest import Manifest
 
@@ -47,18 +48,40 @@ def publish(root: Path, before: Manifest | None, after: Manifest) -> Bundle:
     """Make ``after`` the manifest, and remove the files that only ``before`` refers to.
 
     ``after`` lists what ``before`` does; files that it refers to and ``before`` does not are added.
-    They have to be complete.
+    They have to be complete, and go again if the manifest cannot be replaced.
     """
     known = before.paths() if before else set()
     fresh, dropped = after.paths() - known, known - after.paths()
-    files = [file for file in after.files if file.path not in fresh | dropped]
-    with storage_errors(root):
-        files += describe(root, [root / path for path in fresh])
-    files.sort(key=lambda file: file.path)
-    bundle = save(root, msgspec.structs.replace(after, files=tuple(files)))
+    with _withdrawn(root, fresh):
+        files = [file for file in after.files if file.path not in fresh | dropped]
+        with storage_errors(root):
+            files += describe(root, [root / path for path in fresh])
+        files.sort(key=lambda file: file.path)
+        bundle = save(root, msgspec.structs.replace(after, files=tuple(files)))
     for path in sorted(dropped):
         _remove(root, root / path)
     return bundle
+
+
+@contextmanager
+def _withdrawn(root: Path, fresh: set[str]) -> Iterator[None]:
+    """Remove files if the block fails, unless the manifest that is there then lists them.
+
+    It may have taken its name before something failed; if it cannot be read, they stay.
+    """
+    try:
+        yield
+    except BaseException:
+        for path in sorted(fresh - _listed(root)):
+            _remove(root, root / path)
+        raise
+
+
+def _listed(root: Path) -> set[str]:
+    try:
+        return {file.path for file in Bundle.read(root).manifest.files}
+    except ManifestMissingError:
+        return set()
 
 
 def _clean(root: Path, name: str, manifest: Manifest | None) -> None:

@@ -186,6 +186,10 @@ class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
 
 
+class VideoError(SanaRTError):
+    """FFmpeg could not encode a video; its own message is quoted."""
+
+
 class SystemMemoryError(SanaRTError):
     """The operating system refused memory."""
 

@@ -14,6 +14,7 @@ from typing import Final
 #: safetensors, the C++ library, oneDNN, protobuf.
 _REFUSALS: Final = (
     "allocate memory",
+    "alloc failed",
     "bad alloc",
     "bad_alloc",
     "could not create a primitive",

@@ -143,7 +143,7 @@ def _of_blocks(blocks: Path) -> Iterator[Case]:
     quantize = ("quantize", "{}/bundle", "--recipe", "{}/tried.toml")
     build = ("build", "{}/bundle", "--variant", "bf16", "--target", "sm120")
     yield Case("quantize", quantize, prepare, _judge_bundle)
-    yield Case("build", build, prepare, _judge_build, varies=(".log",))
+    yield Case("build", build, prepare, _judge_build, varies=(".log", ".plan"))
 
 
 def _of_playable(playable: Path) -> Iterator[Case]:
@@ -177,6 +177,14 @@ def _stream(causal: Path) -> Case:
         _nothing,
         _StreamJudge(causal),
     )
+
+
+def transformer_only(checkpoint: Path, folder: Path) -> Path:
+    """A copy of a checkpoint without text encoder and autoencoder, which is soon exported."""
+    if not folder.exists():
+        parts = shutil.ignore_patterns("vae", "text_encoder")
+        shutil.copytree(checkpoint, folder, ignore=parts)
+    return folder
 
 
 def _nothing(_: Path) -> None:
@@ -261,14 +269,14 @@ def _mixed(value: Any, known: Sequence[Any]) -> bool:
 
 
 def _same_file(item: Any, items: Sequence[Any]) -> bool:
-    """Logs of builds tell times, and so have another hash each time."""
-    if isinstance(item, dict) and str(item.get("path")).endswith(".log"):
+    """A plan is another one each time, because TensorRT measures while it builds; so is its log."""
+    if isinstance(item, dict) and str(item.get("path")).endswith((".log", ".plan")):
         return any(item["path"] == each["path"] for each in items)
     return item in items
 
 
 def _leftovers(folder: Path) -> list[str]:
-    """Files that nothing lists, and folders that hold nothing."""
+    """Files that nothing lists."""
     root = folder / "bundle"
     known = {"tried.toml", "prompts.txt", "table.json", f"bundle/{MANIFEST_NAME}"}
     if (root / MANIFEST_NAME).exists():
@@ -277,11 +285,10 @@ def _leftovers(folder: Path) -> list[str]:
 
 
 def _others(folder: Path, known: Sequence[str] | set[str] | Snapshot) -> list[str]:
-    paths = [path for path in folder.rglob("*") if path != folder / "bundle"]
     found = [
         path.relative_to(folder).as_posix()
-        for path in paths
-        if (path.is_file() and path.name != _LOCK) or (path.is_dir() and not any(path.iterdir()))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != _LOCK
     ]
     return [f"left over: {name}" for name in found if name not in known]
 
@@ -339,12 +346,10 @@ class _StreamJudge:
                 request = last.request
                 self._frames += [f for call in player.stream(request) for f in call]
             rest = [f for call in player.stream(resume=state) for f in call]
-        taken = geometry.video_frames(player_model(self.bundle), state.header.position.decoded)
+        decoded = state.header.position.decoded
+        model = Bundle.read(self.bundle).manifest.model
+        taken = geometry.video_frames(model, decoded) if decoded else 0
         if len(rest) != len(self._frames) - taken:
             yield f"WRONG: {len(rest)} frames after {taken} of {len(self._frames)}"
         elif not all(map(np.array_equal, rest, self._frames[taken:])):
             yield "WRONG: the state continues another video"
-
-
-def player_model(bundle: Path) -> Any:
-    return Bundle.read(bundle).manifest.model
