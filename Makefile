@@ -22,9 +22,10 @@ export RECIPE ?=
 export WORKLOAD ?=
 export TARGET ?= sm120
 SECONDS ?= 300
+JOBS ?= 2
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz lint types bench clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz faults lint types bench clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -80,8 +81,11 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 	  echo "== $$setting"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $$setting $(MAKE) test; \
 	done
 
-fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looking for tracebacks
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --output $(OUT)/fuzz
+
+faults: setup ## Let each write, fsync, rename and allocation of each command fail, one at a time
+	$(BIN)/python -m tests.faults.run --output $(OUT)/faults
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.speed.denoise

@@ -24,6 +24,9 @@ from sana_rt.runtime.video import read_video
 
 Snapshot = Mapping[str, str]  # SHA-256 by path
 
+#: How a complaint begins about what looks whole and is not.
+WRONG: Final = "WRONG"
+
 _PROMPT: Final = "a red circle moving to the right"
 _SMALL: Final = ("--height", "32", "--width", "32", "--threads", "1")
 _SECONDS: Final = "2.2"  # five latent frames and more at 8 frames a second: three chunks
@@ -50,11 +53,12 @@ source = "tests"
 class Materials:
     """What commands begin with: a checkpoint, and bundles that are copied.
 
-    ``playable`` is a whole bidirectional model, ``causal`` a whole block-causal one, ``blocks``
-    two blocks in float32 and in bfloat16.
+    ``exported`` is an older export of the checkpoint. ``playable`` is a whole bidirectional model,
+    ``causal`` a whole block-causal one, ``blocks`` two blocks in float32 and in bfloat16.
     """
 
     checkpoint: Path | None = None
+    exported: Path | None = None
     playable: Path | None = None
     causal: Path | None = None
     blocks: Path | None = None
@@ -120,7 +124,9 @@ class Case:
 def cases(materials: Materials) -> Iterator[Case]:
     """What can be tried with the materials that there are."""
     if materials.checkpoint is not None:
-        yield from _exports(materials.checkpoint)
+        yield _export("export", materials.checkpoint, _nothing)
+    if materials.checkpoint is not None and materials.exported is not None:
+        yield _export("export, again", materials.checkpoint, _copy(materials.exported))
     if materials.blocks is not None:
         yield from _of_blocks(materials.blocks)
     if materials.playable is not None:
@@ -129,10 +135,8 @@ def cases(materials: Materials) -> Iterator[Case]:
         yield _stream(materials.causal)
 
 
-def _exports(checkpoint: Path) -> Iterator[Case]:
-    export = ("export", str(checkpoint), "{}/bundle")
-    yield Case("export", export, _nothing, _judge_bundle)
-    yield Case("export over a variant", export, _older(checkpoint), _judge_bundle)
+def _export(name: str, checkpoint: Path, prepare: Callable[[Path], object]) -> Case:
+    return Case(name, ("export", str(checkpoint), "{}/bundle"), prepare, _judge_bundle)
 
 
 def _of_blocks(blocks: Path) -> Iterator[Case]:
@@ -191,19 +195,9 @@ def _nothing(_: Path) -> None:
     """Begin with an empty folder."""
 
 
-def _older(checkpoint: Path) -> Callable[[Path], None]:
-    """Begin with a bundle that an export without verification made."""
-
-    def prepare(folder: Path) -> None:
-        from sana_rt.export.checkpoint import open_checkpoint
-        from sana_rt.export.onnx_export import ExportOptions, export_bundle
-
-        kept = checkpoint.with_name("older")
-        if not kept.is_dir():
-            export_bundle(open_checkpoint(checkpoint), kept, ExportOptions(verify=False))
-        shutil.copytree(kept, folder / "bundle")
-
-    return prepare
+def _copy(bundle: Path) -> Callable[[Path], object]:
+    """Begin with a bundle."""
+    return lambda folder: shutil.copytree(bundle, folder / "bundle")
 
 
 def _judge_bundle(folder: Path, undisturbed: Undisturbed, failed: bool) -> list[str]:
@@ -252,7 +246,7 @@ def _wrong_bundle(folder: Path, undisturbed: Undisturbed) -> Iterator[str]:
         if path.exists()
     ]
     if not _mixed(json.loads(manifest.read_bytes()), known):
-        yield "WRONG: the bundle verifies, and is neither the old nor the new one"
+        yield f"{WRONG}: the bundle verifies, and is neither the old nor the new one"
 
 
 def _mixed(value: Any, known: Sequence[Any]) -> bool:
@@ -297,7 +291,7 @@ def _changed(folder: Path, undisturbed: Undisturbed, names: Sequence[str] | Snap
     """Files that are neither as they were nor as they should become."""
     found = {name: folder / name for name in names if (folder / name).exists()}
     return [
-        f"WRONG: {name} is neither the old nor the new one"
+        f"{WRONG}: {name} is neither the old nor the new one"
         for name, path in found.items()
         if hashlib.sha256(path.read_bytes()).hexdigest()
         not in (undisturbed.before.get(name), undisturbed.after.get(name))
@@ -328,7 +322,7 @@ class _StreamJudge:
             yield f"the video does not play: {error}"
             return
         if not all(map(np.array_equal, found, wanted)) or len(found) > len(wanted):
-            yield "WRONG: the video is not a beginning of the whole one"
+            yield f"{WRONG}: the video is not a beginning of the whole one"
 
     def _judge_state(self, path: Path, whole: Path) -> Iterator[str]:
         last = State.load(whole).header
@@ -339,7 +333,7 @@ class _StreamJudge:
             return
         if state.header.position == last.position:
             if path.read_bytes() != whole.read_bytes():
-                yield "WRONG: the state is another one"
+                yield f"{WRONG}: the state is another one"
             return
         with sana_rt.open(self.bundle, threads=1) as player:
             if not self._frames:
@@ -350,6 +344,6 @@ class _StreamJudge:
         model = Bundle.read(self.bundle).manifest.model
         taken = geometry.video_frames(model, decoded) if decoded else 0
         if len(rest) != len(self._frames) - taken:
-            yield f"WRONG: {len(rest)} frames after {taken} of {len(self._frames)}"
+            yield f"{WRONG}: {len(rest)} frames after {taken} of {len(self._frames)}"
         elif not all(map(np.array_equal, rest, self._frames[taken:])):
-            yield "WRONG: the state continues another video"
+            yield f"{WRONG}: the state continues another video"

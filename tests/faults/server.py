@@ -1,4 +1,4 @@
-"""A process that has imported everything, from which commands are forked: ``-m tests.faults.server``.
+"""A process that has imported everything, from which commands are forked.
 
 A job is a line of JSON on stdin, its outcome one on stdout. It has to be started with the library
 of :mod:`tests.faults.preload` in ``LD_PRELOAD``.
@@ -6,7 +6,6 @@ of :mod:`tests.faults.preload` in ``LD_PRELOAD``.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import os
@@ -31,7 +30,8 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         answer = _warm(job["warm"]) if "warm" in job else _run(job, interposer)
-        print(json.dumps(answer), flush=True)
+        sys.stdout.write(f"{json.dumps(answer)}\n")
+        sys.stdout.flush()
 
 
 def _import() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from tests.fuzz.attempt import attempt
-from tests.fuzz.corpus import Corpus
 from tests.fuzz.calls import CALLS
+from tests.fuzz.corpus import Corpus
 from tests.fuzz.files import DATA
 from tests.fuzz.target import Target
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate"),
-    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "bench", "clean"),
+    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "faults", "bench", "clean"),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
