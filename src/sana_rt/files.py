@@ -18,8 +18,10 @@ from sana_rt.errors import DiskFullError, LockedError, StorageError
 
 try:
     import fcntl
+
+    _HOLDS = True
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    _HOLDS = False
 
 _READ_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
@@ -91,7 +93,7 @@ def create_partial(path: Path) -> tuple[Path, io.FileIO]:
 
 def take_name(partial: Path, file: io.FileIO, path: Path) -> None:
     """Rename a file of :func:`create_partial` while it is held; it may be closed afterwards."""
-    if fcntl is None:
+    if not _HOLDS:
         file.close()  # Windows renames no file that is open
     partial.replace(path)
 
@@ -146,7 +148,7 @@ def lock(directory: Path) -> Iterator[None]:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the partial files of ``path`` that no process holds."""
-    if fcntl is None:
+    if not _HOLDS:
         return
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError), partial.open("rb") as file:  # held, or gone
@@ -156,7 +158,7 @@ def _remove_abandoned(path: Path) -> None:
 
 def _hold(file: io.FileIO) -> bool:
     """Lock a new file; False if another process took it for abandoned in between."""
-    if fcntl is None:
+    if not _HOLDS:
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
