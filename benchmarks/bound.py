@@ -227,9 +227,8 @@ class _Job:
         """Read which layers there are, and what the recipe makes of them."""
         blocks = graph_names.blocks(setup.model.transformer.num_layers)
         layers = [
-            f"{graph}/{layer.node}"
+            f"{name}/{layer.node}"
             for name, each in variant.read_layers(bundle, random_bundle.VARIANT).items()
-            for graph in (blocks if name == _BLOCK else [name])
             for layer in each
         ]
         rules = recipes.resolve(setup.recipe.recipe, layers)
@@ -238,15 +237,15 @@ class _Job:
 
     def tables(self, report: Callable[[str], None]) -> Iterator[tuple[str, PlanTable]]:
         """The compiled layer table of every graph; the plans themselves are not kept."""
-        for source in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
-            names = [alike[0] for alike in self.blocks] if source == _BLOCK else [source]
-            for name in names:
+        firsts = [alike[0] for alike in self.blocks]
+        for name in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
+            if name in firsts or not graph_names.is_block(name):
                 report(f"build {name}")
-                yield name, self._table(name, source)
+                yield name, self._table(name)
 
-    def _table(self, name: str, source: str) -> PlanTable:
+    def _table(self, name: str) -> PlanTable:
         setup = self.setup
-        graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[source]
+        graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[name]
         plain = self.bundle.path(graph.path)
         path = quantized(self.rules, name, plain, self.folder / "quantized")
         builder.check_target(name, path, setup.target)

@@ -14,7 +14,7 @@ from sana_rt.engines.cards import Target
 from sana_rt.engines.trt_api import Flavour
 from sana_rt.engines.workloads import Workload
 from sana_rt.errors import BundleFileError
-from sana_rt.manifest import BuiltFrom, DimRange, Plan, Quantization
+from sana_rt.manifest import DimRange, Plan, Quantization
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def survey(bundle: Bundle, settings: Settings) -> tuple[PlanStatus, ...]:
 def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
     """The key of the plan that a build of the graph called ``name`` would make."""
     variant = bundle.manifest.variant(settings.variant)
-    source = built_from(bundle, settings.variant, name)
+    source = bundle.manifest.built_from(settings.variant, name)
     return PlanKey(
         graph=source.graph,
         weights=source.weights,
@@ -87,14 +87,6 @@ def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
         ),
         options=settings.options,
     )
-
-
-def built_from(bundle: Bundle, variant_name: str, name: str) -> BuiltFrom:
-    """The hashes of a graph's files, as the manifest lists them."""
-    variant = bundle.manifest.variant(variant_name)
-    graph = variant.graphs[name]
-    path, *weights = (bundle.manifest.file(path).sha256 for path in (graph.path, *graph.weights))
-    return BuiltFrom(path, tuple(weights), variant.quantization)
 
 
 def recorded(plan: Plan) -> PlanKey:

@@ -32,7 +32,7 @@ from sana_rt.export.weights import Weights
 from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
 from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
-from sana_rt.model_spec import ModelSpec
+from sana_rt.model_spec import differences
 from sana_rt.progress import ReportProgress, silent
 from sana_rt.weights_file import Extent
 
@@ -81,7 +81,7 @@ def export_bundle(
     _check_name(options.name)
     _check_place(root)
     with lock(root):
-        source = checkpoint.source()
+        source = checkpoint.source
         before = _existing(root, checkpoint, source)
         with new_folder(root, options.name, before) as folder:
             graphs = _write_graphs(checkpoint, folder, options, progress)
@@ -127,15 +127,14 @@ def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | 
             expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
             remedy="export to another directory.",
         )
-    if manifest.model != checkpoint.spec:
-        different = [
-            name
-            for name in ModelSpec.__struct_fields__
-            if getattr(manifest.model, name) != getattr(checkpoint.spec, name)
-        ]
+    found = [
+        f"{name} is {ours}, in the bundle {there}"
+        for name, ours, there in differences(checkpoint.spec, manifest.model)
+    ]
+    if found:
         raise UsageError(
-            f"{root} was exported with other settings of {', '.join(different)}.",
-            expected="the same --preset and --instruction for all variants of a bundle.",
+            f"{root} is of the same weights, but of another model: {'; '.join(found)}.",
+            expected="the same configuration, --preset and --instruction for all variants.",
             remedy="export to another directory, or remove this one.",
         )
     return manifest

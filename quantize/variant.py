@@ -208,13 +208,14 @@ def source_variant(manifest: Manifest) -> str:
 
 
 def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
-    """The layers of the transformer, by graph."""
-    graphs = bundle.manifest.variant(variant).graphs
-    return {
-        name: layers_of(name, graph_file.read(bundle.path(graph.path)))
-        for name, graph in graphs.items()
-        if graph_names.is_quantizable(name)
-    }
+    """The layers of the transformer, by graph; its ONNX file is the listed one."""
+    found = {}
+    for name, graph in bundle.manifest.variant(variant).graphs.items():
+        if graph_names.is_quantizable(name):
+            bundle.check_hash(bundle.manifest.file(graph.path))
+            bundle.check_onnx(graph)
+            found[name] = layers_of(name, graph_file.read(bundle.path(graph.path)))
+    return found
 
 
 def _forms(manifest: Manifest, recipe: Recipe) -> tuple[_Form, ...]:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from sana_rt.errors import ManifestReferenceError, RequestError
 from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
-from sana_rt.manifest import CACHE_PREFIX, DecodeWindow
+from sana_rt.manifest import DecodeWindow
 from sana_rt.runtime.backends.base import Program
 from sana_rt.runtime.backends.buffers import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Buffers, Region, region, single
+from sana_rt.signatures import CACHE_PREFIX
 
 Frames = NDArray[np.uint8]
 Latents = NDArray[np.float32]

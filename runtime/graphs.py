@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sana_rt.bundle import Bundle
 from sana_rt.errors import ManifestReferenceError, UsageError
+from sana_rt.manifest import Graph
 from sana_rt.runtime.backends.base import (
     Artifact,
     Backend,
@@ -59,9 +60,14 @@ class Graphs:
         return self._backend.activation_bytes([self.signature(name) for name in names])
 
     def open(self, name: str, *, lasting: bool = True) -> Context:
-        """Load a graph, unless it is; see :meth:`Backend.open`."""
+        """Load a graph, unless it is; see :meth:`Backend.open`.
+
+        Raises :class:`BundleFileError` where its file is not what the manifest says.
+        """
         if name not in self._opened:
             entry = self.signature(name)
+            if isinstance(entry, Graph):
+                self._bundle.check_onnx(entry)
             artifact = Artifact(name, entry, self._bundle.path(entry.path))
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]

@@ -199,6 +199,7 @@ class Session:
                 expected="prompt embeddings made elsewhere.",
                 remedy="give them (--prompt-embeds), or export a checkpoint with a text encoder.",
             )
+        self.bundle.check_hash(self.bundle.manifest.file(path))
         return PromptTokenizer.from_file(self.bundle.path(path), self.model.text)
 
     def _start(
@@ -277,6 +278,7 @@ class Session:
                 "The bundle cannot encode an image: it has no graph 'vae_encoder'.",
                 remedy="leave the image out, or export a checkpoint with its autoencoder.",
             )
+        self.graphs.signature(graph_names.block(0))  # all blocks are there, or none
         return (
             *((graph_names.TEXT_ENCODER,) if job.prompts else ()),
             *graph_names.transformer(self.model.transformer.num_layers),

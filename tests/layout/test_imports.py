@@ -16,6 +16,10 @@ PACKAGE = ROOT / "src/sana_rt"
 STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 TENSORRT = re.compile(r"tensorrt(_\w+)?")
 MAY_IMPORT_TENSORRT = {"engines/trt_api.py", "runtime/backends/tensorrt.py"}
+MAY_ALSO = {  # where all who import it have the package
+    "figures.py": {"matplotlib"},
+    "tokenizer_file.py": {"tokenizers"},
+}
 FOUNDATION_MAY = {"click", "filelock", "msgspec", "rich"}  # what is installed without any extra
 
 
@@ -80,5 +84,4 @@ def test_the_foundation_imports_only_what_is_always_installed(
     name: str, imports: dict[str, set[str]]
 ) -> None:
     third_party = imports[name] - set(sys.stdlib_module_names) - {"sana_rt"}
-    drawing = {"matplotlib"} if name == "figures.py" else set()  # of figures that it is given
-    assert third_party <= FOUNDATION_MAY | drawing
+    assert third_party <= FOUNDATION_MAY | MAY_ALSO.get(name, set())

@@ -27,9 +27,12 @@ FOUNDATION = {
     "machine",
     "manifest",
     "model_spec",
+    "onnx_file",
     "progress",
     "recorded",
+    "signatures",
     "tensors",
+    "tokenizer_file",
     "weights_file",
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this

@@ -82,21 +82,20 @@ def _profile(inputs: tuple[TensorSpec, ...], ends: list[int]) -> dict[str, DimRa
 
 
 @st.composite
-def _plans(draw: st.DrawFn, path: str) -> Plan:
-    inputs = draw(signatures)
+def _plans(draw: st.DrawFn, path: str, graph: Graph) -> Plan:
     return Plan(
         path=path,
         log=path,
         flavour=draw(st.sampled_from(["rtx", "trt"])),
         flavour_version=draw(texts),
         compute_capability=draw(texts),
-        profile=_profile(inputs, draw(st.lists(counts, min_size=3, max_size=3))),
+        profile=_profile(graph.inputs, draw(st.lists(counts, min_size=3, max_size=3))),
         built_from=BuiltFrom(
             draw(hashes), tuple(draw(st.lists(hashes, max_size=2))), draw(quantizations)
         ),
         options=draw(st.dictionaries(texts, texts, max_size=2)),
-        inputs=inputs,
-        outputs=draw(signatures),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
         activation_bytes=draw(counts),
         weight_bytes=draw(counts),
         user_allocation=draw(st.booleans()),
@@ -117,7 +116,10 @@ def _variants(draw: st.DrawFn, listed: list[str]) -> Variant:
         for name in draw(st.lists(names, max_size=2, unique=True))
     }
     plans = {
-        target: {name: draw(_plans(draw(st.sampled_from(listed)))) for name in graphs}
+        target: {
+            name: draw(_plans(draw(st.sampled_from(listed)), graph))
+            for name, graph in graphs.items()
+        }
         for target in draw(st.lists(names, max_size=1))
     }
     return Variant(
