@@ -41,6 +41,7 @@ from sana_rt.model_spec import (
     contradictions,
     differences,
 )
+from sana_rt.tokenizer_file import TokenId
 
 Layout = Literal["diffusers", "original", "longsana"]
 
@@ -315,9 +316,20 @@ def _open_text_encoder(
 def _check_tokenizer(path: Path, spec: TextSpec, config: Path) -> None:
     """Raise :class:`TokenizerError` unless it is a tokenizer of the text encoder of ``config``."""
     tokenizer = tokenizer_file.read(path, spec)
-    ends = read_json(config).get("eos_token_id")  # a number, several, or none
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    ids = _end_tokens(config)
     tokenizer_file.check_special(tokenizer, ids, f"the end, as {config} says", path)
+
+
+def _end_tokens(config: Path) -> list[int]:
+    """The tokens that end a text: a number, several, or none."""
+    given = read_json(config).get("eos_token_id")
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    try:
+        return msgspec.convert(listed, list[TokenId])
+    except msgspec.ValidationError as error:
+        raise CheckpointFormatError(
+            f"{config} has the eos_token_id {str(given)[:100]}.", expected="tokens, by number."
+        ) from error
 
 
 def _tokenizer_notes(path: Path | None) -> tuple[str, ...]:

@@ -180,12 +180,8 @@ LTX2: Final = Table(
         "latent_channels": MustBe("latents have 128 channels", (128,), default=128),
         "patch_size": MustBe("a latent is 32 pixels wide", (4,), default=4),
         "patch_size_t": MustBe("a latent frame is 8 frames", (1,), default=1),
-        "spatial_compression_ratio": MustBe(
-            "a latent is 32 pixels wide", (32, None), default=None
-        ),
-        "temporal_compression_ratio": MustBe(
-            "a latent frame is 8 frames", (8, None), default=None
-        ),
+        "spatial_compression_ratio": MustBe("a latent is 32 pixels wide", (32, None), default=None),
+        "temporal_compression_ratio": MustBe("a latent frame is 8 frames", (8, None), default=None),
         "spatio_temporal_scaling": MustBe(
             "a latent is 32 pixels wide", ([True] * 4,), default=[True] * 4
         ),

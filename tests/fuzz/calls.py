@@ -211,7 +211,7 @@ def _bundles(folder: Path) -> list[bytes]:
     bundle = Bundle.read(folder / "bundle")
     small = [file.path for file in bundle.manifest.files if file.bytes < 40_000]
     return [
-        _archived({path: bundle.path(path).read_bytes() for path in paths})
+        _archived({path: (bundle.root / path).read_bytes() for path in paths})
         for paths in ((MANIFEST_NAME,), small)
     ]
 
@@ -287,5 +287,5 @@ CALLS: Final = (
     ),
     Target("call", ".json", lambda _: _json_seeds(_CALLS), _JSON, _call, plays=True),
     Target("command-line", ".json", lambda _: _json_seeds(_LINES), _JSON, _line, plays=True),
-    Target("bundle", ".zip", _bundles, _spoil_bundle, _play_bundle, plays=True),
+    Target("bundle", ".zip", _bundles, _spoil_bundle, _play_bundle, plays=True, count=1000),
 )
