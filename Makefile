@@ -84,8 +84,8 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looking for tracebacks
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --output $(OUT)/fuzz
 
-faults: setup ## Let each write, fsync, rename and allocation of each command fail, one at a time
-	$(BIN)/python -m tests.faults.run --output $(OUT)/faults
+faults: setup ## JOBS=2: let each write, fsync, rename and allocation of commands fail, one at a time
+	$(BIN)/python -m tests.faults.run --jobs $(JOBS) --output $(OUT)/faults
 
 bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
 	$(BIN)/python -m sana_rt.benchmarks.speed.denoise

@@ -165,7 +165,11 @@ def _build(
     shapes = input_shapes(graph.inputs, freshness.wanted(bundle, settings, name).profile)
     request = BuildRequest(bundle.path(graph.path), settings.target, shapes, settings.tf32)
     plan = bundle.root / settings.variant / settings.target.name / f"{name}.plan"
-    return build_plan(request, plan, tensorrt, report)
+    try:
+        return build_plan(request, plan, tensorrt, report)
+    except BaseException:
+        plan.unlink(missing_ok=True)  # it may have its name, and not be on the disk for certain
+        raise
 
 
 def _check_sources(bundle: Bundle, settings: Settings, names: Iterable[str]) -> None:

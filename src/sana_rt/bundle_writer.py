@@ -19,9 +19,8 @@ import msgspec
 
 from sana_rt import weights_file
 from sana_rt.bundle import Bundle, describe, save
-from sana_rt.errors import ManifestMissingError
 from sana_rt.files import PARTIAL_SUFFIX, storage_errors
-from sana_rt.manifest import Manifest
+from sana_rt.manifest import MANIFEST_NAME, Manifest
 
 _SUFFIXES: Final = (".onnx", weights_file.SUFFIX, PARTIAL_SUFFIX)
 
@@ -65,23 +64,24 @@ def publish(root: Path, before: Manifest | None, after: Manifest) -> Bundle:
 
 @contextmanager
 def _withdrawn(root: Path, fresh: set[str]) -> Iterator[None]:
-    """Remove files if the block fails, unless the manifest that is there then lists them.
-
-    It may have taken its name before something failed; if it cannot be read, they stay.
-    """
+    """Remove files if the block fails, unless the manifest was replaced before it did."""
+    before = _manifest_identity(root)
     try:
         yield
     except BaseException:
-        for path in sorted(fresh - _listed(root)):
-            _remove(root, root / path)
+        if _manifest_identity(root) == before:
+            for path in sorted(fresh):
+                _remove(root, root / path)
         raise
 
 
-def _listed(root: Path) -> set[str]:
+def _manifest_identity(root: Path) -> tuple[int, int] | None:
+    """Another one for every manifest that takes the name; nothing is read, which could fail."""
     try:
-        return {file.path for file in Bundle.read(root).manifest.files}
-    except ManifestMissingError:
-        return set()
+        status = (root / MANIFEST_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _clean(root: Path, name: str, manifest: Manifest | None) -> None:

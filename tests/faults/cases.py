@@ -91,6 +91,7 @@ class Case:
     arguments: tuple[str, ...]
     prepare: Callable[[Path], object]
     judge: Callable[[Path, Undisturbed, bool], list[str]]
+    traced: Path | None = None  # the checkpoint that it exports
 
     def command(self, folder: Path) -> list[str]:
         """The arguments for ``folder``."""
@@ -145,7 +146,8 @@ def cases(materials: Materials) -> Iterator[Case]:
 
 
 def _export(name: str, checkpoint: Path, prepare: Callable[[Path], object]) -> Case:
-    return Case(name, ("export", str(checkpoint), "{}/bundle"), prepare, _judge_bundle)
+    arguments = ("export", str(checkpoint), "{}/bundle")
+    return Case(name, arguments, prepare, _judge_bundle, traced=checkpoint)
 
 
 def _of_blocks(blocks: Path) -> Iterator[Case]:

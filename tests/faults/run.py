@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import collections
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,6 @@ from tests import bundles
 from tests.faults import preload
 from tests.faults.bench import FAULTS, Bench, Trial, trials
 from tests.faults.cases import Materials, cases, transformer_only
-from tests.faults.preload import Fault
 from tests.faults.warm import Warm
 
 _COLUMNS = "{:24}{:26}{:>8}{:>10}{:>8}{:>9}{:>8}{:>8}"
@@ -30,18 +32,24 @@ _COLUMNS = "{:24}{:26}{:>8}{:>10}{:>8}{:>9}{:>8}{:>8}"
 @click.command()
 @click.option("--case", "chosen", multiple=True, help="Only these commands.  [default: all]")
 @click.option("--fault", "names", multiple=True, type=click.Choice(list(FAULTS)))
+@click.option("--jobs", default=1, show_default=True, help="Commands at the same time.")
 @click.option("--every", default=1, show_default=True, help="Try one of so many points.")
 @click.option("--output", type=click.Path(path_type=Path), default=Path("out/faults"))
-def main(chosen: tuple[str, ...], names: tuple[str, ...], every: int, output: Path) -> None:
+def main(
+    chosen: tuple[str, ...], names: tuple[str, ...], jobs: int, every: int, output: Path
+) -> None:
     """Let commands meet a fault at every point."""
     started, found = time.monotonic(), list[Trial]()
-    with tempfile.TemporaryDirectory() as scratch, Warm(preload.build(Path(scratch))) as warm:
-        materials = _materials(output / "materials" / bundles.key(), warm)
-        for case in cases(materials):
-            if chosen and case.name not in chosen:
-                continue
-            for trial in trials(Bench(warm, Path(scratch)), case, names or list(FAULTS), every):
-                found.append(trial)
+    materials = _materials(output / "materials" / bundles.key())
+    tasks = [
+        Task(case.name, materials, names or tuple(FAULTS), every)
+        for case in cases(materials)
+        if not chosen or case.name in chosen
+    ]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        for each in pool.map(attempt_all, tasks):
+            found += each
+            for trial in each:
                 _tell(trial)
     rows = _rows(found)
     _show(rows)
@@ -56,6 +64,25 @@ def main(chosen: tuple[str, ...], names: tuple[str, ...], every: int, output: Pa
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.json").write_text(f"{json.dumps(document, indent=2)}\n")
     sys.exit(1 if document["findings"] else 0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command to try, and with which faults."""
+
+    case: str
+    materials: Materials
+    faults: tuple[str, ...]
+    every: int
+
+
+def attempt_all(task: Task) -> list[Trial]:
+    """Try a command, in a process of its own."""
+    (case,) = (case for case in cases(task.materials) if case.name == task.case)
+    with tempfile.TemporaryDirectory() as scratch, Warm(preload.build(Path(scratch))) as warm:
+        if case.traced is not None:
+            warm.trace(case.traced)
+        return list(trials(Bench(warm, Path(scratch)), case, task.faults, task.every))
 
 
 def _tell(trial: Trial) -> None:
@@ -94,16 +121,16 @@ def _show(rows: list[dict[str, Any]]) -> None:
         click.echo(_COLUMNS.format(*row.values()))
 
 
-def _materials(folder: Path, warm: Warm) -> Materials:
-    """What commands begin with; made once for each state of the code."""
+def _materials(folder: Path) -> Materials:
+    """What commands begin with; made once for each state of the code, in a minute or two."""
     playable = bundles.write_tiny(folder)
     transformer = transformer_only(playable.with_name("checkpoint"), folder / "transformer")
-    warm.trace(transformer)
     exported, causal, blocks = (folder / name for name in ("exported", "causal", "blocks"))
     if not blocks.exists():
-        export = ["export", str(transformer), str(exported), "--no-verify"]
-        outcome = warm.run(export, folder, Fault())
-        assert outcome.exit_code == 0, outcome.output
+        from sana_rt.export.checkpoint import open_checkpoint
+        from sana_rt.export.onnx_export import ExportOptions, export_bundle
+
+        export_bundle(open_checkpoint(transformer), exported, ExportOptions(verify=False))
         bundles.write_causal(playable, causal)
         bundles.write_blocks(blocks)
     return Materials(transformer, exported, playable, causal, blocks)
