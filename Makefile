@@ -28,9 +28,10 @@ export RECIPE ?=
 export WORKLOAD ?=
 export TARGET ?= sm120
 SECONDS ?= 300
+JOBS ?= 2
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz simulate lint types sbom bench gpu-checks clean
+.PHONY: help setup demo engines generate check test test-everywhere fuzz faults simulate lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -87,8 +88,11 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 	  echo "== $$setting"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $$setting $(MAKE) test; \
 	done
 
-fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looking for tracebacks
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --output $(OUT)/fuzz
+
+faults: setup ## JOBS=2: let each write, fsync, rename and allocation of commands fail, one at a time
+	$(BIN)/python -m tests.faults.run --jobs $(JOBS) --output $(OUT)/faults
 
 simulate: setup ## Let every call and operation fail, one by one, on the simulated device
 	SIMULATE=all $(BIN)/pytest tests/simulator/test_faults.py

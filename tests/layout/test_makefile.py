@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate"),
-    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "simulate", "sbom"),
-    *("bench", "gpu-checks", "clean"),
+    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "faults"),
+    *("simulate", "sbom", "bench", "gpu-checks", "clean"),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
