@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import kept
 from tests.simulator.child import Child, is_child, real_environment
 
+from sana_rt import engines
+
 if TYPE_CHECKING:
     from tests.simulator.card import Card
     from tests.simulator.simulated_cuda import Device
