@@ -38,9 +38,9 @@ TWO_LAYERS: Final = "text_encoder_2"
 
 _SOURCE: Final = Source("random weights", "random", "0" * 64)
 
-# Rows of the embedding table. One row is read a token; a table of full size would count as
-# read in full.
-_VOCABULARY: Final = 1024
+#: Rows of the embedding table. One row is read a token; a table of full size would count as
+#: read in full.
+VOCABULARY: Final = 1024
 
 
 def write(root: Path, model: ModelSpec, report: Callable[[str], None]) -> Bundle:
@@ -78,7 +78,7 @@ def with_layers(model: ModelSpec, *, blocks: int, text: int) -> ModelSpec:
     return edit(
         model,
         transformer=edit(model.transformer, num_layers=blocks),
-        text=edit(model.text, num_layers=text, vocab_size=_VOCABULARY),
+        text=edit(model.text, num_layers=text, vocab_size=VOCABULARY),
     )
 
 

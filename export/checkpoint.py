@@ -81,6 +81,10 @@ class Checkpoint:
         ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
         each weight file, sorted.
         """
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source:
         names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
         lines = sorted(
             f"{sha256(path)}  {name}/{path.name}\n"

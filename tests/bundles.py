@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import shutil
 from pathlib import Path
-
-import sana_rt
 
 
 def key() -> str:
     """Changes with every line of code that a bundle depends on, and with what it imports."""
-    package = Path(sana_rt.__file__).parent
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for path in sorted([*package.glob("*.py"), *(package / "export").rglob("*.py")]):
-        digest.update(path.read_bytes())
-    for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
-        digest.update(importlib.metadata.version(name).encode())
-    return digest.hexdigest()[:16]
+    from sana_rt import freshness
+
+    maker = freshness.maker("export", ("torch", "onnx", "onnxruntime", "onnxscript"))
+    return hashlib.sha256(Path(__file__).read_bytes() + maker.encode()).hexdigest()[:16]
 
 
 def write_tiny(folder: Path) -> Path:

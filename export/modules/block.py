@@ -98,7 +98,8 @@ def outer_sum(v: Tensor, k: Tensor, frames: int) -> Tensor:
     """
     k_frames, v_frames = (x.unflatten(1, (frames, -1)).flatten(0, 1) for x in (k, v))
     sums: Tensor = k_frames.permute(0, 2, 3, 1) @ v_frames.transpose(1, 2)  # [B·T, h, d, d]
-    return sums.unflatten(0, (-1, frames)).float().sum(1).transpose(2, 3)
+    total: Tensor = sums.unflatten(0, (-1, frames)).float().sum(1)
+    return total.transpose(2, 3)
 
 
 class CrossAttention(nn.Module):

@@ -24,6 +24,12 @@ class Bundle:
     manifest: Manifest
 
     @staticmethod
+    def exists(root: Path) -> bool:
+        """Whether there is a manifest, be it valid or not."""
+        with storage_errors(root):
+            return (root / MANIFEST_NAME).is_file()
+
+    @staticmethod
     def read(root: Path) -> Bundle:
         """Read and check the manifest; look at no other file."""
         path = root / MANIFEST_NAME

@@ -252,7 +252,8 @@ class DecodeWindow(Frozen, frozen=True):
 class Variant(Frozen, frozen=True):
     """One numerical version of the model: graph by graph name, plans by target, then name.
 
-    One without ``decoder`` makes latents, not frames.
+    One without ``decoder`` makes latents, not frames. ``maker`` says which code wrote the graphs;
+    what another would write is not current.
     """
 
     dtype: str
@@ -262,6 +263,7 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     quantization: Quantization | None = None
     decoder: DecodeWindow | None = None
+    maker: str = ""
 
     def keeping_plans(self, before: Variant | None) -> Variant:
         """This variant with the plans of ``before``, which it replaces, for graphs like before.
@@ -338,6 +340,21 @@ class Manifest(Frozen, frozen=True, dict=True):
         others = {name: each for name, each in self.variants.items() if name not in variants}
         new = {name: each.keeping_plans(self.variants.get(name)) for name, each in variants.items()}
         return msgspec.structs.replace(self, variants={**others, **new})
+
+    def with_current_plans(self) -> dict[str, Variant]:
+        """The variants without the plans of graphs that were replaced since."""
+        return {name: self._with_current_plans(name, each) for name, each in self.variants.items()}
+
+    def _with_current_plans(self, name: str, variant: Variant) -> Variant:
+        plans = {
+            target: {
+                graph: plan
+                for graph, plan in plans.items()
+                if plan.built_from == self.built_from(name, graph)
+            }
+            for target, plans in variant.plans.items()
+        }
+        return msgspec.structs.replace(variant, plans=plans)
 
     def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
         """The variants that a recipe made in this form, whatever they are called."""

@@ -160,11 +160,11 @@ class ModelSpec(Frozen, frozen=True):
         """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
         stride = self.vae.temporal_stride
         if num_frames < 1 or (num_frames - 1) % stride:
-            below = max(1, (num_frames - 1) // stride * stride + 1)
+            positions = self.transformer.rope_max_positions * self.transformer.patch_size[0]
             raise RequestError(
                 f"num_frames is {num_frames}.",
                 expected=f"{stride}k + 1 frames for the {self.vae.kind} autoencoder.",
-                remedy=f"ask for {below} or {below + stride} frames.",
+                remedy=f"ask for {_nearest((num_frames - 1) // stride, stride, positions, 1)}.",
             )
         return (num_frames - 1) // stride + 1
 
@@ -173,13 +173,21 @@ class ModelSpec(Frozen, frozen=True):
         sides = ("height", "width")
         for name, pixels, multiple in zip(sides, (height, width), self.size_multiples, strict=True):
             if pixels < multiple or pixels % multiple:
-                below = max(multiple, pixels // multiple * multiple)
+                positions = self.transformer.rope_max_positions
                 raise RequestError(
                     f"{name} is {pixels} pixels.",
                     expected=f"a positive multiple of {multiple}.",
-                    remedy=f"ask for {below} or {below + multiple}.",
+                    remedy=f"ask for {_nearest(pixels // multiple, multiple, positions)}.",
                 )
         return height // self.vae.spatial_stride, width // self.vae.spatial_stride
+
+
+def _nearest(count: int, unit: int, most: int, extra: int = 0) -> str:
+    """``count`` units or one more, of which there are 1 to ``most``: or 0, before an ``extra``."""
+    least, most = (0, most - 1) if extra else (1, most)
+    below = min(max(count, least), most)
+    numbers = dict.fromkeys((below, min(below + 1, most)))
+    return " or ".join(str(number * unit + extra) for number in numbers)
 
 
 def differences(found: Frozen, wanted: Frozen, path: str = "") -> Iterator[tuple[str, str, str]]:

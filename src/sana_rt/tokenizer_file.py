@@ -23,6 +23,7 @@ TokenId = Annotated[int, Meta(ge=0, lt=2**32)]  # of the library
 #: Rows of an embedding that may have no token: tables are padded to a multiple of at most this.
 PADDING: Final = 128
 
+_MAX_ID: Final = (1 << 32) - 1  # of the library
 _REMEDY: Final = "use the tokenizer of the same checkpoint as the text encoder."
 
 
@@ -47,8 +48,9 @@ def check_special(tokenizer: Tokenizer, ids: Collection[int], use: str, path: Pa
     added = tokenizer.get_added_tokens_decoder()
     for token in ids:
         if token not in added or not added[token].special:
+            there = tokenizer.id_to_token(token) if 0 <= token <= _MAX_ID else None
             raise TokenizerError(
-                f"{path} has {tokenizer.id_to_token(token)!r} at {token}.",
+                f"{path} has {there!r} at {token}.",
                 expected=f"a special token for {use}.",
                 remedy=_REMEDY,
             )

@@ -93,6 +93,25 @@ def test_rows_sum_to_the_job(report: BoundReport) -> None:
     assert report.missing == ()
 
 
+def test_memory_is_planned_from_the_compiled_plans(report: BoundReport) -> None:
+    """Weights and activations are the rows', with the vocabulary that the plans leave out."""
+    phases = {phase.phase: phase.bytes for phase in report.phases}
+    assert list(phases) == ["text encoder", "transformer", "decoder"]
+    rows = {row.graph: row for row in report.rows}
+    decoders = [rows[name] for name in ("vae_decoder_first", "vae_decoder")]
+    assert phases["decoder"]["weights"] == sum(row.weight_bytes for row in decoders)
+    assert phases["decoder"]["activations"] == max(row.activation_bytes for row in decoders)
+    words = SMALL.text.vocab_size - random_bundle.VOCABULARY
+    vocabulary = words * SMALL.text.hidden_size * 2
+    assert phases["text encoder"]["weights"] == rows["text_encoder"].weight_bytes + vocabulary
+    blocks = [row for row in report.rows if row.graph.startswith("block_")]
+    assert phases["transformer"]["weights"] > sum(row.weight_bytes for row in blocks)
+    for sizes in phases.values():
+        summed = [size for name, size in sizes.items() if not name.startswith(("needed", "stag"))]
+        assert sum(summed) == sizes["needed"]
+    assert report.together_bytes > max(sizes["needed"] for sizes in phases.values())
+
+
 def test_blocks_that_differ_are_compiled_one_by_one_and_weighted(mixed: BoundReport) -> None:
     shallow, deep = (row for row in mixed.rows if row.part == "blocks")
     assert (shallow.graph, shallow.stands_for) == ("block_00", ("block_00",))

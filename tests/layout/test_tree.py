@@ -21,6 +21,7 @@ FOUNDATION = {
     "errors",
     "figures",
     "files",
+    "freshness",
     "geometry",
     "graph_names",
     "interrupts",
@@ -36,8 +37,11 @@ FOUNDATION = {
     "weights_file",
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
-CODE_ROOMS = {"src", "tests", "examples", *STAGES}
-TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "faults", "packaging", "layout", "gpu", "data"}
+CODE_ROOMS = {"src", "tests", "examples", "release", *STAGES}
+TEST_ROOMS = {
+    *("unit", "parity", "contract", "fuzz", "faults", "simulator", "packaging", "layout"),
+    *("gpu", "data"),
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import msgspec
@@ -191,6 +193,44 @@ def test_an_accepted_path_stays_inside_on_every_system(path: str) -> None:
 def test_a_manifest_above_the_limit_is_not_parsed() -> None:
     with pytest.raises(ManifestLimitError, match=f"{manifests.MAX_MANIFEST_BYTES + 1:,} bytes"):
         manifests.decode(b"[" * (manifests.MAX_MANIFEST_BYTES + 1))
+
+
+def _keys_twice() -> bytes:
+    pairs = (b'"k%d": 1' % (index // 2) for index in range(400_000))
+    return b"{" + b", ".join(pairs) + b"}"
+
+
+def _key_of_a_megabyte() -> bytes:
+    return json.dumps({**json.loads(MINIMAL), "x" * 1_000_000: 1}).encode()
+
+
+def _graphs_of_which_the_last_is_wrong() -> bytes:
+    raw = json.loads(MINIMAL)
+    graphs = raw["variants"]["fp32"]["graphs"]
+    graph = {**graphs["timestep"], "weights": []}
+    graphs |= {f"g{index}": graph for index in range(10_000)}
+    graphs["last"] = {**graph, "path": "absent.onnx"}
+    return json.dumps(raw).encode()
+
+
+@pytest.mark.parametrize(
+    "data", [_keys_twice, _key_of_a_megabyte, _graphs_of_which_the_last_is_wrong]
+)
+def test_refusing_a_large_manifest_takes_time_in_proportion(data: Callable[[], bytes]) -> None:
+    large = data()
+    started = time.process_time()
+    with pytest.raises(ManifestError) as caught:
+        manifests.decode(large)
+    assert time.process_time() - started < 20, "quadratic in its size it would be hours"
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_file_is_found_in_a_manifest_of_many() -> None:
+    files = tuple(File(f"f{index}", 0, HASH) for index in range(60_000))
+    manifest = _minimal(files=(*_minimal().files, *files))
+    started = time.process_time()
+    assert all(manifest.file(file.path) is file for file in files)
+    assert time.process_time() - started < 10
 
 
 def test_too_many_files() -> None:

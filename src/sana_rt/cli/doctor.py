@@ -14,13 +14,15 @@ import click
 import msgspec
 
 from sana_rt import __version__, machine
-from sana_rt.cli import COMMANDS, import_check, output, progress
+from sana_rt.cli import COMMANDS, bundle_offers, import_check, output, progress
+from sana_rt.cli.bundle_offers import Playable
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
 from sana_rt.engines.trt_api import FLAVOURS
 from sana_rt.progress import ReportProgress, silent
 
 _FORMATS: Final = {"bfloat16": "BF16", "float8_e4m3fn": "FP8", "float4_e2m1": "NVFP4"}
-_SHOWN_EXTRAS: Final = ("cpu", "rtx", "build", "bench")
+_SHOWN_EXTRAS: Final = ("cpu", "rtx", "plugin", "build", "bench")
 _SUBSTITUTES: Final = {"onnxruntime": ("onnxruntime-gpu",)}  # the same module with CUDA
 _REQUIREMENT: Final = re.compile(
     r"^(?P<name>[\w.-]+)(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+))?"
@@ -29,9 +31,11 @@ _REQUIREMENT: Final = re.compile(
 _MODULES: Final = {
     "cuda-python": "cuda.bindings.driver",
     "nvidia-modelopt": "modelopt.torch.quantization",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "onnxruntime_ep_nv_tensorrt_rtx",
     "scikit-image": "skimage",
     "tensorrt-rtx-cu13": FLAVOURS["rtx"].module,
 }
+_RELEASE: Final = re.compile(r"\b\d{3}\.\d+(?:\.\d+)?\b")  # in the first line of the file
 _NVIDIA_VERSION: Final = Path("/proc/driver/nvidia/version")
 
 
@@ -108,6 +112,7 @@ class DoctorReport(Record, frozen=True):
     onnxruntime_providers: tuple[str, ...]
     nvidia: Nvidia
     abilities: tuple[Ability, ...]
+    bundle: tuple[Playable, ...] | None = None
 
 
 def examine(report: ReportProgress = silent) -> DoctorReport:
@@ -211,7 +216,9 @@ def _ask(cuda: Any) -> Nvidia:
     _call(cuda.cuInit, 0)
     version = _call(cuda.cuDriverGetVersion)
     gpus = tuple(_gpu(cuda, index) for index in range(_call(cuda.cuDeviceGetCount)))
-    return Nvidia(f"CUDA {version // 1000}.{version % 1000 // 10}", gpus, "")
+    release = _RELEASE.search(_NVIDIA_VERSION.read_text()) if _NVIDIA_VERSION.exists() else None
+    cuda_version = f"CUDA {version // 1000}.{version % 1000 // 10}"
+    return Nvidia(f"{release[0]}, {cuda_version}" if release else cuda_version, gpus, "")
 
 
 def _gpu(cuda: Any, index: int) -> GPU:
@@ -260,22 +267,30 @@ def _in_the_way(extras: str | None, missing: Mapping[str, str]) -> str:
     return f'pip install "sana-rt[{extras}]"'
 
 
-@click.command(epilog="Example: sana-rt doctor --json")
+@click.command(cls=Command, epilog="Example: sana-rt doctor out/bundle")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(as_json: bool) -> None:
+def command(bundle: Path | None, *, as_json: bool) -> None:
     """Show what works on this machine and what to install.
 
     Lists the interpreter, the processor, the packages of each extra, ONNX Runtime's providers,
     the NVIDIA GPUs with the number formats that they support, and the commands. Every package is
     imported, in a process of its own: one that is installed and cannot be is "broken". Exits with
     1 if one is broken, and with 0 otherwise, also if packages are missing. Changes nothing.
+
+    With BUNDLE it also says which backend would play which of its variants here, and why not the
+    others: a backend is opened, and plans are looked at, but nothing is loaded.
     """
     with progress.shown("Importing packages") as shown:
         report = examine(shown)
+    if bundle is not None:
+        report = msgspec.structs.replace(report, bundle=bundle_offers.examine(bundle))
     if as_json:
         output.json(report)
     else:
         _show(report)
+        if bundle is not None and report.bundle is not None:
+            bundle_offers.show(bundle, report.bundle)
     if any(package.broken for extra in report.extras for package in extra.packages):
         raise click.exceptions.Exit(1)
 

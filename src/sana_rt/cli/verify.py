@@ -9,9 +9,10 @@ import click
 from rich.progress import track
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
+from sana_rt.cli import output, verify_backend
+from sana_rt.cli.command import Command
 from sana_rt.cli.printable import printable
-from sana_rt.errors import VerificationError
+from sana_rt.errors import UsageError, VerificationError
 from sana_rt.manifest import Source
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 _PATH: Final = click.Path(path_type=Path, exists=True)
 
 
-@click.command(epilog="Example: sana-rt verify out/bundle out/checkpoint")
+@click.command(cls=Command, epilog="Example: sana-rt verify out/bundle out/checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=_PATH, required=False)
 @click.option(
     "--vae", type=_PATH, help="Autoencoder of the checkpoint, if `sana-rt export` was given --vae."
 )
@@ -31,13 +32,23 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     type=_PATH,
     help="Text encoder of the checkpoint, if `sana-rt export` was given --text-encoder.",
 )
+@click.option(
+    "--backend",
+    help="Instead of with CHECKPOINT, compare what this backend makes of every graph or plan with "
+    "the CPU: tensorrt, onnxruntime-cuda, ....",
+)
+@click.option(
+    "--variant", help="With --backend, the variant to compare.  [default: all it can play]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     bundle: Path,
-    checkpoint: Path,
+    checkpoint: Path | None,
     *,
     vae: Path | None,
     text_encoder: Path | None,
+    backend: str | None,
+    variant: str | None,
     as_json: bool,
 ) -> None:
     """Compare every graph of BUNDLE with the module of CHECKPOINT, and every file with its hash.
@@ -48,7 +59,17 @@ def command(
     are not given) is listed as not checked. Exits with 1 if any check fails, or if CHECKPOINT is
     another. `sana-rt inspect` checks the files alone, without a checkpoint or PyTorch, and shows
     the errors that were measured at export.
+
+    With --backend, every graph or plan is run on that backend instead, and compared with the
+    CPU's graph on the same inputs: a compiler can be wrong, and this finds it before a video does.
     """
+    if backend is not None:
+        verify_backend.verify(bundle, backend, variant, as_json=as_json)
+        return
+    if checkpoint is None:
+        raise UsageError(
+            "There is nothing to compare the bundle with.", expected="CHECKPOINT, or --backend."
+        )
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.verify import is_of, verify_bundle
 

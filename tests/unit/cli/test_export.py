@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sana_rt.cli import cli
 from sana_rt.export import fetch as fetching
 from sana_rt.export import onnx_export
 from sana_rt.export.checkpoint import Checkpoint
+from sana_rt.export.fetch import Snapshot
 from sana_rt.export.graphs import GraphDefinition, transformer_graphs
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -149,7 +151,10 @@ def _with_graphs(root: Path, *names: str) -> Path:
 def test_fetch_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[str, str, Path]] = []
 
-    def fetch(repo_id: str, revision: str, folder: Path) -> str:
+    def fetch(
+        repo_id: str, revision: str, folder: Path, *, announce: Callable[[Snapshot], None]
+    ) -> str:
+        announce(Snapshot(repo_id, COMMIT, "apache-2.0"))
         asked.append((repo_id, revision, folder))
         return COMMIT
 
@@ -157,7 +162,10 @@ def test_fetch_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     result = run("fetch", "owner/model", "--output", tmp_path / "model")
     assert result.exit_code == 0, result.output
     assert asked == [("owner/model", "main", tmp_path / "model")]
-    assert COMMIT in result.stderr
+    first, second, third = result.stderr.splitlines()
+    assert first == f"Downloading owner/model at {COMMIT}."
+    assert second == "Licence: apache-2.0."
+    assert third == f"owner/model at {COMMIT} is in {tmp_path / 'model'}."
     assert result.stdout == f"sana-rt export {tmp_path / 'model'} {tmp_path / 'model'}-bundle\n"
     assert run("fetch", "owner/model").exit_code == 0
     assert asked[1][2] == Path("out/model")

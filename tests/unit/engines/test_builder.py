@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from sana_rt import files
-from sana_rt.benchmarks.speed import harness
+from sana_rt.benchmarks import processes
+from sana_rt.benchmarks.processes import Call
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, freshness, plan_table, profiles
 from sana_rt.engines.builder import BuildProgress
@@ -258,7 +259,8 @@ def test_the_memory_predicted_is_enough_and_not_far_too_much(
     """With weights of 16 KiB and of 64 MiB, of which a build takes three copies."""
     bundle = bundle_of({"first": graphs.linear(width)})
     build = ["build", str(bundle.root), "--variant", "v", "--target", "sm120"]
-    peak = harness.peak_bytes("sana_rt.cli:cli", {"args": build, "standalone_mode": False}, 1)
+    call = Call("sana_rt.cli:cli", {"args": build, "standalone_mode": False}, threads=1)
+    peak = processes.known(call.run().peak_bytes)
     assert peak <= builder.predicted_peak_bytes(bundle, "v") <= 2 * peak
 
 
@@ -298,4 +300,4 @@ def test_a_plan_of_another_version_is_built_again(
 
 
 def test_options_cannot_be_changed_by_accident(settings: Settings) -> None:
-    assert settings.options == {"tf32": "false"}
+    assert settings.options == {"aux_streams": "0", "tf32": "false"}

@@ -19,6 +19,7 @@ from sana_rt.errors import (
     CheckpointFormatError,
     CheckpointKeysError,
     StorageError,
+    TokenizerError,
     UnsafeCheckpointError,
     UsageError,
 )
@@ -385,6 +386,42 @@ def test_a_file_does_not_say_that_it_is_bidirectional(
     assert open_checkpoint(path, preset="small-causal").spec.transformer.causal
     torch.save({"generator": {f"model.{key}": each for key, each in tensors.items()}}, path)
     assert open_checkpoint(path).spec.transformer.causal
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": 1024}, "has 768 tokens"),
+        ({"vocab_size": 512}, "has 768 tokens"),
+        ({"bos_token_id": 1}, r"empty text as the tokens \[2\]"),
+        ({"pad_token_id": 77}, "a special token for padding"),
+        ({"eos_token_id": 99}, "a special token for the end"),
+        ({"eos_token_id": [1, 200]}, "at 200"),
+        ({"eos_token_id": -1}, "None at -1"),
+        ({"eos_token_id": 1 << 40}, "None at 1099511627776"),
+    ],
+)
+def test_a_tokenizer_of_another_text_encoder_is_refused(
+    change: dict[str, object], said: str, folder: Path
+) -> None:
+    edit(folder, "text_encoder/config.json", **change)
+    with pytest.raises(TokenizerError, match=said):
+        open_checkpoint(folder)
+
+
+def test_an_end_that_is_no_token_is_refused(folder: Path) -> None:
+    edit(folder, "text_encoder/config.json", eos_token_id=["<eos>"])
+    with pytest.raises(CheckpointFormatError, match="eos_token_id is"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"type": "BPE"}}', "not JSON"])
+def test_what_is_no_tokenizer_is_refused_before_anything_is_exported(
+    content: str, folder: Path
+) -> None:
+    (folder / "tokenizer/tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
+        open_checkpoint(folder)
 
 
 def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from sana_rt.errors import (
     RequestError,
     UsageError,
 )
+from sana_rt.graph_names import is_block
 from sana_rt.manifest import Manifest
-from sana_rt.runtime import session as sessions
+from sana_rt.runtime import prompts
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.request import Request, for_model
@@ -96,13 +97,13 @@ def test_embeddings_of_the_prompts_give_the_same_latents(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[PromptEmbeds, ...]] = []
-    project = sessions.prompts.project
+    project = prompts.project
 
     def spy(graphs: Any, buffers: Any, embeds: tuple[PromptEmbeds, ...]) -> None:
         seen.append(embeds)
         project(graphs, buffers, embeds)
 
-    monkeypatch.setattr(sessions.prompts, "project", spy)
+    monkeypatch.setattr(prompts, "project", spy)
     prompted = latents(session, request(session))
     (embeds,) = seen
     negative, positive = embeds
@@ -218,6 +219,46 @@ def test_a_variant_without_a_graph_is_refused(small_bundle: Path, tmp_path: Path
     part = msgspec.structs.replace(variants["fp32"], graphs=graphs)
     root = changed(small_bundle, tmp_path / "bundle", variants={"fp32": part})
     with pytest.raises(ManifestReferenceError, match="'fp32' has no graph 'solver'"):
+        Session.open(root, threads=1).latents(for_small(root))
+
+
+@pytest.mark.parametrize("count", [4, 1_000_000_000])
+def test_a_bundle_without_blocks_is_refused_at_once(
+    count: int, small_bundle: Path, tmp_path: Path
+) -> None:
+    manifest = Bundle.open(small_bundle).manifest
+    fp32 = manifest.variants["fp32"]
+    graphs = {name: each for name, each in fp32.graphs.items() if not is_block(name)}
+    del graphs["prompt"]  # whose outputs say how many there are
+    model = msgspec.structs.replace(
+        manifest.model,
+        transformer=msgspec.structs.replace(manifest.model.transformer, num_layers=count),
+    )
+    variants = {"fp32": msgspec.structs.replace(fp32, graphs=graphs)}
+    root = changed(small_bundle, tmp_path / "bundle", variants=variants, model=model)
+    with pytest.raises(ManifestReferenceError, match="has no graph 'block_00'"):
+        Session.open(root, threads=1).latents(for_small(root))
+
+
+def test_another_size_of_patches_is_refused_by_the_first_graph_that_runs(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """No signature has it: rows and columns have names, and are counted from it."""
+    model = Bundle.open(small_bundle).manifest.model
+    patches = msgspec.structs.replace(model.transformer, patch_size=(1, 4, 4))
+    model = msgspec.structs.replace(model, transformer=patches)
+    root = changed(small_bundle, tmp_path / "bundle", model=model)
+    with pytest.raises(BackendError, match="failed in the graph 'patch_embed'"):
+        list(Session.open(root, threads=1).latents(for_small(root)))
+
+
+def test_a_tokenizer_that_is_not_the_listed_one_is_refused(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(small_bundle, tmp_path / "bundle")
+    path = root / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"circle", b"square", 1))
+    with pytest.raises(BundleFileError, match=r"tokenizer\.json has SHA-256"):
         Session.open(root, threads=1).latents(for_small(root))
 
 
