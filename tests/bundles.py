@@ -6,11 +6,11 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from sana_rt import freshness
-
 
 def key() -> str:
     """Changes with every line of code that a bundle depends on, and with what it imports."""
+    from sana_rt import freshness
+
     maker = freshness.maker("export", ("torch", "onnx", "onnxruntime", "onnxscript"))
     return hashlib.sha256(Path(__file__).read_bytes() + maker.encode()).hexdigest()[:16]
 

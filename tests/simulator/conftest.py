@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import importlib.metadata
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from tests.conftest import kept
 from tests.simulator.child import Child, is_child, real_environment
 
-from sana_rt import engines
+from sana_rt import freshness
 
 if TYPE_CHECKING:
     from tests.simulator.card import Card
@@ -109,10 +108,8 @@ def plan_bundle(request: pytest.FixtureRequest) -> Path:
 
 def _plan_key() -> str:
     """Changes with what builds plans, beside what exports graphs."""
-    digest = hashlib.sha256(importlib.metadata.version("tensorrt_rtx_cu13").encode())
-    for path in sorted(Path(engines.__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:8]
+    maker = freshness.maker("engines", ("tensorrt_rtx_cu13",))
+    return hashlib.sha256(maker.encode()).hexdigest()[:8]
 
 
 def _build(source: Path, folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_new_files_go_again_unless_the_manifest_lists_them(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, replaced: bool
 ) -> None:
     """A disk may fail before the manifest is replaced, or when that is brought to the disk."""
-    before, new = files(bundle.root), variant(bundle.root, "nvfp4/rope.onnx", "nvfp4/solver.onnx")
+    before, new = files(bundle.root), variant(bundle.root, "nvfp4/first.onnx", "nvfp4/second.onnx")
     save = bundle_writer.save
 
     def failing(root: Path, manifest: Manifest) -> Bundle:
@@ -107,7 +107,7 @@ def test_new_files_go_again_unless_the_manifest_lists_them(
     monkeypatch.setattr(bundle_writer, "save", failing)
     with pytest.raises(StorageError):
         publish(bundle.root, bundle.manifest, bundle.manifest.with_variants({"nvfp4": new}))
-    after = before | ({"nvfp4/rope.onnx", "nvfp4/solver.onnx"} if replaced else set())
+    after = before | ({"nvfp4/first.onnx", "nvfp4/second.onnx"} if replaced else set())
     assert files(bundle.root) == after
     assert ("nvfp4" in Bundle.open(bundle.root).manifest.variants) == replaced
 
