@@ -97,7 +97,7 @@ bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, time
 	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
 	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
-	  --prompts "$$PROMPTS" --output $(OUT)/bench
+	  --prompts "$$PROMPTS" --output $(OUT)/bench --overwrite
 
 gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
 	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks
