@@ -127,9 +127,8 @@ def command(
     from sana_rt.benchmarks.speed import report as reports
 
     data, html = output / "report.json", output / "index.html"
-    paths.check(
-        {"--output": data, "the page in it": html}, {"--prompts": prompts}, overwrite=overwrite
-    )
+    outputs = {"--output": data, "the page in it": html}
+    paths.check(outputs, {"--prompts": prompts}, overwrite=overwrite)
     if (against is None) != (checkpoint is None):
         raise UsageError(
             "One of --against and --checkpoint is given without the other.",
