@@ -34,7 +34,7 @@ FOUNDATION = {
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
 CODE_ROOMS = {"src", "tests", "examples", *STAGES}
-TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data"}
+TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data", "native"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from ctypes import POINTER, byref, c_bool, c_char_p, c_double, c_int, c_int32, c_int64, c_size_t
-from ctypes import c_uint8, c_uint64, c_void_p
+from ctypes import (
+    POINTER,
+    byref,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_uint64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +178,7 @@ class Session(_Handle):
         given = SessionOptions()
         for name, value in options.items():
             setattr(given, name, value)
-        self.check(
-            self._c.sana_session_open(self.model.handle, byref(given), byref(self.handle))
-        )
+        self.check(self._c.sana_session_open(self.model.handle, byref(given), byref(self.handle)))
 
     def start(self, prompt: str | None = None, **options: Any) -> Clip:
         """A clip; ``options`` are fields of ``sana_clip_params``, or what they are in Python."""

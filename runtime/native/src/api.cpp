@@ -12,7 +12,7 @@
 #include "session.hpp"
 #include "unicode.hpp"
 
-using namespace sana_rt;  // NOLINT: this file is the boundary
+using namespace sana_rt::runtime;  // NOLINT: this file is the boundary
 
 namespace {
 

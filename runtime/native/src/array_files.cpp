@@ -12,7 +12,7 @@
 #include "error.hpp"
 #include "files.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr zip_int64_t kMaxMembers = 65'536;
@@ -188,7 +188,7 @@ Arrays read_source(zip_source_t* source, std::uint64_t file_size) {
   zip_error_t error;
   zip_error_init(&error);
   if (source == nullptr) damaged("there is no memory for it");
-  const Archive archive(zip_open_from_source(source, ZIP_RDONLY, &error));
+  const Archive archive(zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error));
   if (archive == nullptr) {
     zip_source_free(source);
     const std::string reason = zip_error_strerror(&error);
@@ -265,4 +265,4 @@ void write_arrays(const std::filesystem::path& path, const Arrays& arrays) {
   write_file(path, [&](const std::filesystem::path& partial) { write_archive(partial, arrays); });
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

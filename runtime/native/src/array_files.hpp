@@ -9,7 +9,7 @@
 
 #include "buffers.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Not an archive of arrays, or one that is not whole; callers name the file in their own error.
 class DamagedArrayError : public std::runtime_error {
@@ -27,4 +27,4 @@ Arrays parse_arrays(std::string_view file);
 // Writes a file that is there whole or not at all.
 void write_arrays(const std::filesystem::path& path, const Arrays& arrays);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -5,7 +5,7 @@
 #include "error.hpp"
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 const std::string kCachePrefix = "cache_";
@@ -151,4 +151,4 @@ std::vector<float> ImageEncoder::encode(std::span<const std::uint8_t> image) {
   return graphs_.memory().download_floats(buffers_["image_latents"]);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

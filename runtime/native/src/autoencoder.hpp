@@ -10,7 +10,7 @@
 #include "geometry.hpp"
 #include "graphs.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Latent frames are [1, C, T, h, w] in the host's memory; this takes some out.
 std::vector<float> cut_frames(const HostTensor& latents, Range frames);
@@ -65,4 +65,4 @@ class ImageEncoder {
   Program program_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

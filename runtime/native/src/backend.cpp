@@ -5,7 +5,7 @@
 #include "error.hpp"
 #include "onnxruntime.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 std::optional<std::string> refusal(const Variant& variant, const std::vector<DType>& dtypes) {
@@ -83,4 +83,4 @@ std::pair<std::unique_ptr<Backend>, std::string> select_backend(const std::strin
               {.remedy = "play another variant, or export one in float32."});
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

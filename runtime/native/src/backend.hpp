@@ -13,7 +13,7 @@
 #include "manifest.hpp"
 #include "memory_plan.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A graph with a buffer on every input and output; it can run any number of times.
 class Binding {
@@ -76,4 +76,4 @@ std::pair<std::unique_ptr<Backend>, std::string> select_backend(const std::strin
                                                                 const std::string& variant,
                                                                 int threads);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -10,7 +10,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::size_t kAlignment = 64;  // of a cache line, and of the widest vector register
@@ -194,4 +194,4 @@ void HostMemory::clear(std::byte* destination, std::size_t nbytes) {
   if (nbytes > 0) std::memset(destination, 0, nbytes);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

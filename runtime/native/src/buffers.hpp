@@ -9,7 +9,7 @@
 
 #include "tensor_spec.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A dense tensor in device memory, or a contiguous part of one; whoever allocated it owns it.
 struct Buffer {
@@ -87,4 +87,4 @@ class HostMemory : public Memory {
   void clear(std::byte* destination, std::size_t nbytes) override;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

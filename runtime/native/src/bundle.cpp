@@ -5,7 +5,7 @@
 #include "error.hpp"
 #include "files.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 namespace fs = std::filesystem;
@@ -71,4 +71,4 @@ std::string Bundle::graphs_sha256(const std::string& variant) const {
   return sha256(hashes);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

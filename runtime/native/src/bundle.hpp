@@ -6,7 +6,7 @@
 
 #include "manifest.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 struct Bundle {
   std::filesystem::path root;
@@ -20,4 +20,4 @@ struct Bundle {
   std::string graphs_sha256(const std::string& variant) const;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

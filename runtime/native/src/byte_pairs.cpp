@@ -6,7 +6,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
@@ -209,4 +209,4 @@ std::vector<Token> BytePairs::merge(const std::vector<Token>& tokens) const {
   return merged;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -10,7 +10,7 @@
 
 #include "json.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 using TokenId = std::uint32_t;
 
@@ -58,4 +58,4 @@ class BytePairs {
   bool ignore_merges_ = false;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -1,6 +1,6 @@
 #include "carried_state.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 std::vector<Region> CarriedState::regions(const Signature& block, std::int64_t blocks) {
   std::vector<Region> found;
@@ -48,4 +48,4 @@ void CarriedState::reset() {
   for (const auto& [name, buffer] : carried_) memory_.clear(buffer);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

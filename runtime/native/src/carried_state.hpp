@@ -7,7 +7,7 @@
 
 #include "graphs.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // The running sums S and ksum and the last frame of z, of every block. Blocks write into one
 // scratch; a pass that shall count commits it, block by block.
@@ -37,4 +37,4 @@ class CarriedState {
   BufferMap scratch_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

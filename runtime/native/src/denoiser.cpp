@@ -1,11 +1,8 @@
 #include "denoiser.hpp"
 
-#include <algorithm>
-#include <numeric>
-
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 std::vector<Region> Denoiser::regions(const Graphs& graphs, std::int64_t blocks_with_state) {
   std::vector<Region> found;
@@ -85,9 +82,7 @@ void Denoiser::fill_timesteps(const std::vector<float>& of_frames) {
 
 void Denoiser::fill_positions(const char* name, std::int64_t first) {
   const auto& buffer = buffers_.at(name);
-  std::vector<std::int64_t> positions(static_cast<std::size_t>(buffer.shape[0]));
-  std::iota(positions.begin(), positions.end(), first);
-  memory_.upload(buffer, positions);
+  memory_.upload(buffer, positions(first, buffer.shape[0]));
 }
 
 // Where a block reads its tokens; the block before it writes them there.
@@ -130,4 +125,4 @@ Program Denoiser::moves() const {
   return copies;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

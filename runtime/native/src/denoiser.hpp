@@ -9,7 +9,7 @@
 #include "graphs.hpp"
 #include "solver.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // The transformer and the solver over the first latent frames of the buffers. Every graph is bound
 // once; a step fills what is its own and runs a program that is the same at every step. With
@@ -47,4 +47,4 @@ class Denoiser {
   Program start_, step_, commit_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -2,7 +2,7 @@
 
 #include <array>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 Error::Error(sana_status status, std::string happened, const Advice& advice)
     : status_(status), text_(std::move(happened)) {
@@ -25,4 +25,4 @@ std::string in_quotes(std::string_view value) {
   return out + (value.size() > kMost ? "...'" : "'");
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -8,7 +8,7 @@
 
 #include "sana_rt.h"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 struct Advice {
   std::string expected = {};
@@ -53,4 +53,4 @@ std::string listed(const Range& range) {
   return std::move(out).str();
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

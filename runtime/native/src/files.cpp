@@ -12,7 +12,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 namespace fs = std::filesystem;
@@ -102,4 +102,4 @@ std::string sha256(const std::string& data) {
   return hex;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

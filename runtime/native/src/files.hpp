@@ -5,7 +5,7 @@
 #include <functional>
 #include <string>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // The content of a file of at most `limit` bytes, and one more if it has more.
 std::string read_file(const std::filesystem::path& path, std::size_t limit);
@@ -20,4 +20,4 @@ void write_file(const std::filesystem::path& path,
 // Hex SHA-256.
 std::string sha256(const std::string& data);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -3,10 +3,11 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <numeric>
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 // Rounded to six decimals, ties by the exact value, as Python's round does.
@@ -85,6 +86,12 @@ void check_positions(const ModelSpec& model, std::int64_t num_frames, std::int64
   check_limit("token columns", dims.at("columns"), model);
 }
 
+std::vector<std::int64_t> positions(std::int64_t first, std::int64_t count) {
+  std::vector<std::int64_t> found(static_cast<std::size_t>(count));
+  std::iota(found.begin(), found.end(), first);
+  return found;
+}
+
 std::vector<Range> chunk_ranges(const ModelSpec& model, std::int64_t latent_frames,
                                 std::int64_t start) {
   const auto size = model.chunking().chunk_frames;
@@ -98,4 +105,4 @@ std::vector<Range> chunk_ranges(const ModelSpec& model, std::int64_t latent_fram
   return chunks;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -7,7 +7,7 @@
 #include "model_spec.hpp"
 #include "tensor_spec.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Latent frames of a clip, `stop` not included.
 struct Range {
@@ -40,9 +40,12 @@ std::int64_t longest_clip(const ModelSpec& model);
 void check_positions(const ModelSpec& model, std::int64_t num_frames, std::int64_t height,
                      std::int64_t width);
 
+// The rotary positions of `count` frames, rows or columns from `first` on; frames' are absolute.
+std::vector<std::int64_t> positions(std::int64_t first, std::int64_t count);
+
 // The chunks of a clip from a latent frame on: one for a bidirectional model. A block-causal clip
 // is cut into equal chunks, the first with the remainder; less than two chunks is not cut.
 std::vector<Range> chunk_ranges(const ModelSpec& model, std::int64_t latent_frames,
                                 std::int64_t start);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

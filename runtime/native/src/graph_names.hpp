@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 constexpr const char* kTextEncoder = "text_encoder";
 constexpr const char* kPrompt = "prompt";
@@ -22,4 +22,4 @@ inline std::string block_name(std::int64_t index) {
   return (index < 10 ? "block_0" : "block_") + std::to_string(index);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -3,7 +3,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 Graphs::Graphs(const Bundle& bundle, std::string variant, std::unique_ptr<Backend> backend,
                bool check_finite)
@@ -90,4 +90,4 @@ void Graphs::check_outputs(const Binding& binding) {
   }
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

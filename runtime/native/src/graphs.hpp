@@ -10,7 +10,7 @@
 #include "backend.hpp"
 #include "bundle.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 struct Copy {
   Buffer destination, source;
@@ -70,4 +70,4 @@ class Graphs {
   std::map<std::string, std::unique_ptr<Context>> opened_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

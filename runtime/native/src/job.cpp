@@ -8,7 +8,7 @@
 #include "error.hpp"
 #include "noise.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 void check_size(const char* what, std::size_t found, std::int64_t wanted) {
@@ -133,4 +133,4 @@ std::vector<float> Job::noise(Range frames, std::int64_t step) const {
                   static_cast<std::uint32_t>(step));
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

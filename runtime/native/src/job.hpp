@@ -12,7 +12,7 @@
 #include "request.hpp"
 #include "state.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // What a caller may bring along instead of what would be made: what the chunks start from
 // [C, T, h, w], what the transformer sees, and the first frame [height, width, 3].
@@ -59,4 +59,4 @@ struct Job {
   std::vector<float> noise(Range frames, std::int64_t step) const;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr int kOutOfRange = 406;  // nlohmann's number of "number overflow"
@@ -46,7 +46,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   bool start_array(std::size_t) override { return open({Json::Array{}}); }
 
   bool key(string_t& name) override {
-    std::get<Json::Object>(open_.back()->value).emplace_back(std::move(name), Json{});
+    std::get<Json::Object>(open_.back()->value).push_back({std::move(name), {}});
     return true;
   }
 
@@ -89,7 +89,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     if (auto* array = std::get_if<Json::Array>(&open_.back()->value)) {
       return array->emplace_back(std::move(value));
     }
-    return std::get<Json::Object>(open_.back()->value).back().second = std::move(value);
+    return std::get<Json::Object>(open_.back()->value).back().value = std::move(value);
   }
 
   static void check_keys(const Json::Object& object) {
@@ -233,4 +233,4 @@ void Fields::missing(const char* name) const {
   throw DocumentError(Rule::kField, concat(path_, " has no field ", in_quotes(name)));
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

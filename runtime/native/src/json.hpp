@@ -12,12 +12,13 @@
 #include <variant>
 #include <vector>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A value; objects keep the order of their members.
 struct Json {
+  struct Member;
   using Array = std::vector<Json>;
-  using Object = std::vector<std::pair<std::string, Json>>;
+  using Object = std::vector<Member>;
 
   bool is_null() const { return std::holds_alternative<std::nullptr_t>(value); }
   const std::string* string() const { return std::get_if<std::string>(&value); }
@@ -30,6 +31,11 @@ struct Json {
   std::variant<std::nullptr_t, bool, std::int64_t, std::uint64_t, double, std::string, Array,
                Object>
       value;
+};
+
+struct Json::Member {
+  std::string key;
+  Json value;
 };
 
 // The rule that a document breaks; callers name the document in their own error.
@@ -132,4 +138,4 @@ class Fields {
   std::vector<std::string> taken_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

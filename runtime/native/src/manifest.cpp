@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::string_view kFormat = "sana-rt-bundle";
@@ -468,4 +468,4 @@ Manifest decode_manifest(std::string_view data) {
   }
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

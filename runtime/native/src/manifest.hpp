@@ -12,7 +12,7 @@
 #include "model_spec.hpp"
 #include "tensor_spec.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20;
 
@@ -82,4 +82,4 @@ struct Manifest {
 // Parses and checks; a broken rule is its named error.
 Manifest decode_manifest(std::string_view data);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

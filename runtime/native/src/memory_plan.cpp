@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 std::uint64_t bytes(const Region& region, const Dims& dims) {
@@ -116,4 +116,4 @@ BufferMap pick(const BufferMap& buffers, std::initializer_list<const char*> name
   return picked;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -10,7 +10,7 @@
 #include "buffers.hpp"
 #include "manifest.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A tensor to allocate; the named dimensions of its shape are those of the plan.
 struct Region {
@@ -74,4 +74,4 @@ class Buffers {
 // Those of `names`.
 BufferMap pick(const BufferMap& buffers, std::initializer_list<const char*> names);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

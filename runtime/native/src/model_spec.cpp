@@ -4,7 +4,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::array<const char*, 3> kSolvers{"dpmpp_2m", "flow_euler", "renoise"};
@@ -187,4 +187,4 @@ std::array<std::int64_t, 2> ModelSpec::latent_size(std::int64_t height, std::int
   return {height / vae.spatial_stride, width / vae.spatial_stride};
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

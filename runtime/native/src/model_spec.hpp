@@ -9,7 +9,7 @@
 
 #include "json.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 enum class Solver { kDpmpp2m, kFlowEuler, kRenoise };
 
@@ -80,4 +80,4 @@ struct ModelSpec {
 
 ModelSpec as_model_spec(const Json& value, const Path& path);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <utility>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 using Words = std::array<std::uint32_t, 4>;
@@ -105,4 +105,4 @@ std::vector<float> gaussian(std::uint64_t seed, Range frames, const FrameShape& 
   return latents;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -7,7 +7,7 @@
 
 #include "geometry.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Philox4x32-10 (Salmon et al. 2011).
 std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
@@ -23,4 +23,4 @@ struct FrameShape {
 std::vector<float> gaussian(std::uint64_t seed, Range frames, const FrameShape& shape,
                             std::uint32_t step);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

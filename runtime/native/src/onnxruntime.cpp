@@ -11,7 +11,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::size_t kSameAsRequested = 1;  // how the arena grows
@@ -190,4 +190,4 @@ std::unique_ptr<Backend> open_cpu(int threads) {
                                       threads);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -7,7 +7,7 @@
 
 #include "backend.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Why ONNX Runtime cannot be used, or nothing.
 std::optional<std::string> ort_missing();
@@ -15,4 +15,4 @@ std::optional<std::string> ort_missing();
 // Its CPU provider.
 std::unique_ptr<Backend> open_cpu(int threads);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -8,7 +8,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr unsigned long kMostRetries = 1'000'000;  // of a search, against patterns that explode
@@ -118,4 +118,4 @@ std::vector<Match> Pattern::matches(std::string_view text) const {
   return found;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -10,7 +10,7 @@
 
 #include "json.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Before any other use of Oniguruma; from any thread, any number of times.
 void initialize_oniguruma();
@@ -30,4 +30,4 @@ class Pattern {
   std::shared_ptr<const Regex> regex_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

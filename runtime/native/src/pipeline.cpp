@@ -6,7 +6,7 @@
 #include "error.hpp"
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 std::string span(Range frames) {
@@ -285,4 +285,4 @@ void Pipeline::begin(std::string moment) { graphs_.begin(this, std::move(moment)
 
 void Pipeline::count_pass() { report_(SANA_STAGE_DENOISE, ++passes_, job_.passes()); }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -14,7 +14,7 @@
 #include "job.hpp"
 #include "sana_rt.h"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 using Report = std::function<void(sana_stage stage, std::int64_t done, std::int64_t total)>;
 using Log = std::function<void(sana_log_level level, const std::string& message)>;
@@ -90,4 +90,4 @@ class Pipeline {
   bool whole_ = false;  // whether the state is that of a position, not on the way to another
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

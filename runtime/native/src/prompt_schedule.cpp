@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 void check_inside(const TimedPrompt& prompt, double begin, double end) {
@@ -61,4 +61,4 @@ ScheduledPrompt as_scheduled_prompt(const Json& value, const Path& path) {
   return prompt;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -8,7 +8,7 @@
 #include "geometry.hpp"
 #include "json.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A prompt, and the second of the stream at which it shall begin.
 struct TimedPrompt {
@@ -31,4 +31,4 @@ std::vector<ScheduledPrompt> placed(std::int64_t first, std::vector<TimedPrompt>
 
 ScheduledPrompt as_scheduled_prompt(const Json& value, const Path& path);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -4,7 +4,7 @@
 
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 std::vector<Region> encoder_regions(const Graphs& graphs) {
   const auto& encoder = graphs.signature(kTextEncoder);
@@ -58,4 +58,4 @@ void project_prompts(Graphs& graphs, const Buffers& buffers,
                           pick(buffers.all(), {"text_k", "text_v", "text_bias"}))});
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -9,7 +9,7 @@
 #include "graphs.hpp"
 #include "text.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // What the transformer sees of one prompt: hidden states [S, Ct] and mask [S].
 struct PromptEmbeds {
@@ -33,4 +33,4 @@ PromptEmbeds encode_prompt(Graphs& graphs, const Buffers& buffers, const Tokeniz
 void project_prompts(Graphs& graphs, const Buffers& buffers,
                      const std::vector<PromptEmbeds>& embeds);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

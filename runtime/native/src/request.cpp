@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::int64_t kMaxFps = 240;
@@ -201,4 +201,4 @@ Request as_request(const Json& value, const Path& path) {
   return request;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -11,7 +11,7 @@
 #include "model_spec.hpp"
 #include "solver.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 struct Request {
   std::string prompt;
@@ -62,4 +62,4 @@ Shape latents_shape(const Request& request, const ModelSpec& model);
 // A request in the header of a state.
 Request as_request(const Json& value, const Path& path);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -7,7 +7,7 @@
 #include "error.hpp"
 #include "graph_names.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr int kMaxThreads = 1024;
@@ -221,4 +221,4 @@ const PromptTokenizer& Session::tokenizer() {
   return tokenizer_.emplace(bundle_->path(*path), bundle_->manifest.model.text);
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -9,7 +9,7 @@
 #include "bundle.hpp"
 #include "pipeline.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 struct SessionOptions {
   std::string variant;
@@ -61,4 +61,4 @@ class Session {
   std::optional<PromptTokenizer> tokenizer_;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

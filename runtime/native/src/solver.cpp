@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr double kSigmaMin = 1.0 / static_cast<double>(kTrainTimesteps);
@@ -112,4 +112,4 @@ std::vector<float> frame_timesteps(const Step& step, std::int64_t frames,
   return row;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

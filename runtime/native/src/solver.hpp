@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 constexpr std::int64_t kTrainTimesteps = 1000;
 
@@ -38,4 +38,4 @@ std::vector<float> coefficients(const Step& step, double guidance_scale, std::in
 std::vector<float> frame_timesteps(const Step& step, std::int64_t frames,
                                    std::int64_t condition_frames);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

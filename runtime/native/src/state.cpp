@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr const char* kFormat = "sana-rt-stream";
@@ -204,4 +204,4 @@ void State::check(const Identity& identity, const Request& request,
   }
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

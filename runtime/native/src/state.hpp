@@ -12,7 +12,7 @@
 #include "prompts.hpp"
 #include "request.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // Which graphs a state belongs to: another model's state has other numbers in it.
 struct Identity {
@@ -66,4 +66,4 @@ struct State {
              const std::map<std::string, Kind>& kinds) const;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

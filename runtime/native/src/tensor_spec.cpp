@@ -5,7 +5,7 @@
 
 #include "error.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 struct DTypeInfo {
@@ -146,4 +146,4 @@ TensorSpec as_tensor_spec(const Json& value, const Path& path) {
   return {name, dtype_of(dtype, path), std::move(shape)};
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -10,7 +10,7 @@
 
 #include "json.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 enum class DType {
   kFloat32,
@@ -59,4 +59,4 @@ void unify(const TensorSpec& spec, const Shape& shape, Dims& dims);
 // A tensor of a manifest; breaks of its own rules are Error MANIFEST_SHAPE.
 TensorSpec as_tensor_spec(const Json& value, const Path& path);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -6,7 +6,7 @@
 #include "files.hpp"
 #include "unicode.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
@@ -89,4 +89,4 @@ std::string prompt_text(const std::string& prompt, std::optional<std::int64_t> m
   return lowercase ? lower(text) : text;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -11,7 +11,7 @@
 #include "model_spec.hpp"
 #include "tokenizer.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // One prompt as the text encoder takes it, without padding.
 struct TokenizedPrompt {
@@ -42,4 +42,4 @@ class PromptTokenizer {
 std::string prompt_text(const std::string& prompt, std::optional<std::int64_t> motion_score,
                         bool lowercase);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

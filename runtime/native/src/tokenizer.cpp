@@ -8,7 +8,7 @@
 #include "pattern.hpp"
 #include "unicode.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr JsonLimits kLimits{.depth = 64};
@@ -433,4 +433,4 @@ std::vector<Token> Tokenizer::encode(std::string_view text) const {
   return tokens;
 }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

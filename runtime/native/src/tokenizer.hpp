@@ -9,7 +9,7 @@
 
 #include "byte_pairs.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // A part of a text on its way to tokens. `origin` has, for each byte, where in the text it is from.
 struct Piece {
@@ -61,4 +61,4 @@ class Tokenizer {
   std::size_t size_ = 0;
 };
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -9,7 +9,7 @@
 #include "error.hpp"
 #include "pattern.hpp"
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 namespace {
 
 constexpr char32_t kCapitalSigma = U'\u03A3';
@@ -126,4 +126,4 @@ std::string strip(std::string_view text) { return utf8(strip(code_points(text)))
 
 std::string lower(std::string_view text) { return utf8(lower(code_points(text))); }
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace sana_rt {
+namespace sana_rt::runtime {
 
 // The byte at which a text stops to be UTF-8, or npos.
 std::size_t invalid_utf8(std::string_view text);
@@ -18,4 +18,4 @@ std::string utf8(std::u32string_view code_points);
 std::string strip(std::string_view text);
 std::string lower(std::string_view text);
 
-}  // namespace sana_rt
+}  // namespace sana_rt::runtime
