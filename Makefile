@@ -12,10 +12,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 OUT ?= out
 EXTRAS := build,cpu,rtx,bench,dev
 
-# What demo, engines and generate work on. Exported, so that a prompt may hold any character.
+# What demo, engines, generate and bench work on. Exported, so that a prompt may hold any character.
+# Nothing that is current is made again. Only the demo's own bundle is replaced by one of another
+# checkpoint.
 export CHECKPOINT ?= examples/shapes/checkpoints
-export BUNDLE ?= $(OUT)/bundle
+DEMO_BUNDLE := $(OUT)/demo/bundle
+export BUNDLE ?= $(DEMO_BUNDLE)
+EXPORT := $(BIN)/sana-rt export $(if $(filter $(DEMO_BUNDLE),$(BUNDLE)),--overwrite)
 export PROMPT ?= a red circle moving slowly to the right on a grey background
+# What bench plays, one a line.
+export PROMPTS ?= examples/shapes/prompts.txt
 # What engines builds: a recipe of `sana-rt quantize` (nothing is quantized if empty), a
 # workload's name or .toml file (the model's defaults if empty), and the card.
 export RECIPE ?=
@@ -29,7 +35,7 @@ VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 NATIVE := build/native
 ONNXRUNTIME_ROOT ?= build/onnxruntime
 
-.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz lint types bench clean
+.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -49,18 +55,19 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 
 demo: setup ## PROMPT="..." -> small checkpoint -> bundle -> mp4 in out/demo, on the CPU
-	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" "$$PROMPT"
+	$(BIN)/sana-rt demo --output $(OUT)/demo --checkpoint "$$CHECKPOINT" --overwrite "$$PROMPT"
 
 engines: setup ## CHECKPOINT=dir RECIPE= WORKLOAD= TARGET=sm120 -> graphs and plans in BUNDLE=dir
-	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
-	$(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE" --dtype bf16
 ifneq ($(RECIPE),)
 	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe "$$RECIPE"
 endif
 	$(BIN)/sana-rt build "$$BUNDLE" --variant $(VARIANT) --target "$$TARGET" $(if $(WORKLOAD),--workload "$$WORKLOAD")
 
-generate: setup ## BUNDLE=dir PROMPT="..." -> out/video.mp4
-	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4
+generate: setup ## BUNDLE=dir (made of CHECKPOINT if it is not there) PROMPT="..." -> out/video.mp4
+	@[ -e "$$BUNDLE" ] || $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
+	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4 --overwrite
 
 native: setup ## Build the C library and its tests in build/native; says which Debian packages it needs
 	@runtime/native/dependencies.sh check
@@ -100,8 +107,17 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
 
-bench: setup ## Seconds a denoising step beside diffusers -> benchmarks/results
-	$(BIN)/python -m sana_rt.benchmarks.speed.denoise
+sbom: setup ## Write the software bill of materials that wheels carry
+	$(BIN)/python release/sbom.py
+
+bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
+	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
+	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
+	  --prompts "$$PROMPTS" --output $(OUT)/bench
+
+gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
+	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) $(OUT) build dist src/*.egg-info .hypothesis

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from sana_rt import geometry, graph_names
-from sana_rt.benchmarks import random_bundle
+from sana_rt.benchmarks import bound_memory, random_bundle
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, plan_table, profiles, roofline
 from sana_rt.engines.cards import Card, Target
@@ -38,6 +38,8 @@ from sana_rt.model_spec import Frozen, ModelSpec
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize import variant
 from sana_rt.quantize.recipe import LoadedRecipe, Rule
+from sana_rt.runtime.memory import MemoryPlan
+from sana_rt.tensors import num_bytes
 
 FP4: Final = "float4_e2m1"
 _BLOCK: Final = graph_names.block(0)
@@ -105,6 +107,13 @@ class BlockKernel(KernelRow, frozen=True):
     graph: str
 
 
+class PhaseRow(Frozen, frozen=True):
+    """Device memory of one phase, by what it is for; ``needed`` is the sum."""
+
+    phase: str
+    bytes: dict[str, int]
+
+
 class BoundReport(Frozen, frozen=True):
     """The bound on a job; every number of seconds is a bound.
 
@@ -127,6 +136,8 @@ class BoundReport(Frozen, frozen=True):
     flops_per_block: int
     fp4_flop_share: float
     arena_bytes: int
+    phases: tuple[PhaseRow, ...]
+    together_bytes: int  # with all phases loaded
     rows: tuple[Row, ...]
     block_groups: tuple[Sums, ...]
     block_kernels: tuple[BlockKernel, ...]
@@ -150,11 +161,15 @@ def schedule(model: ModelSpec) -> Schedule:
 def workload(model: ModelSpec) -> Workload:
     """What the plans are built for: the shapes of :func:`schedule`, all fixed."""
     sampling = model.sampling
-    frames = sampling.num_frames
-    if model.transformer.causal:
-        frames = geometry.video_frames(model, model.chunking.chunk_frames)
     batch = geometry.batch_size(sampling.guidance_scale)
-    return Workload(frames, sampling.height, sampling.width, batch=batch, length=512)
+    return Workload(pass_frames(model), sampling.height, sampling.width, batch=batch, length=512)
+
+
+def pass_frames(model: ModelSpec) -> int:
+    """Video frames of one pass through the transformer: the clip's, or those of a first chunk."""
+    if not model.transformer.causal:
+        return model.sampling.num_frames
+    return geometry.video_frames(model, model.chunking.chunk_frames)
 
 
 @dataclass(frozen=True)
@@ -182,6 +197,7 @@ def measure(setup: BoundSetup, folder: Path, report: Callable[[str], None]) -> B
     parts: dict[str, float] = {}
     for row in by_graph:
         parts[row.part] = parts.get(row.part, 0.0) + row.seconds
+    memory = memory_plan(model, by_graph)
     block = roofline.mean([(totals[alike[0]], len(alike)) for alike in job.blocks])
     seconds, frames = sum(parts.values()), schedule(model).frames
     return BoundReport(
@@ -208,6 +224,11 @@ def measure(setup: BoundSetup, folder: Path, report: Callable[[str], None]) -> B
             for alike in job.blocks
             for row in roofline.kernel_rows(tables[alike[0]], card)
         ),
+        phases=tuple(
+            PhaseRow(phase.name, {name: sizes[index] for name, sizes in memory.rows().items()})
+            for index, phase in enumerate(memory.phases)
+        ),
+        together_bytes=memory.total_bytes,
         missing=() if DECODER in tables else (f"the {model.vae.kind} autoencoder",),
     )
 
@@ -227,9 +248,8 @@ class _Job:
         """Read which layers there are, and what the recipe makes of them."""
         blocks = graph_names.blocks(setup.model.transformer.num_layers)
         layers = [
-            f"{graph}/{layer.node}"
+            f"{name}/{layer.node}"
             for name, each in variant.read_layers(bundle, random_bundle.VARIANT).items()
-            for graph in (blocks if name == _BLOCK else [name])
             for layer in each
         ]
         rules = recipes.resolve(setup.recipe.recipe, layers)
@@ -238,15 +258,15 @@ class _Job:
 
     def tables(self, report: Callable[[str], None]) -> Iterator[tuple[str, PlanTable]]:
         """The compiled layer table of every graph; the plans themselves are not kept."""
-        for source in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
-            names = [alike[0] for alike in self.blocks] if source == _BLOCK else [source]
-            for name in names:
+        firsts = [alike[0] for alike in self.blocks]
+        for name in self.bundle.manifest.variant(random_bundle.VARIANT).graphs:
+            if name in firsts or not graph_names.is_block(name):
                 report(f"build {name}")
-                yield name, self._table(name, source)
+                yield name, self._table(name)
 
-    def _table(self, name: str, source: str) -> PlanTable:
+    def _table(self, name: str) -> PlanTable:
         setup = self.setup
-        graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[source]
+        graph = self.bundle.manifest.variant(random_bundle.VARIANT).graphs[name]
         plain = self.bundle.path(graph.path)
         path = quantized(self.rules, name, plain, self.folder / "quantized")
         builder.check_target(name, path, setup.target)
@@ -310,6 +330,15 @@ def rows(
                 weight_bytes=weights.get(name, 0) * layers,
                 note=note,
             )
+
+
+def memory_plan(model: ModelSpec, rows: Sequence[Row]) -> MemoryPlan:
+    """The memory of the job, with the text encoder's whole vocabulary."""
+    weights = {name: row.weight_bytes // row.layers for row in rows for name in row.stands_for}
+    activations = {name: row.activation_bytes for row in rows for name in row.stands_for}
+    words = model.text.vocab_size - random_bundle.VOCABULARY
+    weights[TEXT_ENCODER] += words * model.text.hidden_size * num_bytes("bfloat16", (1,))
+    return bound_memory.plan(model, weights, activations, pass_frames(model))
 
 
 def _part(graph: str) -> str:

@@ -1,6 +1,6 @@
 """A bundle of full-width graphs with random weights: what a model compiles to, without it.
 
-The graphs of a model are alike, layer by layer: one block stands for all blocks, and two text
+The graphs of a model are alike, layer by layer: all blocks are the files of one, and two text
 encoders, of one layer and of two, tell what a layer adds.
 """
 
@@ -15,8 +15,9 @@ from typing import Final
 import msgspec
 import torch
 
-from sana_rt import __version__
+from sana_rt import __version__, graph_names
 from sana_rt.bundle import Bundle, describe, save
+from sana_rt.export import autoencoders
 from sana_rt.export.graph_definition import GraphDefinition
 from sana_rt.export.graphs import (
     text_encoder_graph,
@@ -35,13 +36,15 @@ VARIANT: Final = "bf16"
 #: The text encoder with two layers; ``text_encoder`` has one.
 TWO_LAYERS: Final = "text_encoder_2"
 
-# Rows of the embedding table. One row is read a token; a table of full size would count as
-# read in full.
-_VOCABULARY: Final = 1024
+_SOURCE: Final = Source("random weights", "random", "0" * 64)
+
+#: Rows of the embedding table. One row is read a token; a table of full size would count as
+#: read in full.
+VOCABULARY: Final = 1024
 
 
 def write(root: Path, model: ModelSpec, report: Callable[[str], None]) -> Bundle:
-    """Write ``model``, with one block, as the bfloat16 variant of a new bundle at ``root``.
+    """Write ``model``, with one file for all blocks, as the variant of a new bundle at ``root``.
 
     Graphs of an autoencoder whose architecture is not known here are left out.
     """
@@ -52,15 +55,19 @@ def write(root: Path, model: ModelSpec, report: Callable[[str], None]) -> Bundle
         topology = trace(definition, TRACE_SIZES.dims(small))
         folder, weights = root / VARIANT, random_weights(definition)
         graphs[definition.name] = write_graph(topology, definition, weights, folder)
-    files = [root / path for graph in graphs.values() for path in (graph.path, *graph.weights)]
-    source = Source("random weights", "random", "0" * 64)
+    names = graph_names.blocks(model.transformer.num_layers)
+    graphs |= dict.fromkeys(names, graphs[graph_names.block(0)])
+    autoencoder = autoencoders.find(model.vae)
+    decoder = None if autoencoder is None else autoencoder.window()
+    variant = Variant("bfloat16", "Random weights.", _SOURCE, graphs, decoder=decoder)
+    files = {root / path for graph in graphs.values() for path in (graph.path, *graph.weights)}
     manifest = Manifest(
         format=FORMAT,
         format_version=FORMAT_VERSION,
         created_by=f"sana-rt {__version__}",
-        model=small,
+        model=with_layers(model, blocks=model.transformer.num_layers, text=1),
         files=describe(root, files),
-        variants={VARIANT: Variant("bfloat16", "Random weights, one block.", source, graphs)},
+        variants={VARIANT: variant},
     )
     return save(root, manifest)
 
@@ -71,7 +78,7 @@ def with_layers(model: ModelSpec, *, blocks: int, text: int) -> ModelSpec:
     return edit(
         model,
         transformer=edit(model.transformer, num_layers=blocks),
-        text=edit(model.text, num_layers=text, vocab_size=_VOCABULARY),
+        text=edit(model.text, num_layers=text, vocab_size=VOCABULARY),
     )
 
 

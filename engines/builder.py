@@ -202,7 +202,7 @@ def _plan(bundle: Bundle, settings: Settings, graph: Graph, name: str, built: Bu
         flavour_version=key.version,
         compute_capability=key.compute_capability,
         profile=key.profile,
-        built_from=freshness.built_from(bundle, settings.variant, name),
+        built_from=bundle.manifest.built_from(settings.variant, name),
         options=key.options,
         inputs=graph.inputs,
         outputs=graph.outputs,

@@ -6,15 +6,15 @@ A plan is current while everything that it was built from is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
+from sana_rt import freshness
 from sana_rt.bundle import Bundle
 from sana_rt.engines import profiles
 from sana_rt.engines.cards import Target
 from sana_rt.engines.trt_api import Flavour
 from sana_rt.engines.workloads import Workload
-from sana_rt.errors import BundleFileError
-from sana_rt.manifest import BuiltFrom, DimRange, Plan, Quantization
+from sana_rt.manifest import DimRange, Plan, Quantization
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Settings:
     @property
     def options(self) -> dict[str, str]:
         """The options as the manifest records them."""
-        return {"tf32": str(self.tf32).lower()}
+        return {"aux_streams": "0", "tf32": str(self.tf32).lower()}
 
 
 @dataclass(frozen=True)
 class PlanKey:
     """All that decides what a plan is; each field is a reason of its own to build again."""
 
-    graph: str
-    weights: tuple[str, ...]
+    graph: str = field(metadata={"opaque": True})
+    weights: tuple[str, ...] = field(metadata={"opaque": True})
     quantization: Quantization | None
     flavour: str
     version: str
@@ -74,7 +74,7 @@ def survey(bundle: Bundle, settings: Settings) -> tuple[PlanStatus, ...]:
 def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
     """The key of the plan that a build of the graph called ``name`` would make."""
     variant = bundle.manifest.variant(settings.variant)
-    source = built_from(bundle, settings.variant, name)
+    source = bundle.manifest.built_from(settings.variant, name)
     return PlanKey(
         graph=source.graph,
         weights=source.weights,
@@ -87,14 +87,6 @@ def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
         ),
         options=settings.options,
     )
-
-
-def built_from(bundle: Bundle, variant_name: str, name: str) -> BuiltFrom:
-    """The hashes of a graph's files, as the manifest lists them."""
-    variant = bundle.manifest.variant(variant_name)
-    graph = variant.graphs[name]
-    path, *weights = (bundle.manifest.file(path).sha256 for path in (graph.path, *graph.weights))
-    return BuiltFrom(path, tuple(weights), variant.quantization)
 
 
 def recorded(plan: Plan) -> PlanKey:
@@ -111,33 +103,9 @@ def recorded(plan: Plan) -> PlanKey:
     )
 
 
-def differences(old: PlanKey, new: PlanKey) -> Iterator[str]:
-    """What of the key is not the same, in words, with both values."""
-    for part in fields(PlanKey):
-        before, after = getattr(old, part.name), getattr(new, part.name)
-        if before == after:
-            continue
-        if isinstance(before, dict):
-            yield from _entries(part.name, before, after)
-        elif part.name in ("graph", "weights"):
-            yield f"the {part.name} changed"
-        else:
-            yield f"{part.name} was {before}, is {after}".replace("_", " ")
-
-
-def _entries(what: str, before: dict[str, object], after: dict[str, object]) -> Iterator[str]:
-    for name in sorted(before | after):
-        if before.get(name) != after.get(name):
-            yield f"{what}: {name} was {before.get(name)}, is {after.get(name)}"
-
-
 def _reasons(bundle: Bundle, plan: Plan | None, key: PlanKey) -> Iterator[str]:
     if plan is None:
         yield "never built"
         return
-    yield from differences(recorded(plan), key)
-    for path in (plan.path, plan.log):
-        try:
-            bundle.check_hash(bundle.manifest.file(path))
-        except BundleFileError as error:
-            yield f"damaged: {error.happened}"
+    yield from freshness.differences(recorded(plan), key)
+    yield from freshness.damaged(bundle, (plan.path, plan.log))

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto
+
+from sana_rt.errors import BundleFileError
+from sana_rt.files import storage_errors
 
 #: Types that not every card can multiply, by their number in ONNX.
 LOW_PRECISION: Final[dict[int, str]] = {
@@ -16,8 +20,14 @@ LOW_PRECISION: Final[dict[int, str]] = {
 
 
 def load(path: Path) -> ModelProto:
-    """The graph without its weights."""
-    return onnx.load(path, load_external_data=False)
+    """The graph without its weights; raises :class:`BundleFileError` if it is none."""
+    try:
+        with storage_errors(path):
+            return onnx.load(path, load_external_data=False)
+    except DecodeError as error:
+        raise BundleFileError(
+            f"{path} is not an ONNX graph: {error}.", remedy="export the checkpoint again."
+        ) from error
 
 
 def low_precision(model: ModelProto) -> dict[str, str]:

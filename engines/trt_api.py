@@ -175,6 +175,7 @@ class TensorRT:
     def _config(self, builder: Any, request: BuildRequest) -> Any:
         api, config = self._api, builder.create_builder_config()
         config.profiling_verbosity = api.ProfilingVerbosity.DETAILED  # prints the layer table
+        config.max_aux_streams = 0  # a step is captured on one stream, and others need memory
         if self.capabilities.builds_without_gpu:
             config.num_compute_capabilities = 1
             member = getattr(api.ComputeCapability, request.target.member)

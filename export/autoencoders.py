@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sana_rt.errors import CheckpointFormatError
-from sana_rt.export.config_keys import shown
+from sana_rt.export import config_keys, config_tables
+from sana_rt.export.config_keys import Table, shown
 from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.export.wan import Wan
@@ -52,9 +53,9 @@ class Autoencoder(Protocol):
 AUTOENCODERS: Final[Mapping[str, type[Autoencoder]]] = {"wan": Wan}
 
 #: Those that are known, but have no graphs, by the beginning of diffusers' name.
-_WITHOUT_GRAPHS: Final[Mapping[str, VAESpec]] = {
-    "AutoencoderKLLTX2Video": LTX2_VAE,
-    "AutoencoderDC": DCAE_VAE,
+_WITHOUT_GRAPHS: Final[Mapping[str, tuple[VAESpec, Table | None]]] = {
+    "AutoencoderKLLTX2Video": (LTX2_VAE, config_tables.LTX2),
+    "AutoencoderDC": (DCAE_VAE, None),  # diffusers has no class of its video form
 }
 
 
@@ -72,8 +73,10 @@ def read_spec(folder: Path) -> VAESpec:
     for known in AUTOENCODERS.values():
         if name == known.class_name():
             return known.read(path, config)
-    for beginning, spec in _WITHOUT_GRAPHS.items():
+    for beginning, (spec, table) in _WITHOUT_GRAPHS.items():
         if str(name).startswith(beginning):
+            if table is not None:
+                config_keys.choose(path, config, table)
             return spec
     names = [*(known.class_name() for known in AUTOENCODERS.values()), *_WITHOUT_GRAPHS]
     raise CheckpointFormatError(

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from sana_rt import tokenizer_file
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import autoencoders, configs, instructions, tensor_shapes
+from sana_rt.export import autoencoders, config_keys, configs, instructions, tensor_shapes
 from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
@@ -31,7 +33,14 @@ from sana_rt.export.weights import (
 )
 from sana_rt.files import sha256
 from sana_rt.manifest import Source
-from sana_rt.model_spec import PRESETS, ModelSpec, TransformerSpec
+from sana_rt.model_spec import (
+    PRESETS,
+    ModelSpec,
+    TextSpec,
+    TransformerSpec,
+    contradictions,
+    differences,
+)
 
 Layout = Literal["diffusers", "original", "longsana"]
 
@@ -64,12 +73,17 @@ class Checkpoint:
             raise CheckpointFormatError(f"The checkpoint {self.name} has no {name}.")
         return weights
 
+    @cached_property
     def source(self) -> Source:
-        """Where the weights came from; reads every weight file once to hash it.
+        """Where the weights came from; every weight file is read once to hash it.
 
         ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
         each weight file, sorted.
         """
+        return self._source
+
+    @cached_property
+    def _source(self) -> Source:
         names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
         lines = sorted(
             f"{sha256(path)}  {name}/{path.name}\n"
@@ -108,8 +122,8 @@ def open_checkpoint(
     without configuration is; it is needed only where the tensors' shapes fit no preset.
     ``instruction`` goes before prompts: see :func:`sana_rt.export.instructions.instruction`; by
     default it is the checkpoint's own or the one that SANA-Video was trained with. Raises
-    :class:`CheckpointFormatError`, :class:`UnsafeCheckpointError` or, listing every fault,
-    :class:`CheckpointKeysError`.
+    :class:`CheckpointFormatError`, :class:`UnsafeCheckpointError`, :class:`TokenizerError` for a
+    tokenizer of another text encoder or, listing every fault, :class:`CheckpointKeysError`.
     """
     known = _preset(preset)
     layout, transformer = _open_transformer(path)
@@ -117,8 +131,16 @@ def open_checkpoint(
     spec = _spec(path, layout, transformer, parts, known)
     if instruction is not None:
         spec = configs.with_instruction(spec, instructions.instruction(instruction))
+    for each in contradictions(spec):
+        raise CheckpointFormatError(
+            f"{path} is of no model: {each.field} is {each.value}.",
+            expected=f"{each.expected}.",
+            remedy="correct its configuration files, or --preset.",
+        )
     transformer.check(tensor_shapes.transformer(spec), "transformer")
     vae, vae_notes = _open_vae(spec, parts.vae)
+    if parts.text_encoder is not None and parts.tokenizer is not None:
+        _check_tokenizer(parts.tokenizer, spec.text, parts.text_encoder / "config.json")
     text_encoder, text_notes = _open_text_encoder(spec, parts.text_encoder)
     return Checkpoint(
         name=_source_name(path),
@@ -246,9 +268,12 @@ def _transformer_spec(
         return spec
     causal = preset.transformer
     spec = msgspec.structs.replace(spec, causal=causal.causal, attention_eps=causal.attention_eps)
-    if spec != causal:
+    found = [f"{name} is {one}, not {other}" for name, one, other in differences(spec, causal)]
+    if found:
         raise UsageError(
-            f"{path} is not {preset.name}: its configuration says {spec}.", expected=f"{causal}."
+            f"{path} is not {preset.name}: in its transformer's configuration {'; '.join(found)}.",
+            expected=f"the configuration of {preset.name}.",
+            remedy="give the checkpoint of that model.",
         )
     return spec
 
@@ -289,6 +314,18 @@ def _open_text_encoder(
         weights = weights.under("model.")
     weights.check(tensor_shapes.text_encoder(spec.text), "text encoder")
     return weights, ()
+
+
+def _check_tokenizer(path: Path, spec: TextSpec, config: Path) -> None:
+    """Raise :class:`TokenizerError` unless it is a tokenizer of the text encoder of ``config``."""
+    tokenizer = tokenizer_file.read(path, spec)
+    ends = read_json(config).get("eos_token_id")  # a number, several, or none
+    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if not all(type(each) is int for each in ids):
+        raise CheckpointFormatError(
+            f"{config}: eos_token_id is {config_keys.shown(ends)}.", expected="numbers of tokens."
+        )
+    tokenizer_file.check_special(tokenizer, ids, f"the end, as {config} says", path)
 
 
 def _tokenizer_notes(path: Path | None) -> tuple[str, ...]:

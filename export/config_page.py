@@ -26,7 +26,7 @@ it is refused. A key that is not listed is refused, because it may be one that m
 must be finite and below a bound far above every model; a key must not be there twice.
 
 A block-causal model's scheduler file is not read: the model is distilled for steps of its own.
-Nor are the sizes of an LTX-2 or DC-AE autoencoder, which has no graphs.
+Nor are the sizes of a DC-AE autoencoder, which has no graphs.
 """
 
 

@@ -172,6 +172,37 @@ WAN: Final = Table(
 )
 
 
+_NO_GRAPHS: Final = NoEffect("No graphs are made of this autoencoder; its latents are given out.")
+
+LTX2: Final = Table(
+    ("_class_name", "AutoencoderKLLTX2Video"),
+    {
+        "latent_channels": MustBe("latents have 128 channels", (128,), default=128),
+        "patch_size": MustBe("a latent is 32 pixels wide", (4,), default=4),
+        "patch_size_t": MustBe("a latent frame is 8 frames", (1,), default=1),
+        "spatial_compression_ratio": MustBe("a latent is 32 pixels wide", (32, None), default=None),
+        "temporal_compression_ratio": MustBe("a latent frame is 8 frames", (8, None), default=None),
+        "spatio_temporal_scaling": MustBe(
+            "a latent is 32 pixels wide", ([True] * 4,), default=[True] * 4
+        ),
+        "in_channels": MustBe("red, green, blue", (3,), default=3),
+        "out_channels": MustBe("red, green, blue", (3,), default=3),
+    }
+    | dict.fromkeys(
+        (
+            *("block_out_channels", "down_block_types", "decoder_block_out_channels"),
+            *("layers_per_block", "decoder_layers_per_block", "decoder_spatio_temporal_scaling"),
+            *("decoder_inject_noise", "downsample_type", "upsample_type", "upsample_residual"),
+            *("upsample_factor", "timestep_conditioning", "resnet_norm_eps", "scaling_factor"),
+            *("encoder_causal", "decoder_causal"),
+            *("encoder_spatial_padding_mode", "decoder_spatial_padding_mode"),
+        ),
+        _NO_GRAPHS,
+    ),
+    _DIFFUSERS | _UNQUANTIZED,
+)
+
+
 def _layer_types(before: Values) -> list[str]:
     kinds = ("sliding_attention", "full_attention")
     return [kinds[index % 2] for index in range(before["num_hidden_layers"])]
@@ -203,7 +234,7 @@ GEMMA2: Final = Table(
         "rms_norm_eps": Used("Epsilon of the norms.", _Epsilon, 1e-6),
         "use_cache": NoEffect("A prompt is encoded in one pass."),
         "pad_token_id": Used("Padding.", _Id, 0),
-        "eos_token_id": NoEffect("No text is generated."),
+        "eos_token_id": NoEffect("No text is generated; the tokenizer must have it."),
         "bos_token_id": Used("The first token.", _Id, 2),
         "tie_word_embeddings": NoEffect("The encoder has no language head."),
         "rope_parameters": Within("Rotary positions.", _ROPE),
@@ -365,6 +396,7 @@ PIPELINES: Final = tuple(
 DOCUMENTED: Final[Mapping[str, Table]] = {
     "transformer/config.json": TRANSFORMER,
     "vae/config.json": WAN,
+    "vae/config.json of LTX-2": LTX2,
     "text_encoder/config.json": GEMMA2,
     "scheduler/scheduler_config.json of DPM-Solver++": DPM_SOLVER,
     "scheduler/scheduler_config.json of flow Euler": FLOW_EULER,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, ModelInfo, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -36,6 +38,7 @@ NEEDED: Final = (
     "checkpoints/*.pt",
     "checkpoints/*.pth",
     "vae/*.pth",
+    "LICENSE*",
 )
 #: Second copies of the same weights.
 UNNEEDED: Final = ("*.fp16.*", "*.bf16.*")
@@ -46,35 +49,64 @@ _HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def fetch(repo_id: str, revision: str, folder: Path, *, endpoint: str | None = None) -> str:
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit, and the licence that its model card states."""
+
+    repo_id: str
+    revision: str
+    license: str | None
+
+    @property
+    def record(self) -> dict[str, str | None]:
+        """What is written into the folder."""
+        return asdict(self)
+
+
+def fetch(
+    repo_id: str,
+    revision: str,
+    folder: Path,
+    *,
+    endpoint: str | None = None,
+    announce: Callable[[Snapshot], None] = lambda _: None,
+) -> str:
     """Download what an export needs of ``repo_id`` into ``folder``; returns the commit.
 
-    A branch or tag is resolved first; the commit is written into ``folder`` when everything is
-    there, and ends up in the manifest. What was downloaded before is not downloaded again.
-    Raises :class:`FetchError`, :class:`StorageError`, or :class:`UsageError` if ``folder`` holds
-    another revision.
+    A branch or tag is resolved first, and ``announce`` is told what will be downloaded. The commit
+    and the licence are written into ``folder`` when everything is there; the commit ends up in the
+    manifest. What was downloaded before is not downloaded again. Raises :class:`FetchError`,
+    :class:`StorageError`, or :class:`UsageError` if ``folder`` holds another revision.
     """
-    commit = _resolve(repo_id, revision, endpoint)
-    record = {"repo_id": repo_id, "revision": commit}
-    _check_folder(folder, record)
-    with storage_errors(folder):
-        _download(repo_id, commit, folder, endpoint)
-    write_bytes(folder / FETCHED_NAME, json.dumps(record, indent=2).encode() + b"\n")
-    return commit
-
-
-def _resolve(repo_id: str, revision: str, endpoint: str | None) -> str:
     if _COMMIT.fullmatch(revision):
-        return revision
+        _check_folder(folder, repo_id, revision)  # without asking the hub
+    snapshot = _resolve(repo_id, revision, endpoint)
+    _check_folder(folder, repo_id, snapshot.revision)
+    announce(snapshot)
+    with storage_errors(folder):
+        _download(repo_id, snapshot.revision, folder, endpoint)
+    record = json.dumps(snapshot.record, indent=2).encode() + b"\n"
+    write_bytes(folder / FETCHED_NAME, record)
+    return snapshot.revision
+
+
+def _resolve(repo_id: str, revision: str, endpoint: str | None) -> Snapshot:
     try:
-        commit = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision).sha
+        info = HfApi(endpoint=endpoint).model_info(repo_id, revision=revision)
     except HFValidationError as error:
         raise UsageError(f"{repo_id!r} is no repository id: {error}.") from error
     except (_HTTPError, OfflineModeIsEnabled) as error:
         raise _failed(f"{repo_id}@{revision}", error) from error
-    if commit is None:
+    if info.sha is None:
         raise FetchError(f"The hub names no commit for {repo_id}@{revision}.")
-    return commit
+    return Snapshot(repo_id, info.sha, _license(info))
+
+
+def _license(info: ModelInfo) -> str | None:
+    """What the model card states: an identifier, a name, a link."""
+    names = ("license", "license_name", "license_link")
+    stated = [getattr(info.card_data, name, None) for name in names]
+    return ", ".join(str(each) for each in stated if each) or None
 
 
 def _download(repo_id: str, commit: str, folder: Path, endpoint: str | None) -> None:
@@ -93,15 +125,15 @@ def _download(repo_id: str, commit: str, folder: Path, endpoint: str | None) -> 
         raise _failed(f"{repo_id}@{commit}", error) from error
 
 
-def _check_folder(folder: Path, record: dict[str, str]) -> None:
+def _check_folder(folder: Path, repo_id: str, revision: str) -> None:
     path = folder / FETCHED_NAME
     if not path.is_file():
         return
     there = read_json(path)
-    if there != record:
+    if (there.get("repo_id"), there.get("revision")) != (repo_id, revision):
         raise UsageError(
             f"{folder} holds {there.get('repo_id')}@{there.get('revision')}.",
-            expected=f"{record['repo_id']}@{record['revision']}, or an empty folder.",
+            expected=f"{repo_id}@{revision}, or an empty folder.",
             remedy="choose another folder with --output, or remove this one.",
         )
 

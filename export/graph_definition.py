@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from torch import nn
 
-from sana_rt.tensors import Dim, Shape, TensorSpec
+from sana_rt.tensors import TensorSpec
 
 DType = Literal["float32", "bfloat16"]
 PartName = Literal["transformer", "vae", "text_encoder"]
-Signature = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
-
-#: Dimensions that a caller chooses.
-BATCH: Final[Dim] = "batch"
-SIZE: Final[Shape] = ("height", "width")
-LATENT_SIZE: Final[Shape] = ("latent_height", "latent_width")
 
 
 @dataclass(frozen=True)
@@ -36,13 +30,3 @@ class GraphDefinition:
     outputs: tuple[TensorSpec, ...]
     source: PartName = "transformer"
     prefix: str = ""
-
-
-def f32(name: str, *shape: Dim) -> TensorSpec:
-    """A float32 tensor."""
-    return TensorSpec(name, "float32", shape)
-
-
-def next_value(tensor: TensorSpec) -> TensorSpec:
-    """The output that the input ``tensor`` becomes in the next run."""
-    return TensorSpec(f"{tensor.name}_out", tensor.dtype, tensor.shape)

@@ -22,7 +22,7 @@ from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import ManifestValueError, UsageError
-from sana_rt.export import autoencoders, verify
+from sana_rt.export import autoencoders, freshness, verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.graph_passes import Weight
@@ -31,8 +31,8 @@ from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
-from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
-from sana_rt.model_spec import ModelSpec
+from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Variant
+from sana_rt.model_spec import differences
 from sana_rt.progress import ReportProgress, silent
 from sana_rt.weights_file import Extent
 
@@ -49,11 +49,15 @@ _DESCRIPTIONS: Final[dict[DType, str]] = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export: the type of weights and activations, the variant's name, and checking."""
+    """How to export: the type of weights and activations, the variant's name, and checking.
+
+    ``overwrite`` replaces a bundle of another checkpoint or of other settings, all of it.
+    """
 
     dtype: DType = "float32"
     variant: str | None = None
     verify: bool = True
+    overwrite: bool = False
 
     @property
     def name(self) -> str:
@@ -73,7 +77,8 @@ def export_bundle(
 
     A bundle that exists keeps its other variants; a variant of the same name is replaced when
     the new one is complete, and not before. ``progress`` is called with the name of each graph
-    before it is written, and at the end. Raises :class:`UsageError` where ``root`` holds
+    before it is written, and at the end. Whether that is necessary says
+    :func:`sana_rt.export.freshness.reasons`. Raises :class:`UsageError` where ``root`` holds
     something else, :class:`LockedError`, :class:`StorageError`, :class:`CheckpointFormatError`
     for weights that are not finite, and :class:`VerificationError`.
     """
@@ -81,14 +86,14 @@ def export_bundle(
     _check_name(options.name)
     _check_place(root)
     with lock(root):
-        source = checkpoint.source()
-        before = _existing(root, checkpoint, source)
+        before = Bundle.read(root).manifest if Bundle.exists(root) else None
+        kept = _kept(root, before, checkpoint, options)
         with new_folder(root, options.name, before) as folder:
             graphs = _write_graphs(checkpoint, folder, options, progress)
-        variant = _variant(checkpoint, options.dtype, source, graphs)
+        variant = _variant(checkpoint, options.dtype, graphs)
         tokenizer = _write_tokenizer(checkpoint, root, before)
         after = msgspec.structs.replace(
-            (before or _empty(checkpoint)).with_variants({options.name: variant}),
+            kept.with_variants({options.name: variant}),
             created_by=_CREATED_BY,
             tokenizer=tokenizer,
         )
@@ -116,37 +121,55 @@ def _check_place(root: Path) -> None:
         )
 
 
-def _existing(root: Path, checkpoint: Checkpoint, source: Source) -> Manifest | None:
-    if not (root / MANIFEST_NAME).is_file():
-        return None
-    manifest = Bundle.read(root).manifest
+def _kept(
+    root: Path, before: Manifest | None, checkpoint: Checkpoint, options: ExportOptions
+) -> Manifest:
+    """The manifest that the variant goes into: what stays of the one of before."""
+    if before is None:
+        return _empty(checkpoint)
+    if options.overwrite and not _same_model(before, checkpoint):
+        return msgspec.structs.replace(before, model=checkpoint.spec, variants={})
+    _check_same_model(root, before, checkpoint)
+    return before
+
+
+def _same_model(manifest: Manifest, checkpoint: Checkpoint) -> bool:
+    hashes = {variant.source.sha256 for variant in manifest.variants.values()}
+    return checkpoint.source.sha256 in hashes and manifest.model == checkpoint.spec
+
+
+def _check_same_model(root: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    source, remedy = checkpoint.source, "export to another directory, or replace it: --overwrite."
     sources = [variant.source for variant in manifest.variants.values()]
     if source.sha256 not in {each.sha256 for each in sources}:
         raise UsageError(
             f"{root} is a bundle of {sources[0].checkpoint}, sha256 {sources[0].sha256}.",
             expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
-            remedy="export to another directory.",
+            remedy=remedy,
         )
-    if manifest.model != checkpoint.spec:
-        different = [
-            name
-            for name in ModelSpec.__struct_fields__
-            if getattr(manifest.model, name) != getattr(checkpoint.spec, name)
-        ]
+    found = [
+        f"{name} is {ours}, in the bundle {there}"
+        for name, ours, there in differences(checkpoint.spec, manifest.model)
+    ]
+    if found:
         raise UsageError(
-            f"{root} was exported with other settings of {', '.join(different)}.",
-            expected="the same --preset and --instruction for all variants of a bundle.",
-            remedy="export to another directory, or remove this one.",
+            f"{root} is of the same weights, but of another model: {'; '.join(found)}.",
+            expected="the same configuration, --preset and --instruction for all variants.",
+            remedy=remedy,
         )
-    return manifest
 
 
-def _variant(
-    checkpoint: Checkpoint, dtype: DType, source: Source, graphs: dict[str, Graph]
-) -> Variant:
+def _variant(checkpoint: Checkpoint, dtype: DType, graphs: dict[str, Graph]) -> Variant:
     autoencoder = autoencoders.find(checkpoint.spec.vae) if DECODER in graphs else None
     decoder = None if autoencoder is None else autoencoder.window()
-    return Variant(dtype, _DESCRIPTIONS[dtype], source, graphs, decoder=decoder)
+    return Variant(
+        dtype,
+        _DESCRIPTIONS[dtype],
+        checkpoint.source,
+        graphs,
+        decoder=decoder,
+        maker=freshness.maker(),
+    )
 
 
 def _write_graphs(

@@ -7,17 +7,19 @@ the graph is the module's; it does not show how bfloat16 activations round.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx.external_data_helper import uses_external_data
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_c
 from torch import nn
 
 from sana_rt import graph_names
@@ -28,8 +30,9 @@ from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.graphs import Sizes, definitions
 from sana_rt.export.modules.gemma2 import ScaledEmbedding
 from sana_rt.export.weights import Weights
-from sana_rt.manifest import Verification
-from sana_rt.model_spec import ModelSpec
+from sana_rt.files import sha256
+from sana_rt.manifest import Graph, Manifest, Variant, Verification
+from sana_rt.model_spec import ModelSpec, differences
 from sana_rt.tensors import TensorSpec, resolve
 
 #: Two sizes of every dimension, one of them the smallest: a clip of one frame.
@@ -57,6 +60,21 @@ _DEEP: Final = (
 #: A bfloat16 graph holds the module's constants rounded to bfloat16, whose unit roundoff this is.
 BFLOAT16_TOLERANCE: Final = 2.0**-8
 
+Outcome = Literal["ok", "failed", "not checked"]
+
+_DTYPES: Final[Mapping[str, DType]] = {"float32": "float32", "bfloat16": "bfloat16"}
+#: What the libraries raise for a graph that is none, although its hash is the listed one.
+_UNREADABLE: Final = (
+    DecodeError,
+    ValueError,
+    ort_c.Fail,
+    ort_c.InvalidArgument,
+    ort_c.InvalidGraph,
+    ort_c.InvalidProtobuf,
+    ort_c.NotImplemented,
+    ort_c.RuntimeException,
+)
+
 _SEED: Final = 0
 _MASKED: Final = -10000.0
 
@@ -65,60 +83,166 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """What the verification of one graph (or of all files, ``graph`` None) came to."""
+    """What one check came to; ``graph`` is None where it is of files or of a whole variant."""
 
-    variant: str
-    graph: str | None
-    passed: bool
+    what: str
+    outcome: Outcome
     message: str
+    variant: str | None = None
+    graph: str | None = None
     verification: Verification | None = None
 
 
-def verify_bundle(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Finding]:
-    """Check every file's hash, and every graph against the module of ``checkpoint``.
+def is_of(bundle: Bundle, checkpoint: Checkpoint) -> bool | None:
+    """Whether any variant is of the weights of ``checkpoint``; every weight file is hashed.
 
-    Quantized variants are not the module's and are left out. Findings come as they are made.
+    None if that cannot be told: a checkpoint without a part that the bundle has is hashed
+    without it.
     """
-    yield from _verify_files(bundle)
+    variants = bundle.manifest.variants.values()
+    if any(_absent(name, checkpoint) for variant in variants for name in variant.graphs):
+        return None
+    return checkpoint.source.sha256 in {variant.source.sha256 for variant in variants}
+
+
+def verify_bundle(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Check every file's hash, the model's fields, and every graph against its module.
+
+    Findings come as they are made. What is not compared is a finding, too, and says why.
+    """
+    damaged = _damaged(bundle)
+    count = len(bundle.manifest.files)
+    whole = f"{count} files have their hashes"
+    yield Finding("files", _passed(not damaged), "\n".join(damaged.values()) or whole)
+    yield _model(bundle, checkpoint)
+    yield _tokenizer(bundle, checkpoint)
+    sha256 = None if is_of(bundle, checkpoint) is None else checkpoint.source.sha256
     for name, variant in bundle.manifest.variants.items():
-        if variant.quantization is not None or variant.dtype not in ("float32", "bfloat16"):
-            yield Finding(name, None, True, "quantized: not compared with modules")
-            continue
-        known = {each.name: each for each in definitions(checkpoint, _dtype(variant.dtype))}
-        for graph_name, graph in variant.graphs.items():
-            if graph_name in known:
-                path = bundle.path(graph.path)
-                yield _compared(name, known[graph_name], path, checkpoint)
-            else:
-                yield Finding(name, graph_name, False, "its part is not in the checkpoint given")
+        yield from _recorded(name, variant)
+        if (reason := _reason(variant, sha256)) is not None:
+            yield Finding(name, "not checked", reason, name)
+        else:
+            yield from _graphs(bundle, name, checkpoint, damaged)
+        yield from _plans(bundle.manifest, name)
 
 
-def _dtype(dtype: str) -> DType:
-    return "float32" if dtype == "float32" else "bfloat16"
-
-
-def _verify_files(bundle: Bundle) -> Iterator[Finding]:
-    wrong = []
+def _damaged(bundle: Bundle) -> dict[str, str]:
+    """What is wrong with files, by path."""
+    wrong = {}
     for file in bundle.manifest.files:
         try:
             bundle.check_hash(file)
         except BundleFileError as error:
-            wrong.append(error.happened)
-    count = len(bundle.manifest.files)
-    yield Finding("", None, not wrong, "\n".join(wrong) or f"{count} files have their hashes")
+            wrong[file.path] = error.happened
+    return wrong
 
 
-def _compared(
-    variant: str, definition: GraphDefinition, path: Path, checkpoint: Checkpoint
-) -> Finding:
-    found = compare(definition, path, checkpoint)
-    passed = found.max_error <= found.tolerance
-    return Finding(variant, definition.name, passed, "compared with its module", found)
+def _model(bundle: Bundle, checkpoint: Checkpoint) -> Finding:
+    """The fields of both; the instruction is no fact of the checkpoint, but an option."""
+    found = [
+        f"{name} is {there} in the bundle, {ours} in the checkpoint"
+        for name, ours, there in differences(checkpoint.spec, bundle.manifest.model)
+        if name != "text.instruction"
+    ]
+    return Finding("model", _passed(not found), "; ".join(found) or "its fields are the bundle's")
+
+
+def _tokenizer(bundle: Bundle, checkpoint: Checkpoint) -> Finding:
+    path = bundle.manifest.tokenizer
+    if path is None or checkpoint.tokenizer is None:
+        owner = "bundle" if path is None else "checkpoint"
+        return Finding("tokenizer", "not checked", f"the {owner} has none")
+    same = sha256(checkpoint.tokenizer) == bundle.manifest.file(path).sha256
+    message = "it is the checkpoint's" if same else f"it is not {checkpoint.tokenizer}"
+    return Finding("tokenizer", _passed(same), message)
+
+
+def _recorded(name: str, variant: Variant) -> Iterator[Finding]:
+    """Errors that were measured at export, and do not show what they should."""
+    for graph_name, graph in variant.graphs.items():
+        found = graph.verification
+        if found is not None and not found.passed:
+            message = "recorded at export, above its tolerance"
+            what = f"{name}/{graph_name}"
+            yield Finding(what, "failed", message, name, graph_name, found)
+
+
+def _reason(variant: Variant, sha256: str | None) -> str | None:
+    """Why a variant's graphs are not compared with modules, if they are not."""
+    if variant.quantization is not None:
+        return "quantized: its graphs are not the modules'; sana-rt quality compares what it plays"
+    if variant.dtype not in _DTYPES:
+        return f"{variant.dtype}: compared are {' and '.join(_DTYPES)}"
+    source = variant.source
+    if sha256 not in (None, source.sha256):
+        return f"of another checkpoint: {source.checkpoint}, SHA-256 {source.sha256}"
+    return None
+
+
+def _graphs(
+    bundle: Bundle, name: str, checkpoint: Checkpoint, damaged: Container[str]
+) -> Iterator[Finding]:
+    variant = bundle.manifest.variant(name)
+    known = {each.name: each for each in definitions(checkpoint, _DTYPES[variant.dtype])}
+    for graph_name, graph in variant.graphs.items():
+        outcome, message, found = _judged(bundle, graph, known.get(graph_name), checkpoint, damaged)
+        if absent := _absent(graph_name, checkpoint):
+            outcome, message = "not checked", absent
+        yield Finding(f"{name}/{graph_name}", outcome, message, name, graph_name, found)
+
+
+_Judgement = tuple[Outcome, str, Verification | None]
+
+
+def _judged(
+    bundle: Bundle,
+    graph: Graph,
+    definition: GraphDefinition | None,
+    checkpoint: Checkpoint,
+    damaged: Container[str],
+) -> _Judgement:
+    """A graph compared with its module, or why it is not."""
+    if any(path in damaged for path in (graph.path, *graph.weights)):
+        return "not checked", "a file of it is damaged", None
+    if definition is None:
+        return "not checked", "it is no graph that this release makes of the checkpoint", None
+    try:
+        bundle.check_onnx(graph)
+        found = compare(definition, bundle.path(graph.path), checkpoint)
+    except (BundleFileError, *_UNREADABLE) as error:
+        return "failed", f"it cannot be run: {error}", None
+    return _passed(found.passed), "compared with its module", found
+
+
+def _plans(manifest: Manifest, name: str) -> Iterator[Finding]:
+    """Plans are not run; whether they are of the graphs that are there is in the manifest."""
+    for target, plans in manifest.variant(name).plans.items():
+        stale = sum(
+            plan.built_from != manifest.built_from(name, graph) for graph, plan in plans.items()
+        )
+        message = "plans are not run here"
+        if stale:
+            message += f"; {stale} of {len(plans)} are of other graphs: sana-rt build renews them"
+        yield Finding(f"{name} for {target}", "not checked", message, name)
+
+
+def _absent(graph: str, checkpoint: Checkpoint) -> str | None:
+    """Which part of the checkpoint a graph needs that is not given, and how to give it."""
+    if graph == graph_names.TEXT_ENCODER and checkpoint.text_encoder is None:
+        return "the checkpoint given has no text encoder: name it with --text-encoder"
+    role = graph_names.role(graph)
+    if role is not None and role.part == "autoencoder" and checkpoint.vae is None:
+        return "the checkpoint given has no autoencoder: name it with --vae"
+    return None
+
+
+def _passed(passed: bool) -> Outcome:
+    return "ok" if passed else "failed"
 
 
 def require(name: str, found: Verification) -> Verification:
     """``found``, or :class:`VerificationError` if its error is above its tolerance (or NaN)."""
-    if not found.max_error <= found.tolerance:
+    if not found.passed:
         raise VerificationError(
             f"The graph {name!r} differs from its module by {found.max_error:.2g} of the largest "
             "output.",
@@ -255,19 +379,13 @@ def _session(path: Path) -> ort.InferenceSession:
 
 
 def _read(tensor: onnx.TensorProto, folder: Path) -> Array:
-    """A bfloat16 tensor outside of the graph's file, in float32."""
+    """A bfloat16 tensor outside of the graph's file, in float32; see Bundle.check_onnx."""
     where = {entry.key: entry.value for entry in tensor.external_data}
-    if Path(where["location"]).name != where["location"]:
-        raise BundleFileError(
-            f"The graph keeps the tensor {tensor.name!r} in {where['location']!r}.",
-            expected="a file beside the graph.",
-            remedy=f"do not use this bundle: {folder} was not written by sana-rt.",
-        )
     stored: Array = np.memmap(
         folder / where["location"],
         dtype=np.uint16,
         mode="r",
-        offset=int(where["offset"]),
+        offset=int(where.get("offset", 0)),
         shape=tuple(tensor.dims),
     )
     wide = stored.astype(np.uint32)

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import torch
 from torch import nn
 
 from sana_rt.export import config_tables, tensor_shapes, wan_keys
-from sana_rt.export.graph_definition import (
-    BATCH,
-    LATENT_SIZE,
-    SIZE,
-    DType,
-    GraphDefinition,
-    Signature,
-    f32,
-    next_value,
-)
-from sana_rt.export.modules.wan_decoder import CacheSpec, WanDecoder, WanDecoderFirst
+from sana_rt.export.graph_definition import DType, GraphDefinition
+from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst
 from sana_rt.export.modules.wan_encoder import WanEncoder
 from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
-from sana_rt.manifest import CACHE_PREFIX, DecodeWindow
+from sana_rt.manifest import DecodeWindow
 from sana_rt.model_spec import WanVAESpec
-from sana_rt.tensors import TensorSpec
+from sana_rt.signatures import autoencoder, wan_cache_count
+
+_MODULES: Final[Mapping[str, Callable[[WanVAESpec], nn.Module]]] = {
+    DECODER_FIRST: WanDecoderFirst,
+    DECODER: WanDecoder,
+    ENCODER: WanEncoder,
+}
 
 
 @dataclass(frozen=True)
@@ -84,29 +80,13 @@ class Wan:
 
     def graphs(self, dtype: DType) -> tuple[GraphDefinition, ...]:
         """The decoder's two steps and the encoder for one image."""
-        spec, window = self.spec, self.window()
-        latents = f32("latents", BATCH, spec.latent_channels, 1, *LATENT_SIZE)
-        image = TensorSpec("image", "uint8", (BATCH, *SIZE, 3))
-        first, later = (
-            TensorSpec("frames", "uint8", (BATCH, count, *SIZE, 3))
-            for count in (window.first_frames, window.frames)
-        )
-        caches = tuple(
-            TensorSpec(f"{CACHE_PREFIX}{index:02d}", dtype, cache.shape(spec.spatial_stride))
-            for index, cache in enumerate(self._caches)
-        )
-        outputs = tuple(map(next_value, caches))
+        return tuple(self._graph(name, dtype) for name in _MODULES)
 
-        def graph(
-            name: str, build: Callable[[], nn.Module], signature: Signature
-        ) -> GraphDefinition:
-            return GraphDefinition(name, name, dtype, build, *signature, source="vae")
-
-        return (
-            graph(DECODER_FIRST, partial(WanDecoderFirst, spec), ((latents,), (first, *outputs))),
-            graph(DECODER, partial(WanDecoder, spec), ((latents, *caches), (later, *outputs))),
-            graph(ENCODER, partial(WanEncoder, spec), ((image,), (latents,))),
-        )
+    def _graph(self, name: str, dtype: DType) -> GraphDefinition:
+        tensors = autoencoder(name, self.spec, dtype)
+        assert tensors is not None, "what is exported has a signature"
+        build = partial(_MODULES[name], self.spec)
+        return GraphDefinition(name, name, dtype, build, *tensors, source="vae")
 
     def window(self) -> DecodeWindow:
         """A latent frame a call, of which the first is one picture."""
@@ -116,10 +96,5 @@ class Wan:
             first_latent_frames=1,
             first_frames=1,
             lookahead=0,
-            caches=len(self._caches),
+            caches=wan_cache_count(self.spec),
         )
-
-    @cached_property
-    def _caches(self) -> tuple[CacheSpec, ...]:
-        with torch.device("meta"):
-            return WanDecoder(self.spec).cache_specs()

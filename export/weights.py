@@ -14,7 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sana_rt import documents
-from sana_rt.errors import CheckpointFormatError, CheckpointKeysError, UnsafeCheckpointError
+from sana_rt.errors import (
+    CheckpointFormatError,
+    CheckpointKeysError,
+    UnsafeCheckpointError,
+    some,
+)
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _PICKLE_MAGIC: Final = b"\x80"
@@ -81,7 +86,7 @@ class Weights(Mapping[str, LazyTensor]):
         ]
         groups = {"missing": missing, "unexpected": unexpected, "mis-shaped": misshaped}
         faults = [
-            f"{len(names)} {label}: {', '.join(names)}." for label, names in groups.items() if names
+            f"{len(names)} {label}: {some(names)}." for label, names in groups.items() if names
         ]
         if faults:
             raise CheckpointKeysError(
@@ -146,7 +151,7 @@ def _open_sharded(index: Path) -> Weights:
     absent = [key for key, name in weight_map.items() if key not in shards[name]]
     if absent:
         raise CheckpointFormatError(
-            f"{index} names tensors that its shards do not hold: {', '.join(sorted(absent))}.",
+            f"{index} names tensors that its shards do not hold: {some(sorted(absent))}.",
             remedy="fetch the index and all shards of one revision again.",
         )
     tensors = {key: shards[name][key] for key, name in weight_map.items()}
@@ -261,9 +266,14 @@ def from_tensors(tensors: Mapping[str, Any], path: Path) -> Weights:
     """Weights over tensors that are in memory or memory-mapped already."""
     lazy = {}
     for name, tensor in tensors.items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        if not isinstance(name, str):
             raise CheckpointFormatError(
-                f"{path}: entry {name!r} is a {type(tensor).__name__}.", expected="a tensor."
+                f"{path}: the name {name!r} of an entry is of type {type(name).__name__}.",
+                expected="names of type str.",
+            )
+        if not isinstance(tensor, torch.Tensor):
+            raise CheckpointFormatError(
+                f"{path}: entry {name!r} is of type {type(tensor).__name__}.", expected="a tensor."
             )
         lazy[name] = LazyTensor(tuple(tensor.shape), _constant(tensor))
     return Weights(lazy, (path,))

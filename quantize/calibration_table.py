@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from sana_rt import documents
-from sana_rt.errors import CalibrationError
+from sana_rt.errors import CalibrationError, some
 from sana_rt.manifest import Calibration, Source
 from sana_rt.model_spec import Count, Frozen, NonNegative
 from sana_rt.quantize.quantized_layer import QuantizedFormat
@@ -61,7 +61,7 @@ class CalibrationTable(Frozen, frozen=True):
         missing = [layer for layer in formats if layer not in self.amax]
         if missing:
             raise CalibrationError(
-                f"The calibration has no entry for {_some(missing)}.",
+                f"The calibration has no entry for {some(missing)}.",
                 expected="all layers that the recipe quantizes; only blocks are calibrated.",
                 remedy="let the recipe leave them alone, or quantize without calibration.",
             )
@@ -69,7 +69,7 @@ class CalibrationTable(Frozen, frozen=True):
         unfit = [layer for layer in formats if (layer in self.channel_scales) != (layer in scaled)]
         if unfit:
             raise CalibrationError(
-                f"The calibration ({self.algorithm}) was made for other formats of {_some(unfit)}.",
+                f"The calibration ({self.algorithm}) was made for other formats of {some(unfit)}.",
                 expected="the formats of this recipe: AWQ scales the inputs of NVFP4 layers only.",
                 remedy=_REMEDY,
             )
@@ -82,11 +82,6 @@ class CalibrationTable(Frozen, frozen=True):
                 expected=f"{algorithm!r}.",
                 remedy=_REMEDY,
             )
-
-
-def _some(layers: Sequence[str]) -> str:
-    more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
-    return ", ".join(layers[:5]) + more
 
 
 def awq_layers(algorithm: Algorithm, formats: Mapping[str, QuantizedFormat]) -> frozenset[str]:

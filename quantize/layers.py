@@ -43,7 +43,8 @@ def layers_of(graph: str, model: ModelProto) -> tuple[Layer, ...]:
     }
     found = []
     for node in model.graph.node:
-        shape = weights.get(node.input[1], ()) if node.op_type == "MatMul" else ()
+        is_product = node.op_type == "MatMul" and len(node.input) == 2
+        shape = weights.get(node.input[1], ()) if is_product else ()
         if len(shape) == 2 and node.input[0] not in weights:
             data, weight = node.input
             k, n = shape

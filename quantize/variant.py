@@ -17,7 +17,7 @@ from sana_rt.errors import UsageError
 from sana_rt.files import lock
 from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
 from sana_rt.progress import ReportProgress, silent
-from sana_rt.quantize import graph_file, quantized_layer, rewrite
+from sana_rt.quantize import freshness, graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize.calibration_table import CalibrationTable
 from sana_rt.quantize.layers import Layer, layers_of
@@ -106,7 +106,8 @@ def quantize_bundle(
     from the float32 variant if there is one, so that they agree in every bit. Graphs in which
     nothing is quantized stay those of the variant that it is made from.
 
-    Without a calibration ``table`` the inputs of layers have the scale 1.
+    Without a calibration ``table`` the inputs of layers have the scale 1. Whether anything is to
+    be made says :func:`reasons`.
 
     Raises:
         RecipeError: the recipe is for another model.
@@ -131,6 +132,21 @@ def quantize_bundle(
             form.name: _variant(bundle, form, graphs[form.name], loaded, table) for form in forms
         }
         return publish(root, bundle.manifest, bundle.manifest.with_variants(variants))
+
+
+def reasons(
+    bundle: Bundle, loaded: LoadedRecipe, calibration: Mapping[str, object]
+) -> dict[str, tuple[str, ...]]:
+    """Why each variant of the recipe would be made again, by its name; none if it is current.
+
+    ``calibration`` are the fields of the manifest's that are known in advance. Raises what
+    :func:`quantize_bundle` would if the recipe does not fit; reads all files of the variants.
+    """
+    forms = _forms(bundle.manifest, loaded.recipe)
+    return {
+        form.name: freshness.reasons(bundle, form.name, form.base, loaded.sha256, calibration)
+        for form in forms
+    }
 
 
 def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFormat]:
@@ -208,13 +224,14 @@ def source_variant(manifest: Manifest) -> str:
 
 
 def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
-    """The layers of the transformer, by graph."""
-    graphs = bundle.manifest.variant(variant).graphs
-    return {
-        name: layers_of(name, graph_file.read(bundle.path(graph.path)))
-        for name, graph in graphs.items()
-        if graph_names.is_quantizable(name)
-    }
+    """The layers of the transformer, by graph; its ONNX file is the listed one."""
+    found = {}
+    for name, graph in bundle.manifest.variant(variant).graphs.items():
+        if graph_names.is_quantizable(name):
+            bundle.check_hash(bundle.manifest.file(graph.path))
+            bundle.check_onnx(graph)
+            found[name] = layers_of(name, graph_file.read(bundle.path(graph.path)))
+    return found
 
 
 def _forms(manifest: Manifest, recipe: Recipe) -> tuple[_Form, ...]:
@@ -271,4 +288,5 @@ def _variant(
         graphs={**base.graphs, **graphs},
         plans={},
         quantization=Quantization(recipe.name, loaded.sha256, form.form, calibration),
+        maker=freshness.maker(base),
     )

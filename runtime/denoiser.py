@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from sana_rt import graph_names
 from sana_rt.graph_names import FINAL_LAYER, PATCH_EMBED, ROPE, SOLVER, TIMESTEP
 from sana_rt.runtime.backends.base import Binding, Clear, Copy
-from sana_rt.runtime.backends.buffers import Buffer
+from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.runtime.carried_state import CarriedState
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.memory import Region, region, single
+from sana_rt.runtime.memory import Region, carried, filled, region, single
 from sana_rt.runtime.solver import Step, coefficients, timesteps
 
 Latents = NDArray[np.float32]
 
+_INDICES = ("frame_index", "row_index", "column_index")
 _ROPE = ("rope_t", "rope_h", "rope_w")
 
 
@@ -34,18 +35,18 @@ class Denoiser:
     def regions(graphs: Graphs, blocks_with_state: int) -> tuple[Region, ...]:
         """The buffers it works on, but for the text's."""
         of = graphs.signature
-        rope = (*(f"{axis}_index" for axis in ("frame", "row", "column")), *_ROPE)
+        block = of(graph_names.block(0))
         return (
-            *(region("transformer", of(ROPE), name) for name in rope),
-            *(region("transformer", of(TIMESTEP), name) for name in _TIMESTEP),
-            *(
-                region("transformer", of(graph_names.block(0)), name)
-                for name in ("tokens", "tokens_out")
-            ),
-            region("transformer", of(FINAL_LAYER), "velocity"),
-            region("latents", of(PATCH_EMBED), "latents"),
-            *(single(region("latents", of(SOLVER), name)) for name in _SOLVER),
-            *CarriedState.regions(of(graph_names.block(0)), blocks_with_state),
+            *(filled(region("tokens", of(ROPE), name)) for name in _INDICES),
+            *(carried(region("tokens", of(ROPE), name)) for name in _ROPE),
+            filled(region("tokens", of(TIMESTEP), "timestep")),
+            *(region("tokens", of(TIMESTEP), name) for name in ("modulation", "embedding")),
+            *(region("tokens", block, name) for name in ("tokens", "tokens_out")),
+            region("tokens", of(FINAL_LAYER), "velocity"),
+            filled(carried(region("latents", of(PATCH_EMBED), "latents"))),
+            *(filled(single(region("latents", of(SOLVER), name))) for name in _FILLED),
+            *(single(region("latents", of(SOLVER), name)) for name in _WRITTEN),
+            *CarriedState.regions(block, blocks_with_state),
         )
 
     def __init__(self, graphs: Graphs, buffers: Mapping[str, Buffer], state: CarriedState) -> None:
@@ -65,7 +66,7 @@ class Denoiser:
 
     def start(self, frames: range, latents: Latents) -> None:
         """Begin a chunk at the absolute latent ``frames`` with latents [1, C, T, h, w]."""
-        for name, first in (("frame_index", frames.start), ("row_index", 0), ("column_index", 0)):
+        for name, first in zip(_INDICES, (frames.start, 0, 0), strict=True):
             buffer = self._buffers[name]
             self._memory.fill(buffer, np.arange(first, first + buffer.shape[0], dtype=np.int64))
         for half in _halves(self._buffers["latents"]):
@@ -96,7 +97,7 @@ class Denoiser:
 
     def latents(self) -> Latents:
         """A host copy of the latents [1, C, T, h, w]."""
-        return self._memory.download(_halves(self._buffers["latents"])[0])
+        return latents(self._memory, self._buffers)
 
     @property
     def _frames(self) -> int:
@@ -111,7 +112,7 @@ class Denoiser:
         return self._buffers[("tokens", "tokens_out")[index % 2]]
 
     def _bind_rope(self) -> Binding:
-        indices = _pick(self._buffers, "frame_index", "row_index", "column_index")
+        indices = _pick(self._buffers, *_INDICES)
         return self._graphs.bind(ROPE, indices, _pick(self._buffers, *_ROPE))
 
     def _bind_before(self) -> tuple[Binding, ...]:
@@ -162,8 +163,13 @@ class Denoiser:
         )
 
 
-_TIMESTEP = ("timestep", "modulation", "embedding")
-_SOLVER = ("previous_sample", "noise", "coefficients", "latents_out", "sample")
+_FILLED = ("noise", "coefficients")
+_WRITTEN = ("previous_sample", "latents_out", "sample")
+
+
+def latents(memory: Memory, buffers: Mapping[str, Buffer]) -> Latents:
+    """A host copy of the latents [1, C, T, h, w] in buffers of the chunk's length."""
+    return memory.download(_halves(buffers["latents"])[0])
 
 
 def _pick(buffers: Mapping[str, Buffer], *names: str) -> dict[str, Buffer]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 
+from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import ManifestReferenceError, UsageError
+from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.runtime.backends.base import (
     Artifact,
     Backend,
@@ -29,7 +32,7 @@ class Graphs:
         self, bundle: Bundle, variant: str, backend: Backend, observers: Sequence[Observer] = ()
     ) -> None:
         self.variant = variant
-        self.signatures = backend.artifacts(bundle.manifest.variant(variant))
+        self.signatures = backend.artifacts(bundle.manifest.with_current_plans()[variant])
         self.decoder = bundle.manifest.variant(variant).decoder
         self.memory = backend.memory
         self._bundle = bundle
@@ -38,6 +41,8 @@ class Graphs:
         self._observers = self._always
         self._player: object = None
         self._opened: dict[str, Context] = {}
+        self._sizes: dict[str, DimRange] = {}
+        weakref.finalize(self, backend.close)
 
     @property
     def opened(self) -> tuple[str, ...]:
@@ -58,22 +63,61 @@ class Graphs:
         """See :meth:`Backend.activation_bytes`."""
         return self._backend.activation_bytes([self.signature(name) for name in names])
 
+    @property
+    def context_bytes(self) -> int:
+        """See :attr:`Backend.context_bytes`."""
+        return self._backend.context_bytes
+
+    def trim(self) -> None:
+        """See :meth:`Backend.trim`."""
+        self._backend.trim()
+
+    def serve(self, sizes: Mapping[str, DimRange]) -> None:
+        """Run with these ``sizes`` of dimensions from here on; no binding may be used any more."""
+        if self._backend.specializes and sizes != self._sizes:
+            for name in self.opened:
+                self.close(name)
+        self._sizes = dict(sizes)
+
+    def check_sizes(self, names: Iterable[str], sizes: Mapping[str, DimRange]) -> None:
+        """Raise :class:`ProfileError` if a plan does not accept the ``sizes`` of dimensions."""
+        remedy = "build the plans for these sizes: sana-rt build BUNDLE --variant "
+        remedy += f"{self.variant} --workload WORKLOAD, or ask for another size or length."
+        for name in names:
+            entry = self.signature(name)
+            if isinstance(entry, Plan):
+                entry.check_holds(f"The plan of {name}", _own(name, sizes), remedy)
+
     def open(self, name: str, *, lasting: bool = True) -> Context:
-        """Load a graph, unless it is; see :meth:`Backend.open`."""
+        """Load a graph, unless it is; see :meth:`Backend.open`.
+
+        Raises :class:`BundleFileError` where its file is not what the manifest says.
+        """
         if name not in self._opened:
             entry = self.signature(name)
-            artifact = Artifact(name, entry, self._bundle.path(entry.path))
+            file = self._bundle.manifest.file(entry.path)
+            path = self._bundle.path(entry.path)
+            if isinstance(entry, Graph):
+                self._bundle.check_onnx(entry)
+            sizes = _own(name, self._sizes)
+            artifact = Artifact(name, entry, path, file.sha256, self.variant, sizes)
             self._opened[name] = self._backend.open(artifact, lasting=lasting)
         return self._opened[name]
 
+    def loaded(self) -> None:
+        """See :meth:`Backend.loaded`."""
+        self._backend.loaded()
+
     def close(self, name: str) -> None:
-        """Give a graph's memory back, once no binding of it is left."""
-        self._opened.pop(name, None)
+        """Give a graph's memory back; no binding of it may be used any more."""
+        if name in self._opened:
+            self._opened.pop(name).close()
 
     def close_all(self) -> None:
         """Give back all graphs and the device."""
         self._player = None
-        self._opened.clear()
+        for name in self.opened:
+            self.close(name)
         self._backend.close()
 
     def bind(
@@ -103,6 +147,7 @@ class Graphs:
                 expected="one clip at a time.",
                 remedy="finish a clip first, or open a second session.",
             )
+        self.memory.begin(moment)
         for observer in self._observers:
             observer.begin(moment)
 
@@ -123,3 +168,8 @@ class Graphs:
         command.run()
         for observer in self._observers:
             observer.after(command, self.memory)
+
+
+def _own(name: str, sizes: Mapping[str, DimRange]) -> Mapping[str, DimRange]:
+    """The sizes that a graph sees: some see one sample of a batch."""
+    return {**sizes, "batch": DimRange.fixed(1)} if graph_names.is_single(name) else sizes

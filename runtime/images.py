@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from sana_rt.errors import RequestError
 from sana_rt.files import storage_errors, write_bytes
+from sana_rt.runtime import comments
+from sana_rt.runtime.comments import Tags
 
 Image = NDArray[np.uint8]
 Fit = Literal["crop", "stretch"]
@@ -38,6 +40,9 @@ _FORMATS: Final = (
     _Format("webp", b"WEBP", at=8),
     _Format("bmp", b"BM"),
 )
+_NO_TAGS: Final[Tags] = {}
+_SHEET_COLUMNS: Final = 3
+_SHEET_PICTURES: Final = 9
 _HEAD_BYTES: Final = 12
 _MAX_BYTES: Final = 1 << 28
 _MAX_PIXELS: Final = 1 << 26
@@ -78,13 +83,36 @@ def _middle(picture: Image, height: int, width: int) -> Image:
     return picture[top : top + cut_height, left : left + cut_width]
 
 
-def write_png(path: Path, image: Image) -> None:
-    """Write a picture u8 [height, width, 3]."""
+def write_png(path: Path, image: Image, tags: Tags = _NO_TAGS) -> None:
+    """Write a picture u8 [height, width, 3], with ``tags`` as text in it."""
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width = image.shape[:2]
     codec.pix_fmt, codec.time_base = "rgb24", Fraction(1)
     packets = [*codec.encode(_frame(image)), *codec.encode(None)]
-    write_bytes(path, b"".join(bytes(packet) for packet in packets))
+    write_bytes(path, comments.png(b"".join(bytes(packet) for packet in packets), tags))
+
+
+class ContactSheet:
+    """Pictures of a clip at even distances, chosen as its frames come by."""
+
+    def __init__(self, num_frames: int) -> None:
+        count = min(num_frames, _SHEET_PICTURES)
+        last = max(count - 1, 1)
+        self._wanted = {index * (num_frames - 1) // last for index in range(count)}
+        self._seen = 0
+        self._pictures: list[Image] = []
+
+    def add(self, frames: Image) -> None:
+        """Look at the clip's next frames, u8 [n, height, width, 3]."""
+        for number, picture in enumerate(frames, self._seen):
+            if number in self._wanted:
+                self._pictures.append(picture.copy())
+        self._seen += len(frames)
+
+    def write(self, path: Path, tags: Tags = _NO_TAGS) -> None:
+        """Write them as one picture, if there are any."""
+        if self._pictures:
+            write_png(path, contact_sheet(self._pictures, _SHEET_COLUMNS), tags)
 
 
 def contact_sheet(images: Sequence[Image], columns: int) -> Image:

@@ -53,10 +53,21 @@ class Job:
         """Of the whole clip, also if its beginning was made before."""
         return self.model.latent_frames(self.request.num_frames)
 
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Latent frames of chunks, each length once, the longest first."""
+        found = {self.position.pending, *map(len, self.chunks)} - {0}
+        return tuple(sorted(found, reverse=True))
+
     @property
     def longest(self) -> int:
         """Latent frames of the longest chunk."""
-        return max(self.position.pending, *map(len, self.chunks), 1)
+        return max(self.lengths, default=1)
+
+    @property
+    def shortest(self) -> int:
+        """Latent frames of the shortest chunk."""
+        return min(self.lengths, default=1)
 
     @property
     def passes(self) -> int:

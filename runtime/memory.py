@@ -1,26 +1,37 @@
-"""Device memory, planned from the manifest before the first byte is allocated."""
+"""Device memory, planned phase by phase from the manifest before the first byte is allocated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final
 
-from sana_rt.errors import DeviceMemoryError
-from sana_rt.graph_names import TEXT_ENCODER
 from sana_rt.manifest import Plan
 from sana_rt.runtime.backends.base import Entry
-from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.tensors import Shape, num_bytes, resolve
+
+WEIGHTS: Final = "weights"
+ACTIVATIONS: Final = "activations"
+CONTEXTS: Final = "execution contexts (allowance)"
+NEEDED: Final = "needed"
+STAGING: Final = "staging (pinned, on the host)"
 
 
 @dataclass(frozen=True)
 class Region:
-    """A tensor to allocate; the named dimensions of ``shape`` are those of the plan."""
+    """A tensor to allocate; the named dimensions of ``shape`` are those of the plan.
+
+    One that is ``carried`` keeps its values from chunk to chunk; one that is ``filled`` gets new
+    ones from the host at every step.
+    """
 
     name: str
     group: str
     dtype: str
     shape: Shape
+    carried: bool = False
+    filled: bool = False
 
 
 def region(group: str, graph: Entry, tensor: str, name: str = "") -> Region:
@@ -31,112 +42,177 @@ def region(group: str, graph: Entry, tensor: str, name: str = "") -> Region:
 
 def single(one: Region) -> Region:
     """The same for a batch of one."""
-    shape = tuple(1 if dim == "batch" else dim for dim in one.shape)
-    return Region(one.name, one.group, one.dtype, shape)
+    return replace(one, shape=tuple(1 if dim == "batch" else dim for dim in one.shape))
 
 
 def stacked(one: Region, count: int) -> Region:
     """``count`` of them in a new first dimension."""
-    return Region(one.name, one.group, one.dtype, (count, *one.shape))
+    return replace(one, shape=(count, *one.shape))
+
+
+def carried(one: Region) -> Region:
+    """The same, keeping its values from chunk to chunk."""
+    return replace(one, carried=True)
+
+
+def filled(one: Region) -> Region:
+    """The same, filled from the host at every step."""
+    return replace(one, filled=True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Graphs that run together: their weights by graph, their buffers, what they share.
+
+    ``activation_bytes`` is None where the backend sizes them as it runs. ``context_bytes`` are
+    allowed for what each opened graph keeps for itself. Phases that ``recur`` take turns at every
+    chunk of a block-causal model.
+    """
+
+    name: str
+    weights: Mapping[str, int]
+    regions: tuple[Region, ...] = ()
+    activation_bytes: int | None = None
+    context_bytes: int = 0
+    recurs: bool = False
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """A clip's memory on ``device``, as the backend is called: weights, activations, buffers.
+    """A clip's memory on ``device``, as the backend is called, in the order of its phases.
 
-    ``weights`` are bytes by graph. Unless the text encoder is kept it is gone before the other
-    graphs are loaded. ``activation_bytes`` is None where the backend sizes them as it runs.
+    The first ``apart`` phases are loaded one after the other, each in the place of the one before;
+    all later ones are there at the same time. A buffer lives as long as its phase is loaded; one
+    that is carried, also while another phase is loaded that recurs.
     """
 
     device: str
-    weights: Mapping[str, int]
-    regions: tuple[Region, ...]
+    phases: tuple[Phase, ...]
     dims: Mapping[str, int]
-    keep_text_encoder: bool = False
-    activation_bytes: int | None = None
+    apart: int = 0
+    staged: bool = False
+
+    @cached_property
+    def groups(self) -> tuple[tuple[Phase, ...], ...]:
+        """The phases that are loaded at the same time."""
+        alone = tuple((phase,) for phase in self.phases[: self.apart])
+        return (*alone, self.phases[self.apart :])
 
     @property
-    def buffer_bytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(self._bytes(one) for one in self.regions)
+    def regions(self) -> tuple[Region, ...]:
+        """All buffers of the clip."""
+        return tuple(one for phase in self.phases for one in phase.regions)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights that are loaded at the same time, at the worst moment."""
-        text_encoder = self.weights.get(TEXT_ENCODER, 0)
-        others = sum(self.weights.values()) - text_encoder
-        return others + text_encoder if self.keep_text_encoder else max(others, text_encoder)
+        return max(sum(map(loaded_bytes, group)) for group in self.groups)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes of the buffers that live at the same time, at the worst moment."""
+        return max(self.size_of(self.living(group)) for group in self.groups)
 
     @property
     def total_bytes(self) -> int:
         """What must be free on the device."""
-        return self.weight_bytes + (self.activation_bytes or 0) + self.buffer_bytes
+        return max(map(self.bytes_of, self.groups))
 
-    def rows(self) -> list[tuple[str, int]]:
-        """What the memory is for, and bytes."""
-        groups: dict[str, int] = {}
-        for one in self.regions:
-            groups[one.group] = groups.get(one.group, 0) + self._bytes(one)
-        planned = () if self.activation_bytes is None else (("activations", self.activation_bytes),)
-        return [("weights (most at one time)", self.weight_bytes), *planned, *groups.items()]
+    @property
+    def not_included(self) -> tuple[str, ...]:
+        """What else a process needs, which the manifest does not tell."""
+        process = ("what Python, its libraries and their copies of weights take",)
+        if all(phase.activation_bytes is not None for phase in self.phases):
+            return process
+        return (f"activations, which {self.device} sizes as it runs", *process)
+
+    def beside(self, phase: str) -> tuple[Phase, ...]:
+        """The phases that are loaded together with the one called ``phase``, itself included."""
+        return next(group for group in self.groups if any(phase == one.name for one in group))
+
+    def living(self, group: tuple[Phase, ...]) -> tuple[Region, ...]:
+        """The buffers that are there while ``group`` is loaded."""
+        recurs = any(phase.recurs for phase in group)
+        return tuple(
+            one
+            for phase in self.phases
+            for one in phase.regions
+            if phase in group or (recurs and phase.recurs and one.carried)
+        )
+
+    def bytes_of(self, group: tuple[Phase, ...]) -> int:
+        """What ``group`` needs: weights and buffers add up, activations share one arena."""
+        activations = max(phase.activation_bytes or 0 for phase in group)
+        contexts = sum(phase.context_bytes for phase in group)
+        weights = sum(map(loaded_bytes, group))
+        return weights + activations + contexts + self.size_of(self.living(group))
+
+    def size_of(self, regions: tuple[Region, ...]) -> int:
+        """Bytes of buffers."""
+        return sum(num_bytes(one.dtype, resolve(one.shape, self.dims)) for one in regions)
+
+    def rows(self) -> dict[str, tuple[int, ...]]:
+        """Bytes by what they are for, one number for each phase alone."""
+        columns = [self._column(phase) for phase in self.phases]
+        names = dict.fromkeys(name for column in columns for name in column)
+        ordered = [*(name for name in names if name not in (NEEDED, STAGING)), NEEDED]
+        ordered += [STAGING] if self.staged else []
+        return {name: tuple(column.get(name, 0) for column in columns) for name in ordered}
+
+    def facts(self) -> dict[str, Any]:
+        """The plan for a program."""
+        rows = self.rows()
+        return {
+            "device": self.device,
+            "phases": {
+                phase.name: {name: sizes[index] for name, sizes in rows.items()}
+                for index, phase in enumerate(self.phases)
+            },
+            "loaded_at_the_same_time": [
+                {"phases": [phase.name for phase in group], "bytes": self.bytes_of(group)}
+                for group in self.groups
+            ],
+            "total_bytes": self.total_bytes,
+            "not_included": self.not_included,
+        }
 
     def table(self) -> str:
         """The plan for a person."""
-        rows = [*self.rows(), ("total", self.total_bytes)]
-        width = max(len(name) for name, _ in rows)
-        lines = [f"{name:<{width}}  {size / 2**20:>10,.1f} MiB" for name, size in rows]
-        if self.activation_bytes is None:
-            lines.append(f"and the activations, which {self.device} sizes as it runs.")
-        return "\n".join(lines)
+        rows = [(name, map(_mebibytes, sizes)) for name, sizes in self.rows().items()]
+        cells = [("MiB", *(phase.name for phase in self.phases))]
+        cells += [(name, *numbers) for name, numbers in rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [
+            "  ".join([name.ljust(widths[0]), *map(str.rjust, numbers, widths[1:])])
+            for name, *numbers in cells
+        ]
+        return "\n".join([*lines, *self._notes()])
 
-    def check(self, free: int | None, loaded: int = 0) -> None:
-        """Raise :class:`DeviceMemoryError` if less is ``free`` than needed.
+    def _column(self, phase: Phase) -> dict[str, int]:
+        column = {WEIGHTS: loaded_bytes(phase)}
+        if phase.activation_bytes is not None:
+            column[ACTIVATIONS] = phase.activation_bytes
+        if phase.context_bytes:
+            column[CONTEXTS] = phase.context_bytes
+        living = self.living((phase,))
+        for group in dict.fromkeys(one.group for one in living):
+            column[group] = self.size_of(tuple(one for one in living if one.group == group))
+        column[NEEDED] = self.bytes_of((phase,))
+        column[STAGING] = self.size_of(tuple(one for one in phase.regions if one.filled))
+        return column
 
-        ``loaded`` bytes of the weights are there already. None says that the device does not
-        tell what is free.
-        """
-        needed = self.total_bytes - loaded
-        if free is not None and needed > free:
-            raise DeviceMemoryError(
-                f"The clip needs {needed:,} bytes on {self.device}, of which {free:,} are free:\n"
-                + self.table(),
-                remedy="ask for a smaller or shorter clip, or free memory that other programs use.",
-            )
-
-    def _bytes(self, one: Region) -> int:
-        return num_bytes(one.dtype, resolve(one.shape, self.dims))
-
-
-class Buffers(Mapping[str, Buffer]):
-    """The allocated regions of a plan, in their full size."""
-
-    def __init__(self, plan: MemoryPlan, memory: Memory) -> None:
-        self.plan = plan
-        self._regions = {one.name: one for one in plan.regions}
-        self._buffers = {
-            one.name: memory.allocate(one.dtype, resolve(one.shape, plan.dims))
-            for one in plan.regions
-        }
-
-    def __getitem__(self, name: str) -> Buffer:
-        """The buffer called ``name``."""
-        return self._buffers[name]
-
-    def __iter__(self) -> Iterator[str]:
-        """Their names."""
-        return iter(self._buffers)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._buffers)
-
-    def sized(self, **smaller: int) -> Mapping[str, Buffer]:
-        """All buffers, as they are used when a dimension is smaller than planned."""
-        dims = {**self.plan.dims, **smaller}
-        return {
-            name: buffer.view(resolve(self._regions[name].shape, dims))
-            for name, buffer in self._buffers.items()
-        }
+    def _notes(self) -> list[str]:
+        """What the numbers do not say."""
+        groups = (
+            f"{listed(phase.name for phase in group)} ({_mebibytes(self.bytes_of(group))} MiB)"
+            for group in self.groups
+        )
+        notes = [f"Loaded at the same time: {'; then '.join(groups)}."]
+        recurring = [phase.name for phase in self.phases[: self.apart] if phase.recurs]
+        if recurring:
+            turns = listed(phase.name for phase in self.phases if phase.recurs)
+            notes.append(f"The {turns} take turns, loaded anew at every chunk, which is slow.")
+        return [*notes, f"Not included: {'; '.join(self.not_included)}."]
 
 
 def weight_bytes(sizes: Mapping[str, int], entries: Mapping[str, Entry]) -> dict[str, int]:
@@ -147,3 +223,18 @@ def weight_bytes(sizes: Mapping[str, int], entries: Mapping[str, Entry]) -> dict
         else sum(sizes[path] for path in (entry.path, *entry.weights))
         for name, entry in entries.items()
     }
+
+
+def loaded_bytes(phase: Phase) -> int:
+    """Bytes of the weights of all graphs of a phase."""
+    return sum(phase.weights.values())
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

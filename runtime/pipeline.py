@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -14,17 +13,19 @@ from sana_rt import graph_names
 from sana_rt.errors import NonFiniteError, StateError
 from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import ModelSpec
-from sana_rt.runtime import prompts
-from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, cache_regions
+from sana_rt.runtime import phases, prompts
+from sana_rt.runtime.autoencoder import Caches, Decoder, Frames, ImageEncoder, cache_regions, window
 from sana_rt.runtime.backends.buffers import host_dtype
-from sana_rt.runtime.carried_state import NAMES, CarriedState
+from sana_rt.runtime.carried_state import CarriedState
 from sana_rt.runtime.denoiser import Denoiser, Latents
+from sana_rt.runtime.denoiser import latents as host_latents
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds
 from sana_rt.runtime.job import Job
-from sana_rt.runtime.memory import Buffers, region, single
+from sana_rt.runtime.memory import region, single
 from sana_rt.runtime.prompts import projection_regions
 from sana_rt.runtime.request import Request, dims
+from sana_rt.runtime.residence import Residence
 from sana_rt.runtime.state import Header, Identity, Kind, Position, State
 from sana_rt.runtime.text import PromptTokenizer
 from sana_rt.tensors import resolve
@@ -58,12 +59,11 @@ def state_kinds(
     graphs: Graphs, model: ModelSpec, request: Request, position: Position
 ) -> dict[str, Kind]:
     """Dtype and shape of each tensor of a snapshot at ``position``."""
-    blocks = model.transformer.num_layers
+    block, blocks = graphs.signature(graph_names.block(0)), model.transformer.num_layers
     regions = [
-        *CarriedState.regions(graphs.signature(graph_names.block(0)), blocks),
-        *projection_regions(graphs),
+        *CarriedState.snapshot(block, blocks),
+        *(one for one in projection_regions(graphs) if one.name in _TEXT),
     ]
-    regions = [one for one in regions if one.name in (*NAMES, *_TEXT)]
     if position.decoded:
         regions += cache_regions(graphs)
     if position.pending:
@@ -73,7 +73,7 @@ def state_kinds(
 
 
 class Pipeline:
-    """Plays one job on allocated buffers; the bidirectional model is one chunk and zero state.
+    """Plays one job, phase after phase; the bidirectional model is one chunk and zero state.
 
     A finished chunk stays *pending*: the pass that commits it to the state runs before the next
     chunk, when the prompt of that is known. So a stream can stop after any frame, and what
@@ -81,12 +81,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, graphs: Graphs, buffers: Buffers, job: Job, progress: ProgressCallback
+        self, graphs: Graphs, residence: Residence, job: Job, progress: ProgressCallback
     ) -> None:
-        self._graphs, self._buffers = graphs, buffers
+        self._graphs, self._residence = graphs, residence
+        self._buffers = residence.buffers
         self._job, self._progress = job, progress
-        self._state = CarriedState(graphs.memory, buffers)
+        self._state = CarriedState(graphs.memory, self._buffers)
         self._denoisers: dict[int, Denoiser] = {}
+        self._bound_decoder: Decoder | None = None
+        self._image: Latents | None = None
         self._passes = 0
         self._pending: range | None = None
         self._committed = self._decoded = 0
@@ -97,17 +100,28 @@ class Pipeline:
         """Run the text encoder on the job's prompts."""
         self._begin("encoding the prompts")
         request, count = self._job.request, len(self._job.prompts) + self._job.request.batch - 1
+        self._move(phases.TEXT_ENCODER)
         self._progress(Progress("encode", 0, count))
+        for name in self._residence.missing(phases.TEXT_ENCODER):
+            # The same way whether it is kept or not: packed weights round differently.
+            self._graphs.open(name, lasting=False)
         embeds = prompts.encode(self._graphs, self._buffers, tokenizer, request, self._job.prompts)
         self._progress(Progress("encode", count, count))
         return embeds
 
-    def load(self, names: tuple[str, ...]) -> None:
-        """Open graphs ahead of their use, so that none fails in the middle of the clip."""
-        for done, name in enumerate(names):
-            self._progress(Progress("load", done, len(names)))
-            self._graphs.open(name)
-        self._progress(Progress("load", len(names), len(names)))
+    def prepare(self) -> None:
+        """Encode the image, and open graphs ahead of their use, so that none fails later on.
+
+        What is loaded apart from the transformer is opened when its turn comes.
+        """
+        if self._job.inputs.image is not None:
+            self._enter(phases.IMAGE_ENCODER)
+            self._begin("encoding the image")
+            encoder = ImageEncoder(self._graphs, self._buffers)
+            self._image = encoder.encode(self._job.inputs.image)
+        self._move(phases.TRANSFORMER)
+        beside = self._residence.plan.beside(phases.TRANSFORMER)
+        self._load([phase.name for phase in beside if phase.name != phases.TEXT_ENCODER])
 
     def chunks(self, embeds: Mapping[str, Embeds]) -> Iterator[Chunk]:
         """Denoise the clip chunk by chunk; each is finished when it is yielded.
@@ -116,12 +130,13 @@ class Pipeline:
         when a stream continues.
         """
         self._begin("taking up the state")
+        self._enter(phases.TRANSFORMER)
         if self._job.resume is None:
             self._state.reset()
         else:
             self._restore(self._job.resume)
         if self._pending is not None and self._decoded < self._pending.stop:
-            yield Chunk(self._pending, self._denoiser(self._pending).latents())
+            yield Chunk(self._pending, self._latents(self._pending))
         for frames in self._job.chunks:
             prompt = self._job.prompt(frames.start)
             self._advance(prompt, embeds[prompt])
@@ -134,10 +149,11 @@ class Pipeline:
         for chunk in chunks:
             first = chunk.frames.start
             left = range(max(self._decoded, first), chunk.frames.stop)
-            for call in self._decoder.window.calls(left):
+            for call in window(self._graphs).calls(left):
                 self._begin(f"decoding {_span(call)}")
                 latents = chunk.latents[:, :, call.start - first : call.stop - first]
-                frames = self._decoder.decode(latents, call.start)
+                self._enter(phases.DECODER)
+                frames = self._decoder().decode(latents, call.start)
                 self._decoded = call.stop
                 yield frames
                 self._progress(Progress("decode", self._decoded, self._job.latent_frames))
@@ -157,24 +173,20 @@ class Pipeline:
         request = msgspec.structs.replace(self._job.request, prompt=prompt)
         tensors = {
             **self._state.download(),
-            **self._decoder.caches(self._decoded),
+            **Caches(self._graphs, self._buffers).download(self._decoded),
             "hidden_states": np.concatenate([one.hidden_states for one in embeds]),
             "attention_mask": np.concatenate([one.attention_mask for one in embeds]),
         }
         if pending is not None:
-            tensors["latents"] = self._denoiser(pending).latents()
+            tensors["latents"] = self._latents(pending)
         header = Header("sana-rt-stream", 2, identity, request, later, position)
         return State(header, tensors)
-
-    @cached_property
-    def _decoder(self) -> Decoder:
-        return Decoder(self._graphs, self._buffers)
 
     def _restore(self, snapshot: State) -> None:
         """Go to where a stream was."""
         position, tensors = snapshot.header.position, snapshot.tensors
         self._state.upload(tensors)
-        self._decoder.restore(position.decoded, tensors)
+        Caches(self._graphs, self._buffers).upload(position.decoded, tensors)
         self._committed, self._decoded = position.committed, position.decoded
         self._project(snapshot.header.request.prompt, snapshot.embeds)
         if position.pending:
@@ -184,6 +196,7 @@ class Pipeline:
 
     def _advance(self, prompt: str, embeds: Embeds) -> None:
         """Commit the pending chunk, under its own prompt or the next one, and turn to the next."""
+        self._enter(phases.TRANSFORMER)
         self._whole = False
         if self._job.recommit:
             self._project(prompt, embeds)
@@ -210,7 +223,8 @@ class Pipeline:
         latents = job.start(frames)
         given = job.condition_frames if frames.start == 0 else 0
         if given:
-            latents[:, :, :given] = self._encoded_image()
+            assert self._image is not None
+            latents[:, :, :given] = self._image
         denoiser.start(frames, latents)
         for number, step in enumerate(job.steps, 1):
             self._begin(
@@ -223,6 +237,11 @@ class Pipeline:
         _check_finite(latents, frames)
         return latents
 
+    def release(self) -> None:
+        """Let go of everything bound, which would hold the memory of what it is bound to."""
+        self._denoisers.clear()
+        self._bound_decoder = None
+
     def _denoiser(self, frames: range) -> Denoiser:
         """Bindings for a chunk of this length, of which a clip has at most two."""
         length = len(frames)
@@ -231,10 +250,41 @@ class Pipeline:
             self._denoisers[length] = Denoiser(self._graphs, sized, self._state)
         return self._denoisers[length]
 
-    def _encoded_image(self) -> Latents:
-        assert self._job.inputs.image is not None
-        self._begin("encoding the image")
-        return ImageEncoder(self._graphs, self._buffers).encode(self._job.inputs.image)
+    def _latents(self, frames: range) -> Latents:
+        """Those of a chunk, from the buffer that all chunks share."""
+        return host_latents(self._graphs.memory, self._buffers.sized(frames=len(frames)))
+
+    def _decoder(self) -> Decoder:
+        """Bindings for decoding."""
+        if self._bound_decoder is None:
+            self._bound_decoder = Decoder(self._graphs, self._buffers)
+        return self._bound_decoder
+
+    def _enter(self, phase: str) -> None:
+        """Load a phase, in the place of what cannot be beside it."""
+        self._move(phase)
+        if self._residence.missing(phase):
+            self._load([phase])
+
+    def _load(self, entered: Sequence[str]) -> None:
+        """Open and bind what phases run, so that nothing is allocated while they do."""
+        names = [name for phase in entered for name in self._residence.missing(phase)]
+        for done, name in enumerate(names):
+            self._progress(Progress("load", done, len(names)))
+            self._graphs.open(name)
+        if phases.TRANSFORMER in entered:
+            for length in self._job.lengths:
+                self._denoiser(range(length))
+        if phases.DECODER in entered:
+            self._decoder()
+        if names:
+            self._graphs.loaded()
+        self._progress(Progress("load", len(names), len(names)))
+
+    def _move(self, phase: str) -> None:
+        if not self._residence.holds(phase):
+            self.release()
+            self._residence.move(phase)
 
     def _begin(self, moment: str) -> None:
         """Say what comes now; refused if another clip was started meanwhile."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
-from pathlib import Path
 from typing import Any, Self
 
 from sana_rt.errors import CanceledError, UsageError
 from sana_rt.runtime import backends
 from sana_rt.runtime.autoencoder import Frames
+from sana_rt.runtime.backends.base import DEFAULT_OPTIONS
 from sana_rt.runtime.inputs import Array, PathLike, brought
 from sana_rt.runtime.memory import MemoryPlan
 from sana_rt.runtime.pipeline import Progress
@@ -30,25 +31,36 @@ def open(  # noqa: A001 - users call it sana_rt.open
     backend: str = backends.AUTO,
     threads: int | None = None,
     keep_text_encoder: bool = False,
+    cuda_graph: bool = True,
+    timeout: float = DEFAULT_OPTIONS.timeout,
+    max_memory: int | str | None = None,
 ) -> Player:
     """Open a bundle to play it; weights are loaded when they are first needed.
 
     Without ``variant`` the backend plays the one that is not quantized and suits it best.
     ``threads`` are those of the CPU, by default all that the process may use.
     ``keep_text_encoder`` keeps the text encoder's weights for the next prompt instead of making
-    room for the other graphs.
+    room for the other graphs. ``max_memory``, bytes or a size such as ``"8GB"``, bounds what a
+    clip takes of the device: what does not fit at the same time is loaded in turns.
+    ``cuda_graph`` lets a GPU's backend launch each step as one CUDA graph; ``timeout`` is how
+    many seconds a GPU may take to answer before it is given up.
 
     Raises:
-        UsageError: there is no such backend, or ``threads`` is below 1.
+        UsageError: there is no such backend, ``bundle`` is no path, or ``threads``, ``max_memory``
+            or ``timeout`` is out of range.
         ManifestError: no bundle, or a damaged one, or it has no such variant.
         BackendError: no backend can play it; each one's reason is listed.
     """
+    _check_type("bundle", bundle, (str, os.PathLike), "the path of a bundle.")
     session = Session.open(
-        Path(bundle),
+        bundle,
         variant=variant,
         backend=backend,
         threads=threads,
         keep_text_encoder=keep_text_encoder,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
     )
     return Player(session)
 
@@ -239,8 +251,13 @@ def _check_prompted(
 ) -> None:
     if prompt is None and "prompt" not in options and prompt_embeds is None:
         raise UsageError("There is no prompt.", expected="a prompt, a Request, or prompt_embeds.")
+    if prompt_embeds is not None and (isinstance(prompt, str) or "prompt" in options):
+        raise UsageError(
+            "A prompt and prompt_embeds are both given.",
+            expected="one of the two: the embeddings take the place of the prompt.",
+        )
 
 
-def _check_type(name: str, value: object, kind: type, expected: str) -> None:
+def _check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
     if value is not None and not isinstance(value, kind):
         raise UsageError(f"{name} is of type {type(value).__name__}.", expected=expected)

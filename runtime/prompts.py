@@ -11,8 +11,9 @@ from sana_rt.graph_names import PROMPT, TEXT_ENCODER
 from sana_rt.runtime.backends.base import Binding
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Embeds, PromptEmbeds
-from sana_rt.runtime.memory import Buffers, Region, region, single
+from sana_rt.runtime.memory import Region, carried, region, single
 from sana_rt.runtime.request import Request
+from sana_rt.runtime.residence import Buffers
 from sana_rt.runtime.text import PromptTokenizer, TokenizedPrompt, prompt_text, select
 
 _TOKENS: Final = (("input_ids", "input_ids"), ("attention_mask", "input_mask"))
@@ -29,7 +30,7 @@ def projection_regions(graphs: Graphs) -> tuple[Region, ...]:
     """What the transformer sees of the prompts, and its keys and values for every block."""
     projection = graphs.signature(PROMPT)
     names = ("hidden_states", "attention_mask", "text_k", "text_v", "text_bias")
-    return tuple(region("text", projection, name) for name in names)
+    return tuple(carried(region("text K/V", projection, name)) for name in names)
 
 
 def encode(

@@ -44,8 +44,12 @@ def record(
     """Play short clips of ``prompts`` on ONNX Runtime and write the passes to ``path``.
 
     ``sha256`` is of the file that the prompts are from. Memory does not grow with the prompts.
+    What is recorded decides how weights are quantized, so the graphs' files are hashed first:
+    raises :class:`BundleFileError` where one is not the listed one.
     """
     model = bundle.manifest.model
+    for graph in bundle.manifest.variant(variant).graphs.values():
+        bundle.check_graph(graph)
     with writing(path) as file, zipfile.ZipFile(file, "w") as archive:
         recorder = Recorder(archive, model.transformer.num_layers)
         with Session.open(

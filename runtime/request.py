@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from sana_rt import documents, geometry
-from sana_rt.errors import RequestError, UsageError
+from sana_rt.errors import RequestError, UsageError, some
 from sana_rt.model_spec import Frozen, ModelSpec, SolverName
 from sana_rt.runtime import solver
 
@@ -71,7 +72,7 @@ def for_model(
     try:
         request = msgspec.convert({**defaults, **options}, Request)
     except msgspec.ValidationError as error:
-        raise UsageError(f"The request is not valid: {error}.") from error
+        raise _invalid({**defaults, **options}, str(error)) from error
     _check(request, model)
     return request
 
@@ -84,6 +85,8 @@ def continued(before: Request, model: ModelSpec, options: Mapping[str, Any]) -> 
     return for_model(model, saved | dict(options))
 
 
+_WHERE: Final = re.compile(r"Expected (?P<expected>.*?)(, got .*)? - at `\$\.(?P<name>\w+).*`")
+_SHOWN_CHARS: Final = 80
 _SCHEDULE: Final = {"num_inference_steps", "flow_shift", "timesteps"}
 
 
@@ -126,7 +129,7 @@ def read_options(path: Path) -> dict[str, Any]:
     unknown = [f"{path}: {key}" for key in options if key not in Request.__struct_fields__]
     if unknown:
         raise UsageError(
-            f"Unknown keys: {', '.join(unknown)}.",
+            f"Unknown keys: {some(unknown)}.",
             expected=f"keys among {', '.join(Request.__struct_fields__)}.",
         )
     return options
@@ -150,6 +153,17 @@ def schedule(request: Request, model: ModelSpec) -> tuple[solver.Step, ...]:
 def timesteps(request: Request, model: ModelSpec) -> tuple[float, ...]:
     """What the solver 'renoise' goes through: the request's list, else the model's."""
     return request.timesteps or model.chunking.timesteps
+
+
+def _invalid(options: Mapping[str, Any], reason: str) -> UsageError:
+    """What msgspec found, with the value: its messages end with where, `$.name` or `$.name[0]`."""
+    found = _WHERE.fullmatch(reason)
+    if found is None:
+        return UsageError(f"The request is not valid: {reason}.")
+    value = repr(options.get(found["name"]))
+    shown = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}..."
+    expected = found["expected"].replace("`", "")
+    return UsageError(f"{found['name']} is {shown}.", expected=f"{expected}.")
 
 
 def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool) -> dict[str, Any]:

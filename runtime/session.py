@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
@@ -10,17 +10,21 @@ from typing import Any, Final, Self
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.errors import RequestError, UsageError
-from sana_rt.runtime import backends, memory, prompts
-from sana_rt.runtime.autoencoder import Decoder, Frames, ImageEncoder, check_chunks
-from sana_rt.runtime.denoiser import Denoiser
+from sana_rt.manifest import DimRange
+from sana_rt.runtime import backends
+from sana_rt.runtime.autoencoder import Frames
+from sana_rt.runtime.backends.base import DEFAULT_OPTIONS, BackendOptions
+from sana_rt.runtime.budget import Budget, bytes_in
 from sana_rt.runtime.graphs import Graphs
-from sana_rt.runtime.inputs import NO_INPUTS, Embeds, Inputs
+from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PathLike
 from sana_rt.runtime.job import Job
-from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
+from sana_rt.runtime.memory import MemoryPlan
 from sana_rt.runtime.observers import FiniteCheck, Observer
+from sana_rt.runtime.phases import Planner
 from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
 from sana_rt.runtime.prompt_schedule import NO_CHANGES, PromptSchedule
 from sana_rt.runtime.request import Request, asked, dims
+from sana_rt.runtime.residence import Residence
 from sana_rt.runtime.state import Identity, State
 from sana_rt.runtime.stream import Stream, streaming_job
 from sana_rt.runtime.text import PromptTokenizer
@@ -45,46 +49,64 @@ class Session:
 
     @staticmethod
     def open(
-        root: Path,
+        root: PathLike,
         *,
         variant: str | None = None,
         backend: str = backends.AUTO,
         threads: int | None = None,
         keep_text_encoder: bool = False,
+        cuda_graph: bool = True,
+        timeout: float = DEFAULT_OPTIONS.timeout,
+        max_memory: int | str | None = None,
         observers: Sequence[Observer] = (),
     ) -> Session:
         """Open the bundle at ``root``; weights are loaded when they are first needed.
 
         Without ``variant`` the backend chooses (:func:`sana_rt.runtime.backends.select`).
         ``keep_text_encoder`` keeps its weights for the next prompt instead of making room.
+        With ``max_memory``, bytes or a size such as ``8GB``, a clip takes no more of the device:
+        what does not fit at the same time is loaded in turns.
+        ``cuda_graph`` lets a backend capture each step and launch it as one. ``timeout`` is how
+        many seconds a GPU may take to answer before it is given up.
         ``observers`` see every run of a graph (:mod:`sana_rt.runtime.observers`).
 
         Raises:
-            UsageError: there is no such backend, or ``threads`` is below 1.
+            UsageError: there is no such backend, or ``threads``, ``max_memory`` or ``timeout`` is
+                out of range.
             ManifestError: no bundle, or a damaged one, or it has no such variant.
             BackendError: no backend can play it; each one's reason is listed.
         """
+        if not (isinstance(timeout, int | float) and timeout > 0):
+            raise UsageError(f"The timeout is {timeout!r}.", expected="seconds, a number above 0.")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= _MAX_THREADS):
             raise UsageError(
                 f"The number of CPU threads is {threads!r}.", expected=f"1 to {_MAX_THREADS}."
             )
-        bundle = Bundle.open(root)
-        variants = bundle.manifest.variants
+        limit = None if max_memory is None else bytes_in(max_memory)
+        bundle = Bundle.open(Path(root))
         if variant is not None:
             bundle.manifest.variant(variant)
-        chosen, name = backends.select(backend, variants, variant, threads)
+        options = BackendOptions(threads, cuda_graph, timeout)
+        variants = bundle.manifest.with_current_plans()
+        chosen, name = backends.select(backend, variants, variant, options)
         graphs = Graphs(bundle, name, chosen, observers)
-        return Session(bundle, graphs, chosen.name, keep_text_encoder)
+        return Session(bundle, graphs, chosen.name, keep_text_encoder, limit)
 
     def __init__(
-        self, bundle: Bundle, graphs: Graphs, backend: str, keep_text_encoder: bool
+        self,
+        bundle: Bundle,
+        graphs: Graphs,
+        backend: str,
+        keep_text_encoder: bool = False,
+        max_memory: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.model = bundle.manifest.model
         self.graphs = graphs
         self.backend = backend
-        self._keep_text_encoder = keep_text_encoder
-        self._buffers: Buffers | None = None
+        self._keep_text_encoder, self._max_memory = keep_text_encoder, max_memory
+        self._residence: Residence | None = None
+        self._pipeline: Pipeline | None = None
 
     def __enter__(self) -> Self:
         """Itself; the end of the ``with`` closes it."""
@@ -96,7 +118,7 @@ class Session:
 
     def close(self) -> None:
         """Give back graphs, buffers and the device; a clip that is being made ends."""
-        self._buffers = None
+        self._let_go()
         self.graphs.close_all()
 
     @property
@@ -122,8 +144,15 @@ class Session:
     def plan(
         self, request: Request, inputs: Inputs = NO_INPUTS, *, decode: bool = True
     ) -> MemoryPlan:
-        """The memory that a clip needs, before any of it is allocated."""
+        """The memory that a clip needs, before any of it is allocated.
+
+        As much is loaded at the same time as fits; :meth:`check` refuses what does not.
+        """
         return self._plan(Job(self.model, request, inputs), decode=decode)
+
+    def check(self, plan: MemoryPlan) -> None:
+        """Raise :class:`DeviceMemoryError` unless ``plan`` fits."""
+        self._budget().check(plan)
 
     def latents(
         self,
@@ -199,6 +228,7 @@ class Session:
                 expected="prompt embeddings made elsewhere.",
                 remedy="give them (--prompt-embeds), or export a checkpoint with a text encoder.",
             )
+        self.bundle.check_hash(self.bundle.manifest.file(path))
         return PromptTokenizer.from_file(self.bundle.path(path), self.model.text)
 
     def _start(
@@ -206,83 +236,56 @@ class Session:
     ) -> tuple[Pipeline, Iterator[Chunk]]:
         """Allocate, load and encode what a job needs; its chunks are made as they are taken."""
         job.inputs.check(job.request, self.model)
-        pipeline = Pipeline(self.graphs, self._allocate(job, decode=decode), job, progress)
+        residence = self._reside(job, decode=decode)
+        self._pipeline = pipeline = Pipeline(self.graphs, residence, job, progress)
         self.graphs.take_over(pipeline, *([FiniteCheck()] if check_finite else []))
-        embeds = self._embeds(pipeline, job)
-        names = self._names(job, decode=decode)
-        pipeline.load(tuple(name for name in names if name != graph_names.TEXT_ENCODER))
-        return pipeline, pipeline.chunks(embeds)
-
-    def _allocate(self, job: Job, *, decode: bool) -> Buffers:
-        """The buffers of the clip before, if they are what the job needs."""
-        plan = self._plan(job, decode=decode)
-        if self._buffers is None or self._buffers.plan != plan:
-            self._buffers = None  # the old ones make room first
-            loaded = sum(plan.weights.get(name, 0) for name in self.graphs.opened)
-            plan.check(self.graphs.memory.free_bytes(), loaded)
-            self._buffers = Buffers(plan, self.graphs.memory)
-        return self._buffers
-
-    def _embeds(self, pipeline: Pipeline, job: Job) -> dict[str, Embeds]:
-        """What the transformer sees of each prompt; the text encoder then makes room."""
         embeds = dict(job.known)
         if job.prompts:
-            # The same way whether it is kept or not: packed weights round differently.
-            self.graphs.open(graph_names.TEXT_ENCODER, lasting=False)
             embeds |= pipeline.encode(self._tokenizer)
         if not self._keep_text_encoder:
             self.graphs.close(graph_names.TEXT_ENCODER)
-        return embeds
+        pipeline.prepare()
+        return pipeline, pipeline.chunks(embeds)
+
+    def _reside(self, job: Job, *, decode: bool) -> Residence:
+        """What the clip before had loaded, if that is what the job needs."""
+        plan = self._plan(job, decode=decode)
+        if self._residence is None or self._residence.plan != plan:
+            self.check(plan)
+            self._let_go()  # what was loaded before makes room
+            self.graphs.serve(_sizes(job, plan.dims))
+            self._residence = Residence(self.graphs, plan)
+        return self._residence
+
+    def _let_go(self) -> None:
+        """Hold no buffer any more, not even for the iterator of a clip that has ended."""
+        if self._pipeline is not None:
+            self._pipeline.release()
+        if self._residence is not None:
+            self._residence.leave()
+        self._residence = self._pipeline = None
 
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
-        names = self._names(job, decode=decode)
-        entries = {name: self.graphs.signature(name) for name in names}
+        planner = Planner(self.graphs, sizes, self._keep_text_encoder)
+        phases = planner.phases(job, decode=decode)
         named = dims(job.request, self.model) | {"frames": job.longest}
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
-        return MemoryPlan(
-            self.backend,
-            memory.weight_bytes(sizes, entries),
-            self._regions(job, decode=decode),
-            named,
-            self._keep_text_encoder,
-            self.graphs.activation_bytes(names),
-        )
+        names = (name for phase in phases for name in phase.weights)
+        self.graphs.check_sizes(names, _sizes(job, named))
+        plan = MemoryPlan(self.backend, phases, named, staged=self.graphs.memory.staged)
+        return self._budget().fit(plan, together=self._keep_text_encoder)
 
-    def _regions(self, job: Job, *, decode: bool) -> tuple[Region, ...]:
-        graphs = self.graphs
-        transformer = self.model.transformer
-        blocks = transformer.num_layers if transformer.causal else 1
-        return (
-            *(prompts.encoder_regions(graphs) if job.prompts else ()),
-            *prompts.projection_regions(graphs),
-            *Denoiser.regions(graphs, blocks_with_state=blocks),
-            *(ImageEncoder.regions(graphs) if job.condition_frames else ()),
-            *(Decoder.regions(graphs) if decode else ()),
-        )
+    def _budget(self) -> Budget:
+        held = 0 if self._residence is None else self._residence.held_bytes
+        return Budget(self.graphs.memory.free_bytes(), held, self._max_memory)
 
-    def _names(self, job: Job, *, decode: bool) -> tuple[str, ...]:
-        """The graphs that a job runs."""
-        if decode and not self.can_decode:
-            raise RequestError(
-                f"The bundle has no autoencoder ({self.model.vae.kind!r} is not exported).",
-                expected="a request for latents only.",
-                remedy="save the latents (--save-latents) and decode them elsewhere.",
-            )
-        if decode:
-            check_chunks(self.graphs, job.chunks)
-        if job.condition_frames and graph_names.ENCODER not in self.graphs.signatures:
-            raise RequestError(
-                "The bundle cannot encode an image: it has no graph 'vae_encoder'.",
-                remedy="leave the image out, or export a checkpoint with its autoencoder.",
-            )
-        return (
-            *((graph_names.TEXT_ENCODER,) if job.prompts else ()),
-            *graph_names.transformer(self.model.transformer.num_layers),
-            *((graph_names.ENCODER,) if job.condition_frames else ()),
-            *((graph_names.DECODER_FIRST, graph_names.DECODER) if decode else ()),
-        )
+
+def _sizes(job: Job, largest: Mapping[str, int]) -> dict[str, DimRange]:
+    """What the named dimensions of a job will be; of the text, when it is longest."""
+    sizes = {name: DimRange.fixed(size) for name, size in largest.items()}
+    return sizes | {"frames": DimRange(job.shortest, job.longest, job.longest)}
 
 
 def _observed(chunks: Iterator[Chunk], on_chunk: Callable[[Chunk], None]) -> Iterator[Chunk]:

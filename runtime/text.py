@@ -22,9 +22,7 @@ prompt costs the encoder its own tokens only, and what follows them is filled wi
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,8 +32,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from sana_rt import documents
-from sana_rt.errors import RequestError, TokenizerError
+from sana_rt import tokenizer_file
+from sana_rt.errors import RequestError
 from sana_rt.model_spec import TextSpec
 
 
@@ -79,13 +77,7 @@ class PromptTokenizer:
     @staticmethod
     def from_file(path: Path, spec: TextSpec) -> PromptTokenizer:
         """Read ``tokenizer.json``; raises :class:`TokenizerError` if damaged or not ``spec``'s."""
-        with _tokenizer_errors(path):
-            tokenizer = Tokenizer.from_buffer(documents.read_bytes(path))
-            tokenizer.no_truncation()
-            tokenizer.no_padding()
-            tokenizer.encode("a 圆")  # what is damaged inside shows when it is used
-            _check(tokenizer, spec, path)
-        return PromptTokenizer(tokenizer, spec)
+        return PromptTokenizer(tokenizer_file.read(path, spec), spec)
 
     @cached_property
     def instruction_tokens(self) -> int:
@@ -161,49 +153,3 @@ def select(
     selected = np.zeros((1, prompt.keep.size, hidden_states.shape[2]), hidden_states.dtype)
     selected[:, valid] = hidden_states[:, prompt.keep[valid]]
     return selected, valid[None].astype(np.int64)
-
-
-@contextlib.contextmanager
-def _tokenizer_errors(path: Path) -> Iterator[None]:
-    """Turn what the library raises for a damaged file into :class:`TokenizerError`.
-
-    A panic of its Rust code is no Exception, and has no name that can be imported.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, ValueError) and type(error).__name__ != "PanicException":
-            raise
-        raise TokenizerError(
-            f"{path} cannot be read as a tokenizer: {error}.",
-            expected="a tokenizer.json of the Hugging Face tokenizers library.",
-            remedy="copy the bundle again, or export the checkpoint again.",
-        ) from error
-
-
-def _check(tokenizer: Tokenizer, spec: TextSpec, path: Path) -> None:
-    """Raise :class:`TokenizerError` unless the ids are those the text encoder was trained with."""
-    added = tokenizer.encode("").ids
-    if added != [spec.bos_token_id]:
-        raise TokenizerError(
-            f"{path} encodes the empty text as the tokens {added}.",
-            expected=f"only BOS, {[spec.bos_token_id]}.",
-            remedy=_REMEDY,
-        )
-    pad = tokenizer.get_added_tokens_decoder().get(spec.pad_token_id)
-    if pad is None or not pad.special:
-        raise TokenizerError(
-            f"{path} has {tokenizer.id_to_token(spec.pad_token_id)!r} at {spec.pad_token_id}.",
-            expected="a special token for padding.",
-            remedy=_REMEDY,
-        )
-    size = tokenizer.get_vocab_size()
-    if size > spec.vocab_size:
-        raise TokenizerError(
-            f"{path} has {size:,} tokens.",
-            expected=f"at most {spec.vocab_size:,}, the rows of the text encoder's embedding.",
-            remedy=_REMEDY,
-        )
-
-
-_REMEDY = "use the tokenizer of the same checkpoint as the text encoder."

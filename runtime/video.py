@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sana_rt.errors import RequestError
 from sana_rt.files import storage_errors, writing
+from sana_rt.runtime.comments import Tags
 from sana_rt.runtime.growing_file import GrowingFile
 
 Frames = NDArray[np.uint8]
@@ -24,6 +25,7 @@ Frames = NDArray[np.uint8]
 _QUALITY: Final = {"crf": "18"}  # constant quality of x264, where 17 to 18 is visually lossless
 _LIVE: Final = {"tune": "zerolatency"}  # a frame in, a frame out
 _SEEK_SECONDS: Final = 2  # between the frames that a player can jump to
+_NO_TAGS: Final[Tags] = {}
 _FRAGMENTED: Final = {
     "movflags": "frag_every_frame+empty_moov+default_base_moof",
     "flush_packets": "1",
@@ -34,16 +36,17 @@ class FragmentedVideo:
     """Encodes frames to a fragmented mp4 (H.264, yuv420p, BT.709), in pieces as they come.
 
     For a file, a socket or a pipe: all pieces up to any one are an mp4 that can be played. Each
-    frame is a fragment, encoded without looking ahead.
+    frame is a fragment, encoded without looking ahead. The first piece has the ``tags``.
 
     Raises:
         RequestError: ``height`` or ``width`` is odd, which yuv420p cannot store.
     """
 
-    def __init__(self, *, height: int, width: int, fps: int) -> None:
+    def __init__(self, *, height: int, width: int, fps: int, tags: Tags = _NO_TAGS) -> None:
         _check_even(height, width)
         self._pieces = _Pieces()
         self._container = av.open(self._pieces, "w", format="mp4", options=_FRAGMENTED)
+        self._container.metadata.update(tags)
         self._stream = _add_stream(self._container, height, width, fps, _QUALITY | _LIVE)
         self._stream.codec_context.gop_size = _SEEK_SECONDS * fps
 
@@ -60,10 +63,12 @@ class FragmentedVideo:
 
 
 @contextlib.contextmanager
-def video(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable[[Frames], None]]:
+def video(
+    path: Path, *, height: int, width: int, fps: int, tags: Tags = _NO_TAGS
+) -> Iterator[Callable[[Frames], None]]:
     """Write an mp4 (H.264, yuv420p, BT.709): a function that takes u8 [n, height, width, 3].
 
-    The file has its name only when the block ends without error.
+    The file has its name only when the block ends without error; ``tags`` are its metadata.
 
     Raises:
         RequestError: ``height`` or ``width`` is odd, which yuv420p cannot store.
@@ -71,6 +76,7 @@ def video(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable
     """
     _check_even(height, width)
     with writing(path) as file, av.open(file, "w", format="mp4") as container:
+        container.metadata.update(tags)
         stream = _add_stream(container, height, width, fps, _QUALITY)
         yield lambda frames: _mux(container, stream, frames)
         container.mux(stream.encode(None))
@@ -78,7 +84,7 @@ def video(path: Path, *, height: int, width: int, fps: int) -> Iterator[Callable
 
 @contextlib.contextmanager
 def live_video(
-    path: Path, *, height: int, width: int, fps: int
+    path: Path, *, height: int, width: int, fps: int, tags: Tags = _NO_TAGS
 ) -> Iterator[Callable[[Frames], None]]:
     """Write an mp4 that can be played while it grows: a function that takes u8 [n, h, w, 3].
 
@@ -90,7 +96,7 @@ def live_video(
         RequestError: as for :func:`video`.
         DiskFullError, StorageError: a fragment could not be written; those before it are kept.
     """
-    encoder = FragmentedVideo(height=height, width=width, fps=fps)
+    encoder = FragmentedVideo(height=height, width=width, fps=fps, tags=tags)
     with GrowingFile(path) as file:
         try:
             yield lambda frames: file.append(encoder.encode(frames))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import io
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 import pytest
 
-import sana_rt
 from sana_rt import files
+from sana_rt.manifest import Graph
 
 #: What changes the width or the colours of what commands print.
 TERMINAL = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
@@ -60,6 +61,16 @@ def fill_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
     monkeypatch.setattr(files, "create_partial", create_partial)
     return full.add
+
+
+@pytest.fixture(scope="session")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment whose processes end when they touch the network (tests/data/no_network.c)."""
+    library = tmp_path_factory.mktemp("offline") / "no_network.so"
+    source = Path(__file__).parent / "data/no_network.c"
+    command = ["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"]
+    subprocess.run(command, check=True)
+    return {**os.environ, "LD_PRELOAD": str(library)}
 
 
 @pytest.fixture(scope="session")
@@ -121,13 +132,31 @@ def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Pa
 
 def _export_key() -> str:
     """Changes with every line of code that a bundle depends on, and with what it imports."""
-    package = Path(sana_rt.__file__).parent
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for path in sorted([*package.glob("*.py"), *(package / "export").rglob("*.py")]):
-        digest.update(path.read_bytes())
-    for name in ("torch", "onnx", "onnxruntime", "onnxscript"):
-        digest.update(importlib.metadata.version(name).encode())
-    return digest.hexdigest()[:16]
+    from sana_rt import freshness
+
+    maker = freshness.maker("export", ("torch", "onnx", "onnxruntime", "onnxscript"))
+    return hashlib.sha256(Path(__file__).read_bytes() + maker.encode()).hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def graph_file() -> Callable[[Graph], bytes]:
+    """The bytes of an ONNX file with the signature and the opset of a graph, and no nodes."""
+    from onnx import TensorProto, helper
+
+    numbers = {"float32": TensorProto.FLOAT, "bfloat16": TensorProto.BFLOAT16}
+    numbers |= {"int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
+
+    def write(graph: Graph) -> bytes:
+        inputs, outputs = (
+            [helper.make_tensor_value_info(t.name, numbers[t.dtype], t.shape) for t in side]
+            for side in (graph.inputs, graph.outputs)
+        )
+        made = helper.make_graph([], "graph", inputs, outputs)
+        opset = helper.make_opsetid("", graph.opset)
+        content: bytes = helper.make_model(made, opset_imports=[opset]).SerializeToString()
+        return content
+
+    return write
 
 
 @pytest.fixture(scope="session")

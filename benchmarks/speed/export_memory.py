@@ -18,8 +18,10 @@ from typing import Final
 import click
 import msgspec
 
-from sana_rt.benchmarks.speed import harness
-from sana_rt.benchmarks.speed.harness import Conditions
+from sana_rt.benchmarks import processes
+from sana_rt.benchmarks.conditions import Conditions, conditions
+from sana_rt.benchmarks.processes import Call
+from sana_rt.benchmarks.speed import report as reports
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.graph_definition import DType
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
@@ -74,7 +76,8 @@ def measure(part: str, dtype: DType, folder: Path) -> Export:
     write_checkpoint(checkpoint, spec=full_size(part))
     arguments = {"checkpoint": str(checkpoint), "bundle": str(bundle), "part": part, "dtype": dtype}
     begin = time.perf_counter()
-    peak = harness.peak_bytes("sana_rt.benchmarks.speed.export_memory:run", arguments, threads=2)
+    call = Call("sana_rt.benchmarks.speed.export_memory:run", arguments, threads=2)
+    peak = processes.known(call.run().peak_bytes)
     return Export(
         part=part,
         dtype=dtype,
@@ -95,7 +98,7 @@ def _size(folder: Path) -> int:
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32")
 def main(output: Path, parts: tuple[str, ...], dtype: DType) -> None:
     """Measure, and write the figures with their conditions."""
-    conditions = harness.conditions(_PACKAGES, threads=2)
+    before = conditions(_PACKAGES, threads=2)
     exports = []
     for part in parts or PARTS:
         folder = Path(tempfile.mkdtemp())
@@ -104,7 +107,7 @@ def main(output: Path, parts: tuple[str, ...], dtype: DType) -> None:
         finally:
             shutil.rmtree(folder)
         sys.stderr.write(f"{part}: {exports[-1].peak_bytes / 2**30:.2f} GiB\n")
-    harness.write(ExportReport(conditions, tuple(exports)), output)
+    reports.write(ExportReport(before, tuple(exports)), output)
     click.echo(output)
 
 

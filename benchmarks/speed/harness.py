@@ -1,123 +1,143 @@
-"""Two ways to do the same, measured side by side: seconds, their ratio, and peak memory.
+"""Sides of a benchmark that take turns, each turn in a process of its own.
 
-The sides take turns within one process, so that what else the machine does meets both, and a
-ratio is one of neighbours in time. Memory is that of a process of its own for each side.
+A round has one turn of every side; who begins changes from round to round. So what else the
+machine does meets all sides alike, and a ratio is one of neighbours in time.
 """
 
 from __future__ import annotations
 
-import importlib
-import json
-import os
-import platform
 import statistics
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
-from sana_rt import machine
-from sana_rt.errors import UsageError
-from sana_rt.files import write_bytes
-from sana_rt.model_spec import Frozen
-
-Conditions = dict[str, str | int | float | None]
-
-_CHILD: Final = "from sana_rt.benchmarks.speed.harness import child; child()"
+from sana_rt.benchmarks.processes import Call, Report
+from sana_rt.benchmarks.speed.card import Card, Reading
+from sana_rt.benchmarks.speed.turn import Turn
+from sana_rt.errors import SanaRTError
+from sana_rt.progress import ReportProgress, silent
 
 
-class Spread(Frozen, frozen=True):
-    """The middle half of some measurements, and their number."""
+@dataclass(frozen=True)
+class Side:
+    """Something that plays: its name, and the call that is one of its turns."""
 
-    median: float
-    lower_quartile: float
-    upper_quartile: float
-    count: int
-
-    @staticmethod
-    def of(values: Sequence[float]) -> Spread:
-        """The quartiles of at least two values."""
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        return Spread(median, lower, upper, len(values))
+    name: str
+    call: Call
 
 
-class Comparison(Frozen, frozen=True):
-    """Seconds of the two sides, and how many times as long the reference takes."""
+@dataclass(frozen=True)
+class Measured:
+    """A turn in a round, the peak of its process in bytes, what was read of the card meanwhile."""
 
-    ours: Spread
-    reference: Spread
-    ratio: Spread
+    round: int
+    turn: Turn
+    peak_bytes: int | None
+    readings: tuple[Reading, ...]
 
 
-def interleave(
-    ours: Callable[[], Sequence[float]],
-    reference: Callable[[], Sequence[float]],
+@dataclass(frozen=True)
+class Rounds:
+    """The turns of every side, the baseline first, and why a side was given up."""
+
+    turns: dict[str, list[Measured]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def baseline(self) -> str:
+        """The side that the others are compared with."""
+        return next(iter(self.turns))
+
+    def add(self, name: str, measured: Measured) -> None:
+        """Another turn; :class:`ComparisonError` unless its work is the baseline's."""
+        if self.turns:
+            first = self.turns[self.baseline][0].turn
+            first.work.check(measured.turn.work, (self.baseline, name))
+        self.turns.setdefault(name, []).append(measured)
+
+    def give_up(self, name: str, error: SanaRTError) -> None:
+        """A side failed: none of its turns count. Raises ``error`` if it is the baseline."""
+        if not self.turns or name == self.baseline:
+            raise error
+        self.turns.pop(name, None)
+        self.failures[name] = str(error)
+
+
+def play(
+    sides: Sequence[Side],
     rounds: int,
-) -> Comparison:
-    """Let the sides take turns ``rounds`` times, after one turn each that does not count.
+    card: Card,
+    *,
+    check: Callable[[str, Turn], None] = lambda _name, _turn: None,
+    report: ReportProgress = silent,
+) -> Rounds:
+    """Let the sides take turns; the first is the baseline, whose work all must do.
 
-    A turn returns the seconds of each of its steps. The ratio is taken round by round, of the
-    turns' medians; who begins alternates.
+    ``check`` is called with the name of the side after each turn, and may raise.
+
+    Raises:
+        ComparisonError: a side did other work than the baseline.
+        SanaRTError: what the baseline's turn raised.
     """
-    sides = (ours, reference)
-    for side in sides:
-        side()
-    seconds: tuple[list[float], list[float]] = ([], [])
-    ratios = []
-    for index in range(rounds):
-        turns: dict[int, Sequence[float]] = {}
-        for which in (0, 1) if index % 2 == 0 else (1, 0):
-            turns[which] = sides[which]()
-            seconds[which].extend(turns[which])
-        ratios.append(statistics.median(turns[1]) / statistics.median(turns[0]))
-    return Comparison(Spread.of(seconds[0]), Spread.of(seconds[1]), Spread.of(ratios))
+    found, pace = Rounds(), Pace()
+    turns = [(index, side) for index in range(rounds) for side in _rotated(sides, index)]
+    for done, (index, side) in enumerate(turns):
+        left = [each.name for _, each in turns[done:] if each.name not in found.failures]
+        if side.name in found.failures:
+            continue
+        title = f"{side.name}, round {index + 1} of {rounds}{pace.told(left)}"
+        begin = time.monotonic()
+        try:
+            measured = _turn(index, side, card, partial(report, title))
+        except SanaRTError as error:
+            found.give_up(side.name, error)
+            continue
+        pace.took(side.name, time.monotonic() - begin)
+        found.add(side.name, measured)
+        check(side.name, measured.turn)
+    return found
 
 
-def peak_bytes(function: str, arguments: Mapping[str, Any], threads: int) -> int:
-    """The most memory that a new process has resident while it calls ``module:function``.
+class Pace:
+    """How long turns took, and so how long those that are left will."""
 
-    ``arguments`` must be what JSON can say. Raises :class:`subprocess.CalledProcessError`.
-    """
-    command = [sys.executable, "-c", _CHILD, function, json.dumps(arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(  # noqa: S603 - this interpreter, with arguments of ours
-        command, capture_output=True, text=True, check=True, env=environment
-    )
-    return int(done.stdout.split()[-1])
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
 
+    def took(self, name: str, seconds: float) -> None:
+        """A turn of a side ended."""
+        self._seconds.setdefault(name, []).append(seconds)
 
-def child() -> None:
-    """The other end of :func:`peak_bytes`."""
-    module, _, name = sys.argv[1].partition(":")
-    getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))
-    sys.stdout.write(f"{told(machine.peak_resident_bytes())}\n")
+    def seconds(self, left: Iterable[str]) -> float | None:
+        """How long turns of these sides will take; None while none ended.
 
+        A side that had no turn is taken for one like the others.
+        """
+        known = {name: statistics.fmean(each) for name, each in self._seconds.items()}
+        if not known:
+            return None
+        usual = statistics.fmean(known.values())
+        return sum(known.get(name, usual) for name in left)
 
-def told(memory: int | None) -> int:
-    """``memory`` in bytes; raises :class:`UsageError` where the system does not tell it."""
-    if memory is None:
-        raise UsageError("The memory of a process is not known here.", expected="Linux.")
-    return memory
-
-
-def conditions(packages: Sequence[str], threads: int) -> Conditions:
-    """What a figure depends on beside the code: processor, threads, versions, other load."""
-    found: Conditions = {
-        "processor": machine.processor(),
-        "instruction_set": machine.instruction_set(),
-        "cores": machine.usable_cpus(),
-        "threads": threads,
-        "load_average": machine.load_average(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-    }
-    return found | {name: version(name) for name in packages}
+    def told(self, left: Iterable[str]) -> str:
+        """The same in words, to put behind others."""
+        seconds = self.seconds(left)
+        if seconds is None:
+            return ""
+        told = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+        return f", about {told} left"
 
 
-def write(report: Frozen, path: Path) -> None:
-    """Write a report as indented JSON."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+def _rotated(sides: Sequence[Side], index: int) -> Iterator[Side]:
+    first = index % len(sides)
+    yield from (*sides[first:], *sides[:first])
+
+
+def _turn(index: int, side: Side, card: Card, report: Report) -> Measured:
+    with card.watched() as readings:
+        outcome = side.call.run(report)
+    turn = msgspec.convert(outcome.value, Turn)
+    return Measured(index, turn, outcome.peak_bytes, tuple(readings))

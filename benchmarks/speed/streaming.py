@@ -8,11 +8,9 @@ is what the kernel says of that process (Linux only).
 from __future__ import annotations
 
 import math
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -23,8 +21,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sana_rt import figures, geometry, machine
-from sana_rt.benchmarks.speed import harness
-from sana_rt.benchmarks.speed.harness import Conditions
+from sana_rt.benchmarks import processes
+from sana_rt.benchmarks.conditions import Conditions, conditions
+from sana_rt.benchmarks.processes import Call
+from sana_rt.benchmarks.speed import report as reports
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
@@ -101,9 +101,9 @@ def export(folder: Path) -> Path:
     return export_bundle(open_checkpoint(checkpoint), folder / "bundle").root
 
 
-def measure(bundle: Path, seconds: float, threads: int) -> Run:
+def measure(bundle: str, seconds: float, threads: int) -> Run:
     """Play one stream in this process, which should have done nothing else."""
-    session = Session.open(bundle, threads=threads)
+    session = Session.open(Path(bundle), threads=threads)
     num_frames = geometry.num_frames(seconds, session.model.sampling.fps, session.model)
     request = session.request(prompt=PROMPT, num_frames=num_frames)
     stream = session.stream(request)
@@ -128,9 +128,9 @@ def measure(bundle: Path, seconds: float, threads: int) -> Run:
                 made += len(frames)
             lengths.append(len(chunk))
             marks.append((time.perf_counter(), time.process_time()))
-            resident.append(harness.told(machine.resident_bytes()))
+            resident.append(processes.known(machine.resident_bytes()))
             allocations.append(session.graphs.memory.allocations)
-    peak = harness.told(machine.peak_resident_bytes())  # before the copy of the state
+    peak = processes.known(machine.peak_resident_bytes())  # before the copy of the state
     state = stream.state()
     wall, cpu = np.diff(np.array(marks), axis=0).T.tolist()
     return Run(
@@ -169,7 +169,7 @@ def report(runs: Sequence[Run], model: ModelSpec, threads: int) -> StreamingRepo
     growth = long.peak_resident_bytes / short.peak_resident_bytes - 1
     cpu, wall = slope(long.cpu_seconds), slope(long.wall_seconds)
     return StreamingReport(
-        conditions=harness.conditions(_PACKAGES, threads),
+        conditions=conditions(_PACKAGES, threads),
         model=model.name,
         height=model.sampling.height,
         width=model.sampling.width,
@@ -236,12 +236,11 @@ def main(seconds: tuple[float, ...], threads: int, bundle: Path | None, output: 
             bundle = export(Path(folder))
         runs = []
         for length in seconds:
-            # A process each, and none that was forked: its peak would begin at ours.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                runs.append(pool.submit(measure, bundle, length, threads).result())
+            arguments = {"bundle": str(bundle), "seconds": length, "threads": threads}
+            outcome = Call("sana_rt.benchmarks.speed.streaming:measure", arguments, threads).run()
+            runs.append(msgspec.convert(outcome.value, Run))
         result = report(runs, Bundle.read(bundle).manifest.model, threads)
-    harness.write(result, output)
+    reports.write(result, output)
     draw(result, output.with_suffix(".svg"))
     click.echo(
         f"peak memory {result.peak_growth:+.2%} from {min(seconds):g} s to {max(seconds):g} s; "

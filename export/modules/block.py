@@ -93,33 +93,50 @@ def outer_sum(v: Tensor, k: Tensor, frames: int) -> Tensor:
 
     A GEMM sums the tokens of one frame, in float32 inside but stored in the weights' type;
     frames are summed in float32. kᵀ is the transposed operand because the rotation writes k
-    anyway and can do so in any order; v would need a copy.
+    anyway and can do so in any order. Batch and frames are one axis, because TensorRT copies v
+    for a GEMM whose batch has three.
     """
-    k_columns: Tensor = k.unflatten(1, (frames, -1)).permute(0, 1, 3, 4, 2)  # [B, T, h, d, P]
-    v_rows: Tensor = v.unflatten(1, (frames, -1)).transpose(2, 3)  # [B, T, h, P, d]
-    return (k_columns @ v_rows).float().sum(1).transpose(2, 3)
+    k_frames, v_frames = (x.unflatten(1, (frames, -1)).flatten(0, 1) for x in (k, v))
+    sums: Tensor = k_frames.permute(0, 2, 3, 1) @ v_frames.transpose(1, 2)  # [B·T, h, d, d]
+    total: Tensor = sums.unflatten(0, (-1, frames)).float().sum(1)
+    return total.transpose(2, 3)
 
 
 class CrossAttention(nn.Module):
-    """Softmax attention to the prompt; see :class:`PromptAttention` for what the keys carry."""
+    """Softmax attention to the prompt; see :class:`PromptAttention` for what the keys carry.
+
+    A token's q is normalised by one factor and has a bias. Both are applied to its logits, so
+    that the fused kernel reads what the GEMM wrote and nothing writes q again.
+    """
 
     def __init__(self, spec: TransformerSpec) -> None:
         super().__init__()
         self.head_dim = spec.cross_head_dim
         self.eps = spec.qk_norm_eps
         width = spec.num_cross_heads * spec.cross_head_dim
-        self.to_q = nn.Linear(spec.width, width)
+        self.to_q = UnbiasedLinear(spec.width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, spec.width)])
 
     def forward(self, x: Tensor, text_k: Tensor, text_v: Tensor, text_bias: Tensor) -> Tensor:
         """Tokens [B, N, D], K and V [B, heads, S, d], bias [B, 1, 1, S] to [B, N, D]."""
         q = self.to_q(x)
-        q = q * inverse_rms(q, self.eps).to(q.dtype)
+        scale = inverse_rms(q + self.to_q.bias, self.eps)[:, None]  # [B, 1, N, 1]
+        bias = self.to_q.bias.unflatten(0, (-1, 1, self.head_dim)).float()  # [heads, 1, d]
+        of_bias = (text_k.float() * bias).sum(-1)[:, :, None]  # [B, heads, 1, S]
         q = q.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        logits = q @ text_k.transpose(2, 3) + text_bias
-        weights = logits.float().softmax(-1).to(text_v.dtype)  # its sum is not bfloat16's
+        of_q = (q @ text_k.transpose(2, 3)).float()  # [B, heads, N, S]
+        logits = (of_q + of_bias) * scale + text_bias.float()
+        weights = logits.softmax(-1).to(text_v.dtype)  # its sum is not bfloat16's
         out: Tensor = self.to_out[0]((weights @ text_v).transpose(1, 2).flatten(2))
         return out
+
+
+class UnbiasedLinear(nn.Linear):
+    """A linear layer whose bias is applied elsewhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out], without the bias."""
+        return F.linear(x, self.weight)
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -260,10 +277,11 @@ class Block(nn.Module):
         x = modulated_norm(tokens, shift_1, scale_1, self.norm_eps)
         rope = rotary_grid(rope_t, rope_h, rope_w)
         out, state_s, state_k = self.attn1(x, rope, state_s, state_k)
-        tokens = tokens + gate_1[:, :, None, None] * out.unflatten(1, grid)
-
-        out = self.attn2(tokens.flatten(1, 3), text_k, text_v, text_bias)
-        tokens = tokens + out.unflatten(1, grid)
+        gated = gate_1[:, :, None, None] * out.unflatten(1, grid)
+        # Of one shape to all that read it, or TensorRT writes the sum once for each.
+        flat = tokens.flatten(1, 3) + gated.flatten(1, 3)
+        flat = flat + self.attn2(flat, text_k, text_v, text_bias)
+        tokens = flat.unflatten(1, grid)
 
         x = modulated_norm(tokens, shift_2, scale_2, self.norm_eps)
         out, state_z = self.ff(x, state_z)

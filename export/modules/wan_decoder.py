@@ -9,7 +9,6 @@ are allocated once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_rt.export.modules.wan_layers import (
-    CACHE_FRAMES,
     CausalConv3d,
     History,
     MidBlock,
@@ -29,30 +27,7 @@ from sana_rt.export.modules.wan_layers import (
     check_spec,
 )
 from sana_rt.model_spec import WanVAESpec
-from sana_rt.tensors import Shape
-
-
-@dataclass(frozen=True)
-class CacheSpec:
-    """A cache's ``channels``, and its ``scale``: its height over the latent height."""
-
-    channels: int
-    scale: int
-
-    def shape(self, spatial_stride: int) -> Shape:
-        """Its shape with named dimensions.
-
-        Height and width are ``latent_height``, ``latent_height_x2``, ... and, at the size of
-        the frames, ``height``: one name for one number in all graphs of a bundle.
-        """
-        names = [_dim_name(axis, self.scale, spatial_stride) for axis in ("height", "width")]
-        return ("batch", CACHE_FRAMES, self.channels, *names)
-
-
-def _dim_name(axis: str, scale: int, spatial_stride: int) -> str:
-    if scale == spatial_stride:
-        return axis
-    return f"latent_{axis}" if scale == 1 else f"latent_{axis}_x{scale}"
+from sana_rt.signatures import WAN_CACHE_FRAMES
 
 
 class StreamingDecoder(nn.Module):
@@ -67,12 +42,6 @@ class StreamingDecoder(nn.Module):
         self.spec = spec
         self.post_quant_conv = PointwiseConv3d(spec.latent_channels, spec.latent_channels)
         self.decoder = Decoder3d(spec)
-
-    def cache_specs(self) -> tuple[CacheSpec, ...]:
-        """What each of ``cache_00``, ``cache_01``, ... is."""
-        return tuple(
-            CacheSpec(conv.weight.shape[1], scale) for conv, scale in self.decoder.caches()
-        )
 
     def decode(self, latents: Tensor, history: History) -> Tensor:
         """Normalised latents f32 [B, C, T, h, w] -> frames [B, T', 3, H, W], not clamped.
@@ -191,7 +160,7 @@ class Upsample(nn.Module):
         if self.time_conv not in history:
             # The first latent frame stays one frame, and this convolution never sees it:
             # with the second one it begins with zeros as its past.
-            history[self.time_conv] = torch.zeros_like(x).expand(-1, CACHE_FRAMES, -1, -1, -1)
+            history[self.time_conv] = torch.zeros_like(x).expand(-1, WAN_CACHE_FRAMES, -1, -1, -1)
             return x
         batch, frames, *image = x.shape
         pairs: Tensor = self.time_conv(x, history)  # [B, T, 2 · C, H, W]

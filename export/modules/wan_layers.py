@@ -19,9 +19,7 @@ from torch.nn import functional as F
 
 from sana_rt.errors import ExportError
 from sana_rt.model_spec import VAESpec, WanVAESpec
-
-#: Frames of the past that a causal convolution with a temporal kernel of 3 sees.
-CACHE_FRAMES = 2
+from sana_rt.signatures import WAN_CACHE_FRAMES
 
 #: By convolution, the two frames before the next one, [B, 2, C, H, W]. A convolution that is not
 #: in it has seen nothing yet: its past is zeros. None in its place: nothing will follow.
@@ -77,8 +75,8 @@ class CausalConv3d(nn.Module):
         if history is None or past is None:
             return self._first(x, history)
         frames = torch.cat((past, x), dim=1)
-        history[self] = frames[:, -CACHE_FRAMES:]
-        windows = (frames[:, t : t + CACHE_FRAMES + 1] for t in range(x.shape[1]))
+        history[self] = frames[:, -WAN_CACHE_FRAMES:]
+        windows = (frames[:, t : t + WAN_CACHE_FRAMES + 1] for t in range(x.shape[1]))
         return torch.stack([self._conv2d(seen, self.weight) for seen in windows], dim=1)
 
     def _first(self, x: Tensor, history: History | None) -> Tensor:

@@ -9,9 +9,21 @@ import msgspec
 
 from sana_rt.errors import BackendError, SanaRTError, UsageError
 from sana_rt.manifest import Variant
-from sana_rt.runtime.backends.base import Backend, Candidate, Offers
+from sana_rt.runtime.backends.base import (
+    DEFAULT_OPTIONS,
+    Backend,
+    BackendOptions,
+    Candidate,
+    Offers,
+)
 
 AUTO: Final = "auto"
+
+
+def _tensorrt() -> Candidate:
+    from sana_rt.runtime.backends import plan_offers  # noqa: PLC0415 (needs nothing optional yet)
+
+    return plan_offers.CANDIDATE
 
 
 def _cpu() -> Candidate:
@@ -26,20 +38,32 @@ def _cuda() -> Candidate:
     return onnxruntime.CUDA_CANDIDATE
 
 
+def _rtx() -> Candidate:
+    from sana_rt.runtime.backends import onnxruntime_rtx  # noqa: PLC0415 (an optional dependency)
+
+    return onnxruntime_rtx.CANDIDATE
+
+
 #: The backends by name; `auto` tries them in this order.
 BACKENDS: Final[Mapping[str, Callable[[], Candidate]]] = {
+    "tensorrt": _tensorrt,
     "onnxruntime-cuda": _cuda,
+    "onnxruntime-rtx": _rtx,
     "onnxruntime": _cpu,
 }
 
 
 def select(
-    backend: str, variants: Mapping[str, Variant], variant: str | None, threads: int | None = None
+    backend: str,
+    variants: Mapping[str, Variant],
+    variant: str | None,
+    options: BackendOptions = DEFAULT_OPTIONS,
 ) -> tuple[Backend, str]:
     """The first backend that can play the bundle, opened, and the name of the variant it plays.
 
-    Without ``variant`` that is the first one that the backend prefers: on a CPU in ``float32``,
-    on a GPU in ``bfloat16`` before ``float32``. A quantized variant is played only when it is
+    ``auto`` prefers plans for the card, where there are any. Without ``variant`` it is the first
+    one that the backend prefers: on a CPU in ``float32``, on a GPU in ``bfloat16`` before
+    ``float32``. A quantized variant is played only when it is
     asked for.
 
     Raises:
@@ -52,7 +76,7 @@ def select(
             offers = candidate.offers(variants)
             played = _played(offers, variants, variant)
             if played is not None:
-                return candidate.open(threads), played
+                return candidate.open(options), played
             refusals[name] = _reasons(offers, variants, variant)
         except SanaRTError as error:
             refusals[name] = str(error).replace("\n", " ")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from sana_rt.errors import BindingError
-from sana_rt.manifest import Graph, Plan, Variant
+from sana_rt.manifest import DimRange, Graph, Plan, Variant
 from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.tensors import TensorSpec, unify
 
@@ -16,13 +17,39 @@ from sana_rt.tensors import TensorSpec, unify
 Entry = Graph | Plan
 
 
+#: An allowance for what TensorRT keeps on the device for an opened plan, beside weights and
+#: activations, such as compiled kernels. A guess: it has not been measured on a card.
+PLAN_CONTEXT_BYTES: Final = 8 << 20
+
+
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a backend opens: the graph called ``name``, or a plan of it."""
+    """A file that a backend opens: the graph called ``name``, or a plan of it.
+
+    ``sha256`` is what the manifest lists, for files that are programs; ``sizes`` are those of the
+    named dimensions that it will run with.
+    """
 
     name: str
     entry: Entry
     path: Path
+    sha256: str = ""
+    variant: str = ""
+    sizes: Mapping[str, DimRange] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """How a backend runs: CPU ``threads`` (None: all), and on a GPU whether steps are captured
+    as CUDA graphs, and the seconds that it may take to answer.
+    """
+
+    threads: int | None = None
+    cuda_graph: bool = True
+    timeout: float = 600.0
+
+
+DEFAULT_OPTIONS: Final = BackendOptions()
 
 
 @dataclass(frozen=True)
@@ -113,12 +140,23 @@ class Context(ABC):
         _check_overlap(self.name, inputs, outputs)
         return self._bind(inputs, outputs)
 
+    def close(self) -> None:  # noqa: B027 (most give it back with their last binding)
+        """Give its memory back; no binding of it can run any more."""
+
     @abstractmethod
     def _bind(self, inputs: Mapping[str, Buffer], outputs: Mapping[str, Buffer]) -> Binding: ...
 
 
 class Backend(ABC):
-    """A way to run graphs on one device."""
+    """A way to run graphs on one device.
+
+    ``context_bytes`` are an allowance for what an opened artifact keeps on the device for itself,
+    beside its weights; how much that is can only be seen when it is open. What one that
+    ``specializes`` opens runs with the sizes of its artifact only.
+    """
+
+    context_bytes = 0
+    specializes = False
 
     def __init__(self, name: str, memory: Memory) -> None:
         self.name = name
@@ -127,6 +165,12 @@ class Backend(ABC):
     def artifacts(self, variant: Variant) -> Mapping[str, Entry]:
         """What it opens for each graph of a variant that it offers: here, the graph itself."""
         return variant.graphs
+
+    def check(self, artifact: Artifact) -> None:  # noqa: B027 (most see it when they open it)
+        """Look at the beginning of an artifact's file, without loading it.
+
+        Raises an error of :meth:`open` where it is certain that it could not be opened here.
+        """
 
     @abstractmethod
     def open(self, artifact: Artifact, *, lasting: bool = True) -> Context:
@@ -143,10 +187,16 @@ class Backend(ABC):
         """A program of bindings of this backend; here it runs them one by one."""
         return Program(commands)
 
+    def loaded(self) -> None:  # noqa: B027 (most load nothing that could be kept)
+        """All that a clip runs is open and bound: what took long may be kept for the next time."""
+
     def activation_bytes(self, entries: Iterable[Entry]) -> int | None:
         """Memory for activations that these share, or None if it is sized while they run."""
         del entries
         return None
+
+    def trim(self) -> None:  # noqa: B027 (most hold nothing between artifacts)
+        """Give back memory that only artifacts used which are closed by now."""
 
     def close(self) -> None:
         """Give back what the device holds for it; afterwards nothing of it can be used."""
@@ -157,12 +207,11 @@ class Backend(ABC):
 class Candidate:
     """A backend that is not open yet: what it would play, which needs no device, and its opening.
 
-    Opening (with a number of CPU threads, or None) raises :class:`BackendError` where it cannot
-    work, and leaves nothing behind.
+    Opening raises :class:`BackendError` where it cannot work, and leaves nothing behind.
     """
 
     offers: Callable[[Mapping[str, Variant]], Offers]
-    open: Callable[[int | None], Backend]
+    open: Callable[[BackendOptions], Backend]
 
 
 def _check_buffers(

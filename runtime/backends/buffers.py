@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -65,8 +67,41 @@ class Buffer:
         return replace(self, shape=shape)
 
 
+class Timer(ABC):
+    """Times of what the device does, between marks."""
+
+    @abstractmethod
+    def mark(self, name: str) -> None:
+        """Let ``name`` end here, and what is marked next begin."""
+
+    @abstractmethod
+    def seconds(self) -> list[tuple[str, float]]:
+        """The time from each mark to the next, under the name of the latter."""
+
+
+class HostTimer(Timer):
+    """Where work is done when the call that asks for it returns."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[str, float]] = []
+
+    def mark(self, name: str) -> None:
+        """Look at the clock."""
+        self._marks.append((name, time.perf_counter()))
+
+    def seconds(self) -> list[tuple[str, float]]:
+        """The time from each mark to the next."""
+        pairs = itertools.pairwise(self._marks)
+        return [(name, end - start) for (_, start), (name, end) in pairs]
+
+
 class Memory(ABC):
-    """Memory of one device. Copies are ordered with the graphs that run on the device."""
+    """Memory of one device. Copies are ordered with the graphs that run on the device.
+
+    Where it is ``staged``, what is filled goes through pinned memory of the host, of its size.
+    """
+
+    staged = False
 
     def __init__(self) -> None:
         self.allocations = 0  # how often `allocate` was called; flat after warm-up
@@ -95,6 +130,13 @@ class Memory(ABC):
         host = np.empty(source.shape, HOST_DTYPES[source.dtype])
         self._download(host, source)
         return widen(host) if source.dtype == "bfloat16" else host
+
+    def begin(self, moment: str) -> None:  # noqa: B027 (a host has no errors of its own)
+        """Say in words what comes now, for messages about the device."""
+
+    def timer(self) -> Timer:
+        """A timer of what the device does."""
+        return HostTimer()
 
     def close(self) -> None:  # noqa: B027 (most have nothing to do)
         """Give back what copies need beside the buffers; buffers go with their last user."""

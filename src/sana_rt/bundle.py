@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sana_rt import manifest as manifests
+from sana_rt import onnx_file
 from sana_rt.errors import BundleFileError, ManifestMissingError, ManifestPathError
 from sana_rt.files import sha256, storage_errors, write_bytes
 from sana_rt.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File, Graph, Manifest, Plan
+from sana_rt.onnx_file import DamagedOnnxError, Outside
+from sana_rt.tensors import first_difference
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class Bundle:
 
     root: Path
     manifest: Manifest
+
+    @staticmethod
+    def exists(root: Path) -> bool:
+        """Whether there is a manifest, be it valid or not."""
+        with storage_errors(root):
+            return (root / MANIFEST_NAME).is_file()
 
     @staticmethod
     def read(root: Path) -> Bundle:
@@ -87,9 +96,65 @@ class Bundle:
             )
 
     def check_graph(self, graph: Graph) -> None:
-        """Raise :class:`BundleFileError` unless a graph's files have their listed content."""
+        """Check the hashes of a graph's files, then what :meth:`check_onnx` does.
+
+        Whoever makes something of a graph calls this first. Raises :class:`BundleFileError`.
+        """
         for path in (graph.path, *graph.weights):
             self.check_hash(self.manifest.file(path))
+        self.check_onnx(graph)
+
+    def check_onnx(self, graph: Graph) -> None:
+        """Raise :class:`BundleFileError` unless the ONNX file is what the manifest says of it.
+
+        Whoever opens a graph calls this first: its weights lie in the files listed for it, and
+        its opset, inputs and outputs are those listed. The weights are not read.
+        """
+        path = self.path(graph.path)
+        try:
+            found = onnx_file.read(path)
+        except DamagedOnnxError as error:
+            raise BundleFileError(
+                f"{path} is not an ONNX graph: {error}.", remedy=_REMEDY
+            ) from error
+        self._check_outside(graph, found.outside)
+        if found.opset != graph.opset:
+            raise BundleFileError(
+                f"{path} has opset {found.opset}.",
+                expected=f"{graph.opset}, as the manifest says.",
+                remedy=_REMEDY,
+            )
+        for side in ("inputs", "outputs"):
+            difference = first_difference(getattr(found, side), getattr(graph, side))
+            if difference is not None:
+                index, there, expected = difference
+                raise BundleFileError(
+                    f"{path} has {there} as {side}[{index}].",
+                    expected=f"{expected}, as the manifest says.",
+                    remedy=_REMEDY,
+                )
+
+    def _check_outside(self, graph: Graph, tensors: Iterable[Outside]) -> None:
+        """Every tensor outside of the graph's file lies in one that is listed for it."""
+        folder = PurePosixPath(graph.path).parent
+        sizes = {
+            str(PurePosixPath(path).relative_to(folder)): self.manifest.file(path).bytes
+            for path in graph.weights
+            if folder in PurePosixPath(path).parents
+        }
+        for location, offset, length in tensors:
+            if location not in sizes:
+                raise BundleFileError(
+                    f"{self.path(graph.path)} keeps weights in {location!r}.",
+                    expected=f"a file that the manifest lists for it: {sorted(sizes)}.",
+                    remedy="do not use this bundle: no command of sana-rt writes such a graph.",
+                )
+            if offset + length > sizes[location]:
+                raise BundleFileError(
+                    f"{self.path(graph.path)} reads {location!r} up to byte {offset + length:,}.",
+                    expected=f"at most {sizes[location]:,}, its size.",
+                    remedy=_REMEDY,
+                )
 
 
 def _read_manifest(path: Path) -> bytes:

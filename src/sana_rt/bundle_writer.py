@@ -19,8 +19,9 @@ import msgspec
 
 from sana_rt import weights_file
 from sana_rt.bundle import Bundle, describe, save
-from sana_rt.files import PARTIAL_SUFFIX, storage_errors
-from sana_rt.manifest import Manifest
+from sana_rt.errors import UsageError
+from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors
+from sana_rt.manifest import Manifest, Plan, Variant
 
 _SUFFIXES: Final = (".onnx", weights_file.SUFFIX, PARTIAL_SUFFIX)
 
@@ -59,6 +60,57 @@ def publish(root: Path, before: Manifest | None, after: Manifest) -> Bundle:
     for path in sorted(dropped):
         _remove(root, root / path)
     return bundle
+
+
+def remove_variant(root: Path, name: str) -> Bundle:
+    """Take a variant and its plans out of a bundle; files that others share stay.
+
+    Raises:
+        UsageError: it is the only one.
+        ManifestReferenceError: there is none of that name.
+        LockedError: another process is writing the bundle.
+    """
+    with lock(root):
+        before = Bundle.read(root).manifest
+        before.variant(name)
+        rest = {each: variant for each, variant in before.variants.items() if each != name}
+        if not rest:
+            raise UsageError(
+                f"{name!r} is the only variant of {root}.",
+                expected="a bundle that keeps at least one.",
+                remedy="remove the directory to remove all of it.",
+            )
+        return publish(root, before, msgspec.structs.replace(before, variants=rest))
+
+
+def remove_plans(root: Path, variant: str | None, target: str | None) -> Bundle:
+    """Take plans out of a bundle: those of a variant or of all, for a target or for all.
+
+    Raises what :func:`remove_variant` does, and :class:`UsageError` if there are no such plans.
+    """
+    with lock(root):
+        before = Bundle.read(root).manifest
+        names = list(before.variants) if variant is None else [variant]
+        changed = {
+            name: msgspec.structs.replace(found, plans=_other_targets(found, target))
+            for name in names
+            if (found := before.variant(name)).plans
+        }
+        after = msgspec.structs.replace(before, variants={**before.variants, **changed})
+        if after == before:
+            raise UsageError(
+                f"{root} has no such plans.", expected=f"plans of {_plans(before) or 'nothing'}."
+            )
+        return publish(root, before, after)
+
+
+def _other_targets(variant: Variant, target: str | None) -> dict[str, dict[str, Plan]]:
+    return {each: plans for each, plans in variant.plans.items() if target not in {None, each}}
+
+
+def _plans(manifest: Manifest) -> str:
+    found = manifest.variants.items()
+    return ", ".join(f"{name} for {target}" for name, each in found for target in each.plans)
 
 
 def _clean(root: Path, name: str, manifest: Manifest | None) -> None:

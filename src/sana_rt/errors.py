@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
+
 
 class SanaRTError(Exception):
     """Base of all errors raised on purpose.
@@ -20,6 +23,12 @@ class SanaRTError(Exception):
         if remedy:
             parts.append(f"To fix: {remedy}")
         super().__init__("\n".join(parts))
+
+
+def some(names: Collection[str], most: int = 10) -> str:
+    """Names as messages list them: ``a, b, ... and 12 more``."""
+    shown = ", ".join(itertools.islice(names, most))
+    return shown if len(names) <= most else f"{shown}, ... and {len(names) - most:,} more"
 
 
 class UsageError(SanaRTError):
@@ -51,7 +60,7 @@ class CheckpointFormatError(CheckpointError):
 
 
 class CheckpointKeysError(CheckpointError):
-    """Missing, unexpected or mis-shaped tensors; all of them are listed."""
+    """Missing, unexpected or mis-shaped tensors; all of them are counted, and some named."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -111,11 +120,11 @@ class ManifestReferenceError(ManifestError):
 
 
 class ManifestShapeError(ManifestError):
-    """A tensor that no graph can have, or of a decoder that is not as the manifest says."""
+    """A tensor that no graph can have, or that this graph of this model has not."""
 
 
 class BundleFileError(ManifestError):
-    """A listed file is absent, or has another size or another hash than listed."""
+    """A listed file is absent, is not the listed one, or is not what the manifest says of it."""
 
 
 class QuantizationError(SanaRTError):
@@ -154,6 +163,18 @@ class PlanVersionError(EngineError):
     """A plan that another version of TensorRT built; both versions are shown."""
 
 
+class PlanCardError(EngineError):
+    """A plan that was built for another kind of card than the one that is here."""
+
+
+class PlanDriverError(EngineError):
+    """A plan that needs a newer NVIDIA driver or CUDA runtime than the one that is here."""
+
+
+class PlanFormatError(EngineError):
+    """A file that is not a plan, or a plan of another graph than the manifest says."""
+
+
 class PlanTableError(EngineError):
     """A build log whose compiled layer table does not parse; nothing of it is dropped."""
 
@@ -186,5 +207,17 @@ class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
 
 
+class DeviceLostError(SanaRTError):
+    """The device failed or does not answer; nothing more can be played in this process."""
+
+
 class NonFiniteError(SanaRTError):
     """A graph wrote NaN or infinity; names the graph, the step and the output."""
+
+
+class BenchmarkError(SanaRTError):
+    """A side of a benchmark failed in its process, or took longer than its limit."""
+
+
+class ComparisonError(SanaRTError):
+    """Two measurements that are not of equal work; names the fields, with both values."""

@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from sana_rt import graph_names
 from sana_rt.errors import (
     ManifestDuplicateError,
     ManifestError,
@@ -29,8 +32,18 @@ from sana_rt.errors import (
     ProfileError,
 )
 from sana_rt.graph_names import DECODER, DECODER_FIRST
-from sana_rt.model_spec import Count, Frozen, ModelSpec, Natural, NonNegative, Positive
-from sana_rt.tensors import Dim, TensorSpec, check_dtype
+from sana_rt.model_spec import (
+    Count,
+    Frozen,
+    ModelSpec,
+    Natural,
+    NonNegative,
+    Positive,
+    WanVAESpec,
+    contradictions,
+)
+from sana_rt.signatures import CACHE_PREFIX, signature, wan_cache_count
+from sana_rt.tensors import Dim, TensorSpec, check_dtype, first_difference
 
 MANIFEST_NAME: Final = "manifest.json"
 FORMAT: Final = "sana-rt-bundle"
@@ -41,9 +54,6 @@ MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
 MAX_FILES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 40
 MAX_PATH_CHARS: Final = 255
-
-#: How the names of the tensors begin that the decoder hands from one call to the next.
-CACHE_PREFIX: Final = "cache_"
 
 # A part of a path starts with no dot (hidden files, "..") and ends with none (Windows drops it).
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"
@@ -77,6 +87,11 @@ class Verification(Frozen, frozen=True):
     tolerance: Positive
     reference: str
     dims: tuple[dict[str, Natural], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance; that of a NaN is not."""
+        return self.max_error <= self.tolerance
 
 
 class Graph(Frozen, frozen=True):
@@ -175,6 +190,10 @@ class Plan(Frozen, frozen=True):
     weight_bytes: Natural
     user_allocation: bool
 
+    def has_signature_of(self, graph: Graph) -> bool:
+        """Whether inputs and outputs are those of ``graph``."""
+        return (self.inputs, self.outputs) == (graph.inputs, graph.outputs)
+
     def check_holds(self, where: str, wanted: Mapping[str, DimRange], remedy: str) -> None:
         """Raise :class:`ProfileError` unless every wanted dimension lies in the profile."""
         outside = [
@@ -233,7 +252,8 @@ class DecodeWindow(Frozen, frozen=True):
 class Variant(Frozen, frozen=True):
     """One numerical version of the model: graph by graph name, plans by target, then name.
 
-    One without ``decoder`` makes latents, not frames.
+    One without ``decoder`` makes latents, not frames. ``maker`` says which code wrote the graphs;
+    what another would write is not current.
     """
 
     dtype: str
@@ -243,16 +263,21 @@ class Variant(Frozen, frozen=True):
     plans: dict[Name, dict[Name, Plan]] = msgspec.field(default_factory=dict)
     quantization: Quantization | None = None
     decoder: DecodeWindow | None = None
+    maker: str = ""
 
     def keeping_plans(self, before: Variant | None) -> Variant:
-        """This variant with the plans of ``before``, which it replaces, for graphs it still has.
+        """This variant with the plans of ``before``, which it replaces, for graphs like before.
 
         A plan records what it was built from, so `sana-rt build` renews those that are stale.
         """
         if before is None:
             return self
         kept = {
-            target: {name: plan for name, plan in plans.items() if name in self.graphs}
+            target: {
+                name: plan
+                for name, plan in plans.items()
+                if name in self.graphs and plan.has_signature_of(self.graphs[name])
+            }
             for target, plans in before.plans.items()
         }
         plans = {target: plans for target, plans in kept.items() if plans}
@@ -267,7 +292,7 @@ class Variant(Frozen, frozen=True):
                 yield from (plan.path, plan.log)
 
 
-class Manifest(Frozen, frozen=True):
+class Manifest(Frozen, frozen=True, dict=True):
     """The whole of ``manifest.json``."""
 
     format: Literal["sana-rt-bundle"]
@@ -278,14 +303,17 @@ class Manifest(Frozen, frozen=True):
     variants: Annotated[dict[Name, Variant], Meta(min_length=1)]
     tokenizer: FilePath | None = None
 
+    @cached_property
+    def _files(self) -> dict[str, File]:
+        return {file.path: file for file in self.files}
+
     def file(self, path: str) -> File:
         """The listed file at ``path``."""
-        for file in self.files:
-            if file.path == path:
-                return file
-        raise ManifestReferenceError(
-            f"The manifest refers to {path!r}.", expected="a path that its files list."
-        )
+        if path not in self._files:
+            raise ManifestReferenceError(
+                f"The manifest refers to {path!r}.", expected="a path that its files list."
+            )
+        return self._files[path]
 
     def variant(self, name: str) -> Variant:
         """The variant called ``name``."""
@@ -296,6 +324,13 @@ class Manifest(Frozen, frozen=True):
             )
         return self.variants[name]
 
+    def built_from(self, variant: str, graph: str) -> BuiltFrom:
+        """What a plan of a graph would be built from now."""
+        found = self.variant(variant)
+        one = found.graphs[graph]
+        path, *weights = (self.file(path).sha256 for path in (one.path, *one.weights))
+        return BuiltFrom(path, tuple(weights), found.quantization)
+
     def paths(self) -> set[str]:
         """The listed files that the tokenizer and the variants are in."""
         return {path for _, path in _references(self)}
@@ -305,6 +340,21 @@ class Manifest(Frozen, frozen=True):
         others = {name: each for name, each in self.variants.items() if name not in variants}
         new = {name: each.keeping_plans(self.variants.get(name)) for name, each in variants.items()}
         return msgspec.structs.replace(self, variants={**others, **new})
+
+    def with_current_plans(self) -> dict[str, Variant]:
+        """The variants without the plans of graphs that were replaced since."""
+        return {name: self._with_current_plans(name, each) for name, each in self.variants.items()}
+
+    def _with_current_plans(self, name: str, variant: Variant) -> Variant:
+        plans = {
+            target: {
+                graph: plan
+                for graph, plan in plans.items()
+                if plan.built_from == self.built_from(name, graph)
+            }
+            for target, plans in variant.plans.items()
+        }
+        return msgspec.structs.replace(variant, plans=plans)
 
     def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
         """The variants that a recipe made in this form, whatever they are called."""
@@ -347,8 +397,9 @@ def decode(data: bytes) -> Manifest:
 def check(manifest: Manifest) -> None:
     """Raise the named error of the first rule that the manifest breaks."""
     _check_files(manifest.files)
+    _check_model(manifest.model)
     for name, variant in manifest.variants.items():
-        _check_variant(name, variant)
+        _check_variant(name, variant, manifest.model)
     listed = {file.path for file in manifest.files}
     for where, path in _references(manifest):
         if path not in listed:
@@ -404,9 +455,11 @@ def _parse(data: bytes) -> dict[str, Any]:
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted(key for key in unique if keys.count(key) > 1)
-        raise ManifestDuplicateError(f"The manifest has an object with duplicate keys: {twice}.")
+        key, count = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ManifestDuplicateError(
+            f"The manifest has an object with the key {_shortened(repr(key))} {count} times.",
+            expected="no key twice.",
+        )
     return unique
 
 
@@ -434,8 +487,8 @@ def _no_constant(text: str) -> float:
     raise ManifestSyntaxError(f"The manifest contains {text}.", expected="finite numbers.")
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= 32 else f"{text[:32]}... ({len(text):,} characters)"
+def _shortened(text: str, limit: int = 32) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
 
 
 def _check_depth(value: object, depth: int) -> None:
@@ -478,7 +531,7 @@ def _checkpoint_of(raw: Mapping[str, Any]) -> str:
 
 def _typed(error: msgspec.ValidationError) -> ManifestError:
     """The named error of what msgspec found; its messages have three forms."""
-    text = str(error)
+    text = _shortened(str(error), 500)
     if text.startswith(("Object contains unknown field", "Object missing required field")):
         return ManifestFieldError(f"The manifest has a wrong field: {text}.")
     if text.startswith("Expected") and ", got `" in text:
@@ -507,28 +560,75 @@ def _check_files(files: tuple[File, ...]) -> None:
         _check_sha256(file.path, file.sha256)
 
 
-def _check_variant(name: str, variant: Variant) -> None:
+def _check_model(model: ModelSpec) -> None:
+    for found in contradictions(model):
+        raise ManifestValueError(
+            f"model.{found.field} is {found.value}.", expected=f"{found.expected}.", remedy=_REMEDY
+        )
+
+
+def _check_variant(name: str, variant: Variant, model: ModelSpec) -> None:
     check_name(name, "variant")
     check_dtype(variant.dtype, f"variant {name!r}")
     _check_sha256(f"the source of {name!r}", variant.source.sha256)
     _check_quantization(name, variant.quantization)
     for graph_name, graph in variant.graphs.items():
         check_name(graph_name, "graph")
-        _check_signature(f"{name}/{graph_name}", graph)
-    if variant.decoder is not None:
-        _check_decoder(name, variant.graphs, variant.decoder)
+        _check_tensors(f"{name}/{graph_name}", graph)
+    _check_text_encoder(name, variant.graphs, model)
+    _check_blocks(name, variant.graphs, model)
+    _check_decoder(name, variant, model)
+    for graph_name, graph in variant.graphs.items():
+        _check_signature(f"{name}/{graph_name}", graph_name, graph, variant.dtype, model)
     for target, plans in variant.plans.items():
         check_name(target, "target")
         for graph_name, plan in plans.items():
             if graph_name not in variant.graphs:
                 raise ManifestReferenceError(
                     f"{name!r} has a plan of {graph_name!r} for {target!r}.",
-                    expected=f"one of its graphs: {sorted(variant.graphs)}.",
+                    expected="the name of one of its graphs.",
                 )
-            _check_plan(f"{name}/{graph_name} ({target})", plan)
+            _check_plan(f"{name}/{graph_name} ({target})", plan, variant.graphs[graph_name])
 
 
-def _check_decoder(where: str, graphs: Mapping[str, Graph], window: DecodeWindow) -> None:
+def _check_text_encoder(where: str, graphs: Mapping[str, Graph], model: ModelSpec) -> None:
+    width, wanted = model.text.hidden_size, model.transformer.caption_channels
+    if graph_names.TEXT_ENCODER in graphs and width != wanted:
+        raise ManifestValueError(
+            f"model.text.hidden_size is {width:,}, and {where!r} has a text encoder.",
+            expected=f"{wanted:,}, which model.transformer.caption_channels is.",
+            remedy=_REMEDY,
+        )
+
+
+def _check_blocks(where: str, graphs: Mapping[str, Graph], model: ModelSpec) -> None:
+    """All blocks of the model, or none; nothing here grows with what ``num_layers`` says."""
+    count, wanted = sum(map(graph_names.is_block, graphs)), model.transformer.num_layers
+    if count not in (0, wanted):
+        raise ManifestReferenceError(
+            f"model.transformer.num_layers is {wanted:,}, and {where!r} has {count:,} blocks.",
+            expected="the graph of every block, or of none.",
+            remedy=_REMEDY,
+        )
+    for name in graph_names.blocks(count):
+        if name not in graphs:
+            raise ManifestReferenceError(
+                f"{where!r} has {count:,} blocks, but no graph {name!r}.",
+                expected="blocks that are numbered from 0 on.",
+                remedy=_REMEDY,
+            )
+
+
+def _check_decoder(where: str, variant: Variant, model: ModelSpec) -> None:
+    window, graphs = variant.decoder, variant.graphs
+    if window is None:
+        if DECODER in graphs or DECODER_FIRST in graphs:
+            raise ManifestReferenceError(
+                f"{where!r} has graphs of a decoder, but its decoder is null.",
+                expected="how the decoder is called.",
+                remedy=_REMEDY,
+            )
+        return
     for name, latent_frames, frames, caches in (
         (DECODER_FIRST, window.first_latent_frames, window.first_frames, 0),
         (DECODER, window.latent_frames, window.frames, window.caches),
@@ -536,13 +636,56 @@ def _check_decoder(where: str, graphs: Mapping[str, Graph], window: DecodeWindow
         if name not in graphs:
             raise ManifestReferenceError(
                 f"{where!r} has a decoder, but no graph {name!r}.",
-                expected=f"it among {sorted(graphs)}.",
+                expected="both graphs of the decoder.",
             )
         wanted = (latent_frames + window.lookahead, frames, caches, window.caches)
         if (found := _decoder_signature(graphs[name])) != wanted:
             raise ManifestShapeError(
                 f"{where}/{name} has (latent frames, frames, caches in, caches out) = {found}.",
                 expected=f"{wanted}, as the variant's decoder says.",
+            )
+    _check_window(where, window, model)
+
+
+def _check_window(where: str, window: DecodeWindow, model: ModelSpec) -> None:
+    """The decoder's frames are those of the model's clips, its caches those of the autoencoder."""
+    vae = model.vae
+    facts = [
+        ("first_frames", (window.first_latent_frames - 1) * vae.temporal_stride + 1),
+        ("frames", window.latent_frames * vae.temporal_stride),
+    ]
+    if isinstance(vae, WanVAESpec):
+        facts.append(("caches", wan_cache_count(vae)))
+    for name, wanted in facts:
+        if (found := getattr(window, name)) != wanted:
+            raise ManifestShapeError(
+                f"The decoder of {where!r} has {name} {found:,}.",
+                expected=f"{wanted:,}, which follows from model.vae.",
+                remedy=_REMEDY,
+            )
+
+
+def _check_signature(where: str, name: str, graph: Graph, dtype: str, model: ModelSpec) -> None:
+    """A graph that has a part in the model has the inputs and outputs that the model says."""
+    if graph_names.role(name) is None:
+        return
+    wanted = signature(name, model, dtype)
+    if wanted is None:
+        raise ManifestReferenceError(
+            f"{where} is a graph of the autoencoder, and model.vae.kind is {model.vae.kind!r}.",
+            expected="no such graph: this release has none of that kind.",
+            remedy=_REMEDY,
+        )
+    for side, found, follows in (
+        ("inputs", graph.inputs, wanted.inputs),
+        ("outputs", graph.outputs, wanted.outputs),
+    ):
+        if (difference := first_difference(found, follows)) is not None:
+            index, there, expected = difference
+            raise ManifestShapeError(
+                f"{where} has {there} as {side}[{index}].",
+                expected=f"{expected}, which follows from the manifest's model.",
+                remedy=_REMEDY,
             )
 
 
@@ -561,6 +704,9 @@ def _dim(tensors: Iterable[TensorSpec], name: str, axis: int) -> Dim | None:
     return shape[axis] if axis < len(shape) else None
 
 
+_REMEDY: Final = "export the checkpoint again; a manifest is not meant to be changed by hand."
+
+
 def _check_quantization(where: str, quantization: Quantization | None) -> None:
     if quantization is None:
         return
@@ -573,16 +719,23 @@ def _check_quantization(where: str, quantization: Quantization | None) -> None:
             _check_sha256(f"the calibration of {where}", text)
 
 
-def _check_plan(where: str, plan: Plan) -> None:
-    _check_signature(where, plan)
+def _check_plan(where: str, plan: Plan, graph: Graph) -> None:
+    _check_tensors(where, plan)
+    if not plan.has_signature_of(graph):
+        raise ManifestShapeError(
+            f"{where} has other inputs or outputs than its graph.",
+            expected="those of the graph that it was built from.",
+            remedy="build the plans again (sana-rt build).",
+        )
     for text in (plan.built_from.graph, *plan.built_from.weights):
         _check_sha256(where, text)
     _check_quantization(where, plan.built_from.quantization)
     named = {dim for tensor in plan.inputs for dim in tensor.shape if isinstance(dim, str)}
     if named != set(plan.profile):
+        wrong = sorted(named.symmetric_difference(plan.profile))
         raise ManifestReferenceError(
-            f"{where} has a profile for {sorted(plan.profile)}.",
-            expected=f"its inputs' named dimensions: {sorted(named)}.",
+            f"{where} has a profile that differs from its inputs in {_listed(wrong)}.",
+            expected="one range for each named dimension of its inputs.",
         )
     for dim, values in plan.profile.items():
         if not values.min <= values.opt <= values.max:
@@ -592,13 +745,19 @@ def _check_plan(where: str, plan: Plan) -> None:
             )
 
 
-def _check_signature(where: str, artifact: Graph | Plan) -> None:
+def _check_tensors(where: str, artifact: Graph | Plan) -> None:
     for side, tensors in (("inputs", artifact.inputs), ("outputs", artifact.outputs)):
         for tensor in tensors:
             tensor.check(f"{where} {side}")
-        names = [tensor.name for tensor in tensors]
-        if len(names) != len(set(names)):
-            raise ManifestDuplicateError(f"{where} {side} list a tensor twice: {names}.")
+        if len({tensor.name for tensor in tensors}) != len(tensors):
+            name, count = Counter(tensor.name for tensor in tensors).most_common(1)[0]
+            raise ManifestDuplicateError(
+                f"{where} {side} list the tensor {name!r} {count} times.", expected="it once."
+            )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def check_name(name: str, what: str) -> None:

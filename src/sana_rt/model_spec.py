@@ -5,7 +5,8 @@ Numbers come from the released configurations of SANA-Video; nothing here is lea
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Iterator
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +18,9 @@ Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
+
+
+_SHOWN: Final = 60  # characters of a value in a message
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -156,11 +160,11 @@ class ModelSpec(Frozen, frozen=True):
         """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
         stride = self.vae.temporal_stride
         if num_frames < 1 or (num_frames - 1) % stride:
-            below = max(1, (num_frames - 1) // stride * stride + 1)
+            positions = self.transformer.rope_max_positions * self.transformer.patch_size[0]
             raise RequestError(
                 f"num_frames is {num_frames}.",
                 expected=f"{stride}k + 1 frames for the {self.vae.kind} autoencoder.",
-                remedy=f"ask for {below} or {below + stride} frames.",
+                remedy=f"ask for {_nearest((num_frames - 1) // stride, stride, positions, 1)}.",
             )
         return (num_frames - 1) // stride + 1
 
@@ -169,13 +173,104 @@ class ModelSpec(Frozen, frozen=True):
         sides = ("height", "width")
         for name, pixels, multiple in zip(sides, (height, width), self.size_multiples, strict=True):
             if pixels < multiple or pixels % multiple:
-                below = max(multiple, pixels // multiple * multiple)
+                positions = self.transformer.rope_max_positions
                 raise RequestError(
                     f"{name} is {pixels} pixels.",
                     expected=f"a positive multiple of {multiple}.",
-                    remedy=f"ask for {below} or {below + multiple}.",
+                    remedy=f"ask for {_nearest(pixels // multiple, multiple, positions)}.",
                 )
         return height // self.vae.spatial_stride, width // self.vae.spatial_stride
+
+
+def _nearest(count: int, unit: int, most: int, extra: int = 0) -> str:
+    """``count`` units or one more, of which there are 1 to ``most``: or 0, before an ``extra``."""
+    least, most = (0, most - 1) if extra else (1, most)
+    below = min(max(count, least), most)
+    numbers = dict.fromkeys((below, min(below + 1, most)))
+    return " or ".join(str(number * unit + extra) for number in numbers)
+
+
+def differences(found: Frozen, wanted: Frozen, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """The fields in which two specifications differ: path, and both values in words."""
+    if type(found) is not type(wanted):
+        yield f"{path}kind", _shown(found), _shown(wanted)
+        return
+    for name in wanted.__struct_fields__:
+        one, other = getattr(found, name), getattr(wanted, name)
+        if isinstance(one, Frozen) and isinstance(other, Frozen):
+            yield from differences(one, other, f"{path}{name}.")
+        elif one != other:
+            yield f"{path}{name}", _shown(one), _shown(other)
+
+
+def _shown(value: object) -> str:
+    text = value.kind if isinstance(value, VAESpec) else repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+class Contradiction(NamedTuple):
+    """A field that does not fit the others: its path in the specification, and its value."""
+
+    field: str
+    value: object
+    expected: str
+
+
+def contradictions(model: ModelSpec) -> Iterator[Contradiction]:
+    """What cannot be said of one model: fields that follow from others, and do not."""
+    yield from _in_the_transformer(model)
+    yield from _in_the_autoencoder(model.vae)
+    yield from _in_the_sampling(model)
+
+
+def _in_the_transformer(model: ModelSpec) -> Iterator[Contradiction]:
+    t, vae, text = model.transformer, model.vae, model.text
+    channels = f"{t.in_channels}, which transformer.in_channels is"
+    if t.patch_size[0] != 1:
+        patch = list(t.patch_size)
+        yield Contradiction("transformer.patch_size", patch, "patches of 1 latent frame: [1, h, w]")
+    if t.out_channels != t.in_channels:
+        yield Contradiction("transformer.out_channels", t.out_channels, channels)
+    if vae.latent_channels != t.in_channels:
+        yield Contradiction("vae.latent_channels", vae.latent_channels, channels)
+    for name in ("bos_token_id", "pad_token_id"):
+        if getattr(text, name) >= text.vocab_size:
+            below = f"below {text.vocab_size}, which text.vocab_size is"
+            yield Contradiction(f"text.{name}", getattr(text, name), below)
+
+
+def _in_the_autoencoder(vae: VAESpec) -> Iterator[Contradiction]:
+    for name in ("latents_mean", "latents_std"):
+        count = len(getattr(vae, name))
+        if count not in (0, vae.latent_channels):
+            wanted = f"{vae.latent_channels} values, one a channel, or none"
+            yield Contradiction(f"vae.{name}", f"a list of {count} values", wanted)
+    if isinstance(vae, WanVAESpec):
+        yield from _in_wan(vae)
+
+
+def _in_wan(vae: WanVAESpec) -> Iterator[Contradiction]:
+    levels, doubling = len(vae.dim_mult), vae.temporal_downsample
+    if levels != len(doubling) + 1:
+        wanted = f"{len(doubling) + 1} values, one more than vae.temporal_downsample has"
+        yield Contradiction("vae.dim_mult", f"a list of {levels} values", wanted)
+    for name, halvings in (("temporal_stride", sum(doubling)), ("spatial_stride", len(doubling))):
+        if getattr(vae, name) != 1 << halvings:
+            wanted = f"2 to the power of {halvings}, as vae.temporal_downsample says"
+            yield Contradiction(f"vae.{name}", getattr(vae, name), wanted)
+
+
+def _in_the_sampling(model: ModelSpec) -> Iterator[Contradiction]:
+    causal, streaming, solver = model.transformer.causal, model.streaming, model.sampling.solver
+    if causal != (streaming is not None):
+        said = "null" if streaming is None else "given"
+        wanted = "given for a block-causal transformer (transformer.causal), and for no other"
+        yield Contradiction("streaming", said, wanted)
+    if streaming is not None and not streaming.timesteps:
+        yield Contradiction("streaming.timesteps", "empty", "at least one timestep")
+    if streaming is None and solver == "renoise":
+        wanted = "another solver for a model without streaming"
+        yield Contradiction("sampling.solver", repr(solver), wanted)
 
 
 # mean and standard deviation of Wan 2.1's latents, by channel.

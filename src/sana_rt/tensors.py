@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Annotated, Final
 
 import msgspec
@@ -44,6 +45,10 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: Annotated[str, Meta(extra_json_schema={"enum": list(DTYPE_BITS)})]
     shape: Annotated[Shape, Meta(extra_json_schema={"maxItems": MAX_RANK})]
 
+    def __str__(self) -> str:
+        """Name, type and shape, for messages."""
+        return f"{self.name!r} ({self.dtype} [{', '.join(map(str, self.shape))}])"
+
     def check(self, where: str) -> None:
         """Raise :class:`ManifestShapeError` if the spec breaks a rule of the format."""
         if not _NAME.fullmatch(self.name):
@@ -63,6 +68,16 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                     f"{where}: tensor {self.name!r} has dimension {dim!r}.",
                     expected=f"an integer from 0 to {MAX_DIM:,} or a name like 'batch'.",
                 )
+
+
+def first_difference(
+    found: Iterable[TensorSpec], wanted: Iterable[TensorSpec]
+) -> tuple[int, str, str] | None:
+    """Where two lists differ first: the index, and what is there on both sides, in words."""
+    for index, (one, other) in enumerate(zip_longest(found, wanted)):
+        if one != other:
+            return index, str(one or "nothing"), str(other or "nothing")
+    return None
 
 
 def check_dtype(dtype: str, where: str) -> None:

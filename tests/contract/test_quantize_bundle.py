@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, numpy_helper
 
 from sana_rt import bundle as bundles
+from sana_rt import bundle_writer
 from sana_rt.bundle import Bundle
+from sana_rt.cli import cli
 from sana_rt.errors import (
     BundleFileError,
     LockedError,
@@ -283,3 +287,63 @@ def test_k_that_is_no_multiple_of_sixteen_names_the_layer(root: Path) -> None:
     with pytest.raises(QuantizationError, match=r"block_00/attn1\.to_q cannot become nvfp4.*104"):
         variant.quantize_bundle(root, only("*to_q"))
     variant.quantize_bundle(root, only("block_*/attn1.to_q", fmt="fp8"))
+
+
+def reasons(root: Path, loaded: LoadedRecipe, **calibration: object) -> dict[str, tuple[str, ...]]:
+    return variant.reasons(Bundle.open(root), loaded, calibration)
+
+
+def test_what_is_current_is_not_quantized_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = only("block_*/attn1.to_q")
+    names = ("nvfp4-own", "nvfp4-own-emulation")
+    assert reasons(root, loaded) == dict.fromkeys(names, ("never made",))
+    made = variant.quantize_bundle(root, loaded)
+    assert reasons(root, loaded) == dict.fromkeys(names, ())
+    other = replace(loaded, sha256="1" * 64)
+    assert reasons(root, other) == dict.fromkeys(names, ("the recipe changed",))
+    asked = reasons(root, loaded, algorithm="max", prompts_sha256="2" * 64)
+    assert asked["nvfp4-own"] == (
+        "calibration: algorithm was None, is max",
+        f"calibration: prompts_sha256 was None, is {'2' * 64}",
+    )
+    path = made.path(made.manifest.variant("nvfp4-own-emulation").graphs["block_01"].path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    found = reasons(root, loaded)
+    assert found["nvfp4-own"] == ()
+    assert found["nvfp4-own-emulation"][0].startswith("damaged: ")
+    path.write_bytes(whole)
+    again = made.manifest.variant("bf16")
+    changed = made.manifest.with_variants({"bf16": msgspec.structs.replace(again, maker="another")})
+    bundles.save(root, changed)
+    (reason,) = reasons(root, loaded)["nvfp4-own"]
+    assert reason.startswith("maker was "), "the base was exported by another maker"
+    assert reason.endswith("; of another")
+
+
+def test_the_command_quantizes_once_and_says_what_is_missing(root: Path, tmp_path: Path) -> None:
+    recipe_file = tmp_path / "own.toml"
+    recipe_file.write_text(
+        'name = "own"\ndescription = "one layer"\n[[rules]]\nlayers = ["block_*/attn1.to_q"]\n'
+        'format = "nvfp4"\nreason = "r"\nsource = "s"\n'
+    )
+    bundle_writer.remove_variant(root, "bf16")
+    arguments = ["quantize", str(root), "--recipe", str(recipe_file)]
+    first = CliRunner().invoke(cli, arguments)
+    assert first.exit_code == 0, first.output
+    said = " ".join(first.stderr.split())
+    assert "nvfp4-own was not made: the bundle has no bfloat16 variant to make it from." in said
+    assert f"sana-rt export CHECKPOINT {root} --dtype bf16" in first.stderr
+    build = CliRunner().invoke(cli, ["build", str(root), "--variant", "nvfp4-own"])
+    assert build.exit_code == 2
+    assert "--dtype bf16" in build.stderr
+    before = snapshot(root)
+    again = CliRunner().invoke(cli, arguments)
+    assert again.exit_code == 0
+    assert "Current: nvfp4-own-emulation; --force quantizes again." in again.stderr
+    assert again.stdout == first.stdout
+    assert snapshot(root) == before
+    assert CliRunner().invoke(cli, [*arguments, "--force"]).exit_code == 0
+    assert snapshot(root) != before, "in another folder"

@@ -453,7 +453,7 @@ def test_a_table_of_another_algorithm_is_refused(
     [
         (["--algorithm", "awq-lite"], "--algorithm is given without a calibration"),
         (["--prompts", "p.txt", "--calibration", "t.json"], "Both --prompts and --calibration"),
-        (["--save-calibration", "t.json"], "--save-calibration is given without a calibration"),
+        (["--save-calibration", "t.json"], "--save-calibration is given without --prompts"),
     ],
 )
 def test_options_that_contradict_each_other(root: Path, options: list[str], message: str) -> None:

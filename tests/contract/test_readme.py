@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,19 @@ SECONDS = 1800  # far above what it takes, to fail rather than hang
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands of the quick start have been run, one after the other."""
+def folder(tmp_path_factory: pytest.TempPathFactory, offline: dict[str, str]) -> Path:
+    """Where the commands of the quick start have been run, one after the other, offline."""
     folder = tmp_path_factory.mktemp("quick_start")
     (script,) = [code for language, code in FENCE.findall(QUICK_START) if language == "sh"]
-    _run(["bash", "-euxo", "pipefail", "-c", script], folder)
+    _run(["bash", "-euxo", "pipefail", "-c", script], folder, offline)
     return folder
 
 
-def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(
+    command: list[str], folder: Path, variables: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "NO_COLOR": "1"}
+    environment = {**variables, "PATH": path, "NO_COLOR": "1"}
     done = subprocess.run(
         command,
         cwd=folder,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,8 +19,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from sana_rt import files
 from sana_rt.cli import cli
 from sana_rt.errors import StateError
+from sana_rt.runtime import clip_file, clip_record
+from sana_rt.runtime.images import write_png
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.session import Session
 from sana_rt.runtime.state import State
@@ -192,7 +197,8 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
-        ((PROMPT,), 2, "Missing option '-o'"),
+        ((PROMPT, "-o", "clip.mp4", "--seconds", "1", "--num-frames", "9"), 2, "Both seconds and"),
+        ((PROMPT, "-o", "clip.mp4", "--recommit", "--recommit"), 2, "is given 2 times"),
         (("-o", "clip.mp4"), 2, "There is no prompt"),
         ((PROMPT, "-o", "clip.avi"), 2, "does not end in .mp4"),
         ((PROMPT, "-o", "clip.mp4", "--seconds", "0"), 2, "'--seconds'"),
@@ -202,7 +208,7 @@ def test_a_state_that_cannot_be_saved_does_not_hide_what_stopped_the_stream(
         ((PROMPT, "-o", "clip.mp4", "--prompt-at", "99", OTHER), 1, "prompt begins at 99 s"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,x"), 2, "'--timesteps'"),
         ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,10"), 1, "timesteps are 9, 10"),
-        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "$.timesteps"),
+        ((PROMPT, "-o", "clip.mp4", "--timesteps", "9,0"), 2, "timesteps is (9.0, 0.0)"),
         (("-o", "clip.mp4", "--resume", "none"), 1, "none"),
     ],
 )
@@ -224,14 +230,17 @@ def test_a_clip_in_one_piece_has_no_state(small_bundle: Path, video: Path) -> No
     assert not video.exists()
 
 
-def test_the_part_before_is_not_overwritten(
-    causal_bundle: Path, tmp_path: Path, video: Path
+@pytest.mark.parametrize("option", ["-o", "--contact-sheet", "--save-state"])
+def test_nothing_is_overwritten_but_the_state_that_is_resumed(
+    causal_bundle: Path, tmp_path: Path, option: str
 ) -> None:
-    video.write_bytes(b"the part before")
-    result = _stream(causal_bundle, "--resume", tmp_path / "state", "-o", video)
+    name = "sheet.png" if option == "--contact-sheet" else "part.mp4"
+    path = tmp_path / name
+    path.write_bytes(b"the part before")
+    result = _stream(causal_bundle, PROMPT, option, path, *SMALL)
     assert result.exit_code == 2
-    assert "already exists" in result.stderr
-    assert video.read_bytes() == b"the part before"
+    assert "which exists" in result.stderr
+    assert path.read_bytes() == b"the part before"
 
 
 def test_a_state_that_does_not_fit_on_the_disk_costs_the_state_only(
@@ -247,6 +256,28 @@ def test_a_state_that_does_not_fit_on_the_disk_costs_the_state_only(
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
     with pytest.raises(StateError):
         State.load(video)
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.gif", "%03d.png"])
+def test_a_stream_begins_with_a_picture_and_says_what_it_is(
+    causal_bundle: Path, tmp_path: Path, name: str
+) -> None:
+    picture, clip = tmp_path / "first.png", tmp_path / "made" / name
+    write_png(picture, np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
+    arguments = ("--image", picture, "--num-frames", 17, "--prompt-at", 1, OTHER, *SMALL)
+    result = _stream(causal_bundle, PROMPT, "-o", clip, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["request"]["num_frames"] == 17
+    first, *_ = clip_file.files(clip)
+    record = clip_record.read(first)
+    assert record.request == made["request"]
+    assert [(each.seconds, each.prompt) for each in record.prompts] == [(1, OTHER)]
+    assert record.inputs == {"--image": files.sha256(picture)}
+    words = shlex.split(record.command_line())
+    assert words[words.index("--image") :][:2] == ["--image", "FILE"]
+    assert words[words.index("--prompt-at") :][:3] == ["--prompt-at", "1", OTHER]
+    assert len(clip_file.files(clip)) == (17 if name.endswith("png") else 1)
 
 
 def test_a_dry_run_shows_the_memory_of_any_length(causal_bundle: Path, video: Path) -> None:

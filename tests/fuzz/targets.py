@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import lzma
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutation
@@ -43,6 +45,44 @@ def _read_manifest(path: Path) -> Manifest:
     from sana_rt import manifest
 
     return manifest.decode(path.read_bytes())
+
+
+@functools.cache
+def _complete() -> Manifest:
+    return _read_manifest(DATA / "manifests/valid/complete.json")
+
+
+def _read_graph(path: Path) -> None:
+    from sana_rt.bundle import Bundle
+
+    complete = _complete()
+    rope = complete.variant("fp32").graphs["rope"]
+    file = msgspec.structs.replace(complete.file(rope.path), path=path.name)
+    listed = msgspec.structs.replace(complete, files=(file, *complete.files))
+    Bundle(path.parent, listed).check_onnx(msgspec.structs.replace(rope, path=path.name))
+
+
+def _graphs(_: Path) -> list[bytes]:
+    """What `rope` of the complete manifest could be, with a weight outside of it."""
+    from onnx import TensorProto, helper
+
+    names = {"frame_index": "frames", "row_index": "rows", "column_index": "columns"}
+    axes = {"rope_t": "frames", "rope_h": "rows", "rope_w": "columns"}
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, kind, [dim, *rest]) for name, dim in each.items()]
+        for each, kind, rest in (
+            (names, TensorProto.INT64, ()),
+            (axes, TensorProto.FLOAT, (2, 2)),
+        )
+    )
+    weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "fp32/timestep.bin"), ("offset", "0"), ("length", "16")):
+        weight.external_data.add(key=key, value=value)
+    nodes = [helper.make_node("Cos", [name], [f"{name}_cos"]) for name in names]
+    graph = helper.make_graph(nodes, "rope", inputs, outputs, [weight])
+    opsets = [helper.make_opsetid("", 20)]
+    return [helper.make_model(graph, opset_imports=opsets).SerializeToString()]
 
 
 def _read_recipe(path: Path) -> object:
@@ -235,6 +275,7 @@ TARGETS = (
     Target(
         "manifest", ".json", lambda _: _files("manifests/valid/*.json", DATA), _JSON, _read_manifest
     ),
+    Target("graph", ".onnx", _graphs, mutations.of_bytes, _read_graph),
     Target(
         "recipe", ".toml", lambda _: _files("quantize/recipes/*.toml", ROOT), _TEXT, _read_recipe
     ),

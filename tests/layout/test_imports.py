@@ -15,7 +15,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/sana_rt"
 STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 TENSORRT = re.compile(r"tensorrt(_\w+)?")
-MAY_IMPORT_TENSORRT = {"engines/trt_api.py", "runtime/backends/tensorrt.py"}
+MAY_IMPORT_TENSORRT = {"engines/trt_api.py", "runtime/backends/trt_api.py"}
+BACKEND = "tensorrt"  # the name of a backend, too: there it is no argument of a call
+MAY_ALSO = {  # where all who import it have the package
+    "figures.py": {"matplotlib"},
+    "tokenizer_file.py": {"tokenizers"},
+}
 FOUNDATION_MAY = {"click", "filelock", "msgspec", "rich"}  # what is installed without any extra
 
 
@@ -40,9 +45,17 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 def _names_tensorrt(tree: ast.AST) -> bool:
     """Whether code imports TensorRT, or holds its name to import it by."""
-    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
-    held = any(isinstance(value, str) and TENSORRT.fullmatch(value) for value in constants)
-    return held or any(TENSORRT.fullmatch(name) for name in _imports(tree))
+    nodes = list(ast.walk(tree))
+    held = {node.value for node in nodes if isinstance(node, ast.Constant)} - {BACKEND}
+    held |= {name for node in nodes if isinstance(node, ast.Call) for name in _arguments(node)}
+    names = {value for value in held if isinstance(value, str)} | set(_imports(tree))
+    return any(map(TENSORRT.fullmatch, names))
+
+
+def _arguments(call: ast.Call) -> Iterator[object]:
+    """The constants that a call is given, by position or by name."""
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    yield from (each.value for each in given if isinstance(each, ast.Constant))
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +93,4 @@ def test_the_foundation_imports_only_what_is_always_installed(
     name: str, imports: dict[str, set[str]]
 ) -> None:
     third_party = imports[name] - set(sys.stdlib_module_names) - {"sana_rt"}
-    drawing = {"matplotlib"} if name == "figures.py" else set()  # of figures that it is given
-    assert third_party <= FOUNDATION_MAY | drawing
+    assert third_party <= FOUNDATION_MAY | MAY_ALSO.get(name, set())

@@ -12,7 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate", "native"),
-    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "bench", "clean"),
+    *(
+        "check",
+        "lint",
+        "types",
+        "test",
+        "test-everywhere",
+        "fuzz",
+        "sbom",
+        "bench",
+        "gpu-checks",
+        "clean",
+    ),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in
@@ -92,12 +103,49 @@ def test_a_prompt_may_hold_any_character(project: Path) -> None:
     prompt = 'it\'s "so" $HOME `x` 圆'
     script = project / ".venv/bin/sana-rt"
     assert _make(project, "setup").returncode == 0
-    script.write_text('#!/bin/sh\nprintf "%s" "$6" > prompt\n')
+    script.write_text('#!/bin/sh\nfor word; do :; done; printf "%s" "$word" > prompt\n')
     script.chmod(0o755)
     command = ["make", f"PYTHON={project / 'python'}", "demo"]
     environment = {"PATH": "/usr/bin:/bin", "PROMPT": prompt}
     subprocess.run(command, cwd=project, env=environment, check=True, capture_output=True)
     assert (project / "prompt").read_text() == prompt
+
+
+def _asked(folder: Path, *arguments: str) -> list[str]:
+    """What `sana-rt` is asked by a task."""
+    assert _make(folder, "setup").returncode == 0
+    script = folder / ".venv/bin/sana-rt"
+    script.write_text('#!/bin/sh\necho "$*" >> asked\n')
+    script.chmod(0o755)
+    (folder / "asked").unlink(missing_ok=True)
+    assert _make(folder, *arguments).returncode == 0
+    return (folder / "asked").read_text().splitlines()
+
+
+def test_demo_generate_and_engines_meet_in_one_bundle(project: Path) -> None:
+    (demo,) = _asked(project, "demo")
+    assert demo.startswith("demo --output out/demo --checkpoint examples/shapes/checkpoints")
+    bundle = "out/demo/bundle"
+    export, generate = _asked(project, "generate")
+    assert export == f"export examples/shapes/checkpoints {bundle}"
+    assert generate.startswith(f"generate {bundle} ")
+    assert generate.endswith(" --output out/video.mp4 --overwrite")
+    (project / bundle).mkdir(parents=True)
+    assert _asked(project, "generate") == [generate], "what is there is not exported"
+    exports = [f"export --overwrite examples/shapes/checkpoints {bundle}"]
+    exports.append(f"{exports[0]} --dtype bf16")
+    build = f"build {bundle} --variant bf16 --target sm120"
+    assert _asked(project, "engines") == [*exports, build]
+
+
+def test_a_bundle_of_ones_own_is_not_replaced(project: Path) -> None:
+    asked = _asked(project, "engines", "BUNDLE=mine", "CHECKPOINT=theirs", "RECIPE=mixed")
+    assert asked == [
+        "export theirs mine",
+        "export theirs mine --dtype bf16",
+        "quantize mine --recipe mixed",
+        "build mine --variant mixed --target sm120",
+    ]
 
 
 def test_continuous_integration_runs_the_two_commands() -> None:

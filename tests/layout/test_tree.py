@@ -21,20 +21,27 @@ FOUNDATION = {
     "errors",
     "figures",
     "files",
+    "freshness",
     "geometry",
     "graph_names",
     "interrupts",
     "machine",
     "manifest",
     "model_spec",
+    "onnx_file",
     "progress",
     "recorded",
+    "signatures",
     "tensors",
+    "tokenizer_file",
     "weights_file",
 }
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
-CODE_ROOMS = {"src", "tests", "examples", *STAGES}
-TEST_ROOMS = {"unit", "parity", "contract", "fuzz", "packaging", "layout", "gpu", "data", "native"}
+CODE_ROOMS = {"src", "tests", "examples", "release", *STAGES}
+TEST_ROOMS = {
+    *("unit", "parity", "contract", "fuzz", "simulator", "packaging", "layout", "gpu", "data"),
+    "native",
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (
-    *("pyproject.toml", "README.md", "LICENSE", "NOTICE", "src"),
+    *("pyproject.toml", "README.md", "LICENSE", "NOTICE", "MANIFEST.in", "src", "release"),
     *("export", "quantize", "engines", "runtime", "benchmarks"),
 )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tarfile
 import tomllib
 import zipfile
@@ -9,6 +12,9 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from packaging.requirements import Requirement
 
 import sana_rt
 
@@ -94,6 +100,32 @@ def test_licence_and_notice_come_along(distributions: Distributions) -> None:
     shipped = _metadata(distributions.wheel)
     for name in ("LICENSE", "NOTICE"):
         assert shipped[f"licenses/{name}"] == (ROOT / name).read_bytes()
+
+
+def test_the_bill_of_materials_comes_along(distributions: Distributions) -> None:
+    """PEP 770; and it lists what METADATA asks for, with ranges and licences."""
+    shipped = json.loads(_metadata(distributions.wheel)["sboms/sana-rt.cdx.json"])
+    assert (shipped["bomFormat"], shipped["specVersion"]) == ("CycloneDX", "1.6")
+    assert shipped["metadata"]["component"]["purl"] == f"pkg:pypi/sana-rt@{sana_rt.__version__}"
+    metadata = Parser().parsestr(_metadata(distributions.wheel)["METADATA"].decode())
+    asked = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
+    ranges = {
+        (component["name"], each["value"])
+        for component in shipped["components"]
+        for each in component["properties"]
+    }
+    assert ranges == {(each.name, str(each.specifier)) for each in asked}
+    assert all(component["licenses"] for component in shipped["components"])
+    names = {each["ref"] for each in shipped["dependencies"]} - {"sana-rt"}
+    assert names == {component["bom-ref"] for component in shipped["components"]}
+
+
+def test_the_bill_is_current() -> None:
+    bill = ROOT / "release/sana-rt.cdx.json"
+    command = [sys.executable, "-c", "import sbom, sys; sys.stdout.write(sbom.text())"]
+    made = subprocess.run(command, cwd=bill.parent, capture_output=True, text=True, check=True)
+    assert made.stdout == bill.read_text(), "run `make sbom`"
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(made.stdout) is None
 
 
 def test_console_script(distributions: Distributions) -> None:

@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from sana_rt.bundle import Bundle
-from sana_rt.export.modules.block import Block
+from sana_rt.export.modules.block import Block, UnbiasedLinear
 from sana_rt.export.seeded import seeded_tensor
 from sana_rt.quantize import graph_file, modelopt_cpu, nvfp4, quantized_layer, rewrite
 from sana_rt.quantize.layers import Layer, layers_of
@@ -318,6 +318,9 @@ def fake_quantized(module: Block, inputs: list[torch.Tensor]) -> nn.Module:
         if conv.bias is not None:
             linear.bias.data = conv.bias.data
         module.ff.register_module(name, linear)
+    registry = modelopt_cpu.mtq.nn.QuantModuleRegistry
+    if UnbiasedLinear not in registry:
+        registry.register({UnbiasedLinear: "UnbiasedLinear"})(registry[nn.Linear])
     config = {
         "quant_cfg": [
             {"quantizer_name": "*", "enable": False},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from onnx import ModelProto, TensorProto
 
 from sana_rt import bundle as bundles
 from sana_rt import manifest as manifests
@@ -19,6 +21,7 @@ from sana_rt.errors import (
     ManifestReferenceError,
     StorageError,
 )
+from sana_rt.manifest import Graph
 
 PLANS = Path(__file__).parents[1] / "data/manifests/valid/plans.json"
 
@@ -143,6 +146,66 @@ def test_a_link_in_a_circle(root: Path) -> None:
     (root / "fp32/timestep.bin").symlink_to("timestep.bin")
     with pytest.raises(BundleFileError, match="missing"):
         Bundle.open(root)
+
+
+@pytest.fixture
+def graph_at(
+    root: Path, graph_file: Callable[[Graph], bytes]
+) -> Callable[[TensorProto], tuple[Bundle, Graph]]:
+    """Write the bundle's graph with a weight that lies where it says; the listed file has 16 B."""
+
+    def write(weight: TensorProto) -> tuple[Bundle, Graph]:
+        bundle = Bundle.open(root)
+        graph = bundle.manifest.variant("fp32").graphs["timestep"]
+        model = ModelProto.FromString(graph_file(graph))
+        model.graph.initializer.append(weight)
+        (root / graph.path).write_bytes(model.SerializeToString())
+        (root / graph.weights[0]).write_bytes(bytes(16))
+        files = bundles.describe(root, [root / file.path for file in bundle.manifest.files])
+        manifest = msgspec.structs.replace(bundle.manifest, files=files)
+        return bundles.save(root, manifest), graph
+
+    return write
+
+
+def _weight(location: str, offset: int, length: int) -> TensorProto:
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4])
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+def test_weights_in_a_listed_file_are_accepted(
+    graph_at: Callable[[TensorProto], tuple[Bundle, Graph]],
+) -> None:
+    bundle, graph = graph_at(_weight("timestep.bin", 8, 8))
+    bundle.check_graph(graph)
+
+
+@pytest.mark.parametrize(
+    ("location", "offset", "length", "said"),
+    [
+        ("timestep.bin", 8, 9, "up to byte 17"),
+        ("timestep.bin", 10**18, 0, "up to byte 1,000,000,000,000,000,000"),
+        ("timestep.onnx", 0, 1, "keeps weights in 'timestep.onnx'"),
+        ("sm120/timestep.plan", 0, 1, "keeps weights in 'sm120/timestep.plan'"),
+        ("../fp32/timestep.bin", 0, 1, "keeps weights in"),
+        ("./timestep.bin", 0, 1, "keeps weights in"),
+        ("", 0, 1, "keeps weights in ''"),
+    ],
+)
+def test_weights_elsewhere_are_refused(
+    graph_at: Callable[[TensorProto], tuple[Bundle, Graph]],
+    location: str,
+    offset: int,
+    length: int,
+    said: str,
+) -> None:
+    """Other files of the bundle, too: only those that are listed for this graph are its."""
+    bundle, graph = graph_at(_weight(location, offset, length))
+    with pytest.raises(BundleFileError, match=said):
+        bundle.check_onnx(graph)
 
 
 def test_a_manifest_is_not_saved_before_its_files(root: Path) -> None:

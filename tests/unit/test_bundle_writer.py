@@ -29,8 +29,8 @@ def variant(root: Path, *paths: str) -> Variant:
 def bundle(tmp_path: Path) -> Bundle:
     model = PRESETS["sana-video-2b-480p"]
     variants = {
-        "fp32": variant(tmp_path, "fp32/rope.onnx", "shared/solver.onnx"),
-        "bf16": variant(tmp_path, "bf16/rope.onnx", "shared/solver.onnx"),
+        "fp32": variant(tmp_path, "fp32/first.onnx", "shared/second.onnx"),
+        "bf16": variant(tmp_path, "bf16/first.onnx", "shared/second.onnx"),
     }
     empty = Manifest(FORMAT, FORMAT_VERSION, "tests", model, (), {})
     return publish(tmp_path, None, empty.with_variants(variants))
@@ -41,10 +41,10 @@ def files(root: Path) -> set[str]:
 
 
 def test_what_nothing_refers_to_any_more_leaves(bundle: Bundle) -> None:
-    new = variant(bundle.root, "fp32.1/rope.onnx")
+    new = variant(bundle.root, "fp32.1/first.onnx")
     saved = publish(bundle.root, bundle.manifest, bundle.manifest.with_variants({"fp32": new}))
     listed = {file.path for file in saved.manifest.files}
-    assert listed == {"fp32.1/rope.onnx", "bf16/rope.onnx", "shared/solver.onnx"}
+    assert listed == {"fp32.1/first.onnx", "bf16/first.onnx", "shared/second.onnx"}
     assert files(bundle.root) == listed | {"manifest.json"}
     assert not (bundle.root / "fp32").exists()
     assert list(saved.manifest.variants) == ["bf16", "fp32"]
@@ -56,7 +56,7 @@ def test_a_listed_file_that_no_variant_uses_stays(bundle: Bundle) -> None:
     write_bytes(bundle.root / "LICENSE", b"MIT")
     licence = msgspec.structs.replace(bundle.manifest.files[0], path="LICENSE", bytes=3)
     before = msgspec.structs.replace(bundle.manifest, files=(*bundle.manifest.files, licence))
-    new = variant(bundle.root, "fp32.1/rope.onnx")
+    new = variant(bundle.root, "fp32.1/first.onnx")
     saved = publish(bundle.root, before, before.with_variants({"fp32": new}))
     assert saved.manifest.file("LICENSE") == licence
     assert (bundle.root / "LICENSE").is_file()
@@ -64,7 +64,7 @@ def test_a_listed_file_that_no_variant_uses_stays(bundle: Bundle) -> None:
 
 def test_a_manifest_that_cannot_be_written_changes_nothing(bundle: Bundle) -> None:
     before = files(bundle.root)
-    new = Variant("float32", "", SOURCE, {"rope": Graph("fp32.1/rope.onnx", (), 23, (), ())})
+    new = Variant("float32", "", SOURCE, {"rope": Graph("fp32.1/first.onnx", (), 23, (), ())})
     with pytest.raises(StorageError):
         publish(bundle.root, bundle.manifest, bundle.manifest.with_variants({"fp32": new}))
     assert files(bundle.root) == before
@@ -74,18 +74,18 @@ def test_a_manifest_that_cannot_be_written_changes_nothing(bundle: Bundle) -> No
 def test_a_folder_is_one_that_nothing_is_in(bundle: Bundle) -> None:
     root, manifest = bundle.root, bundle.manifest
     (root / "fp32.1").mkdir()
-    write_bytes(root / "fp32.1/device/rope.onnx.partial", b"half")
-    write_bytes(root / "fp32.1/rope.weights", b"of a run that was killed")
-    write_bytes(root / "fp32.10x/rope.onnx", b"of another variant")
+    write_bytes(root / "fp32.1/device/first.onnx.partial", b"half")
+    write_bytes(root / "fp32.1/first.weights", b"of a run that was killed")
+    write_bytes(root / "fp32.10x/first.onnx", b"of another variant")
     write_bytes(root / "fp32.2/notes.txt", b"somebody's")
     with new_folder(root, "fp32", manifest) as folder:
         assert folder == root / "fp32.1"
         assert not folder.exists()
-        write_bytes(folder / "rope.onnx", b"new")
-    assert (root / "fp32.1/rope.onnx").is_file()
-    assert (root / "fp32/rope.onnx").is_file()
+        write_bytes(folder / "first.onnx", b"new")
+    assert (root / "fp32.1/first.onnx").is_file()
+    assert (root / "fp32/first.onnx").is_file()
     assert (root / "fp32.2/notes.txt").is_file()
-    assert (root / "fp32.10x/rope.onnx").is_file()
+    assert (root / "fp32.10x/first.onnx").is_file()
     with new_folder(root, "fp32", manifest) as again:  # the one before was never listed
         assert again == root / "fp32.1"
 
@@ -94,7 +94,7 @@ def test_a_folder_is_one_that_nothing_is_in(bundle: Bundle) -> None:
 def test_a_failure_takes_its_folder_with_it(bundle: Bundle, error: type[BaseException]) -> None:
     def stopped() -> None:
         with new_folder(bundle.root, "fp32", bundle.manifest) as folder:
-            write_bytes(folder / "device/rope.onnx", b"half of it")
+            write_bytes(folder / "device/first.onnx", b"half of it")
             raise error
 
     before = files(bundle.root)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import msgspec
@@ -82,21 +84,20 @@ def _profile(inputs: tuple[TensorSpec, ...], ends: list[int]) -> dict[str, DimRa
 
 
 @st.composite
-def _plans(draw: st.DrawFn, path: str) -> Plan:
-    inputs = draw(signatures)
+def _plans(draw: st.DrawFn, path: str, graph: Graph) -> Plan:
     return Plan(
         path=path,
         log=path,
         flavour=draw(st.sampled_from(["rtx", "trt"])),
         flavour_version=draw(texts),
         compute_capability=draw(texts),
-        profile=_profile(inputs, draw(st.lists(counts, min_size=3, max_size=3))),
+        profile=_profile(graph.inputs, draw(st.lists(counts, min_size=3, max_size=3))),
         built_from=BuiltFrom(
             draw(hashes), tuple(draw(st.lists(hashes, max_size=2))), draw(quantizations)
         ),
         options=draw(st.dictionaries(texts, texts, max_size=2)),
-        inputs=inputs,
-        outputs=draw(signatures),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
         activation_bytes=draw(counts),
         weight_bytes=draw(counts),
         user_allocation=draw(st.booleans()),
@@ -117,7 +118,10 @@ def _variants(draw: st.DrawFn, listed: list[str]) -> Variant:
         for name in draw(st.lists(names, max_size=2, unique=True))
     }
     plans = {
-        target: {name: draw(_plans(draw(st.sampled_from(listed)))) for name in graphs}
+        target: {
+            name: draw(_plans(draw(st.sampled_from(listed)), graph))
+            for name, graph in graphs.items()
+        }
         for target in draw(st.lists(names, max_size=1))
     }
     return Variant(
@@ -189,6 +193,44 @@ def test_an_accepted_path_stays_inside_on_every_system(path: str) -> None:
 def test_a_manifest_above_the_limit_is_not_parsed() -> None:
     with pytest.raises(ManifestLimitError, match=f"{manifests.MAX_MANIFEST_BYTES + 1:,} bytes"):
         manifests.decode(b"[" * (manifests.MAX_MANIFEST_BYTES + 1))
+
+
+def _keys_twice() -> bytes:
+    pairs = (b'"k%d": 1' % (index // 2) for index in range(400_000))
+    return b"{" + b", ".join(pairs) + b"}"
+
+
+def _key_of_a_megabyte() -> bytes:
+    return json.dumps({**json.loads(MINIMAL), "x" * 1_000_000: 1}).encode()
+
+
+def _graphs_of_which_the_last_is_wrong() -> bytes:
+    raw = json.loads(MINIMAL)
+    graphs = raw["variants"]["fp32"]["graphs"]
+    graph = {**graphs["timestep"], "weights": []}
+    graphs |= {f"g{index}": graph for index in range(10_000)}
+    graphs["last"] = {**graph, "path": "absent.onnx"}
+    return json.dumps(raw).encode()
+
+
+@pytest.mark.parametrize(
+    "data", [_keys_twice, _key_of_a_megabyte, _graphs_of_which_the_last_is_wrong]
+)
+def test_refusing_a_large_manifest_takes_time_in_proportion(data: Callable[[], bytes]) -> None:
+    large = data()
+    started = time.process_time()
+    with pytest.raises(ManifestError) as caught:
+        manifests.decode(large)
+    assert time.process_time() - started < 20, "quadratic in its size it would be hours"
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_file_is_found_in_a_manifest_of_many() -> None:
+    files = tuple(File(f"f{index}", 0, HASH) for index in range(60_000))
+    manifest = _minimal(files=(*_minimal().files, *files))
+    started = time.process_time()
+    assert all(manifest.file(file.path) is file for file in files)
+    assert time.process_time() - started < 10
 
 
 def test_too_many_files() -> None:

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sana_rt.errors import RequestError
-from sana_rt.model_spec import PRESETS, WAN_VAE, ModelSpec
+from sana_rt.model_spec import (
+    LTX2_VAE,
+    PRESETS,
+    WAN_VAE,
+    ModelSpec,
+    contradictions,
+    differences,
+)
 
 WAN = PRESETS["sana-video-2b-480p"]
 LTX2 = PRESETS["sana-video-2b-720p"]
@@ -83,7 +90,14 @@ def test_latent_frames(spec: ModelSpec, frames: int, latent: int) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "frames", "nearest"),
-    [(WAN, 80, "77 or 81"), (WAN, 0, "1 or 5"), (WAN, -3, "1 or 5"), (LTX2, 85, "81 or 89")],
+    [
+        (WAN, 80, "77 or 81"),
+        (WAN, 0, "1 or 5"),
+        (WAN, -3, "1 or 5"),
+        (LTX2, 85, "81 or 89"),
+        (WAN, 4092, "4089 or 4093"),
+        (WAN, 10**12, "4093"),
+    ],
 )
 def test_a_frame_count_between_two_names_both(spec: ModelSpec, frames: int, nearest: str) -> None:
     with pytest.raises(RequestError, match=f"num_frames is {frames}") as caught:
@@ -106,6 +120,8 @@ def test_latent_size() -> None:
         (480, 830, "width is 830", "816 or 832"),
         (0, 832, "height is 0", "16 or 32"),
         (480, -16, "width is -16", "16 or 32"),
+        (16_383, 832, "height is 16383", "16368 or 16384"),
+        (2**43 + 1, 832, "height is 8796093022209", "ask for 16384."),
     ],
 )
 def test_a_size_that_does_not_divide(height: int, width: int, said: str, nearest: str) -> None:
@@ -124,3 +140,33 @@ def test_unknown_fields_are_refused_with_their_path() -> None:
 def test_specifications_are_immutable() -> None:
     with pytest.raises(AttributeError):
         WAN.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_no_preset_contradicts_itself(preset: ModelSpec) -> None:
+    assert list(contradictions(preset)) == []
+
+
+def test_a_contradiction_names_field_value_and_what_fits() -> None:
+    preset = PRESETS["sana-video-2b-480p"]
+    wide = msgspec.structs.replace(preset.transformer, out_channels=32, patch_size=(4, 2, 2))
+    patch, channels = contradictions(msgspec.structs.replace(preset, transformer=wide))
+    assert patch == ("transformer.patch_size", [4, 2, 2], "patches of 1 latent frame: [1, h, w]")
+    assert channels == (
+        "transformer.out_channels", 32, "16, which transformer.in_channels is",
+    )  # fmt: skip
+
+
+def test_differences_are_named_by_their_path() -> None:
+    one, other = PRESETS["sana-video-2b-480p"], PRESETS["longsana-2b-480p"]
+    assert list(differences(one, one)) == []
+    found = {path: (ours, theirs) for path, ours, theirs in differences(one, other)}
+    assert found["transformer.causal"] == ("False", "True")
+    assert found["name"] == ("'sana-video-2b-480p'", "'longsana-2b-480p'")
+    assert found["sampling.solver"] == ("'dpmpp_2m'", "'renoise'")
+    assert "vae" not in {path.partition(".")[0] for path in found}
+    (kind,) = differences(LTX2_VAE, WAN_VAE)
+    assert kind == ("kind", "ltx2", "wan")
+    long = msgspec.structs.replace(one.text, instruction="x" * 1000)
+    ((_, shown, _),) = differences(long, one.text)
+    assert len(shown) < 70

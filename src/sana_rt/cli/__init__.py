@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "quantize": Entry("Add NVFP4 variants to a bundle.", "build,cpu"),
     "build": Entry("Build the TensorRT engines (plans) of a bundle.", "build"),
     "inspect": Entry("Show the contents of a bundle."),
+    "remove": Entry("Remove variants or plans from a bundle."),
     "verify": Entry(
         "Check every graph against its module and every file against its hash.", "build"
     ),
@@ -33,6 +34,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "stream": Entry("Generate a long video at constant memory; stop and resume it.", "cpu"),
     "sensitivity": Entry("Measure how much error quantizing each layer causes.", "build,bench,cpu"),
     "quality": Entry("Measure how much quality quantization costs.", "bench,cpu"),
+    "list": Entry("List recipes, models, cards and workloads."),
+    "bench": Entry("Measure how fast variants are, beside each other and diffusers.", "bench,cpu"),
+    "compare": Entry("Compare two reports of `sana-rt bench`.", "bench,cpu"),
     "demo": Entry("Run the whole workflow with a small random checkpoint.", "build,cpu"),
     "doctor": Entry("Show what works on this machine and what to install."),
 }

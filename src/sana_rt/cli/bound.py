@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from sana_rt.cli import output, plans_view
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import PRESETS
@@ -27,7 +28,9 @@ _DEVICES: Final = [
 _KERNELS_SHOWN: Final = 15
 
 
-@click.command(epilog="Example: sana-rt bound --model sana-video-2b-480p --device rtx5090")
+@click.command(
+    cls=Command, epilog="Example: sana-rt bound --model sana-video-2b-480p --device rtx5090"
+)
 @click.option("--model", required=True, help=f"Model: {', '.join(PRESETS)}.")
 @click.option(
     "--recipe",
@@ -121,6 +124,15 @@ def _show(report: BoundReport) -> None:
                 row.note,
             )
             for row in report.rows
+        ],
+    )
+    names = dict.fromkeys(name for phase in report.phases for name in phase.bytes)
+    output.table(
+        f"Device memory by phase; {output.size(report.together_bytes)} with all loaded",
+        ("", *(f"{phase.phase}>" for phase in report.phases)),
+        [
+            (name, *(output.size(phase.bytes.get(name, 0)) for phase in report.phases))
+            for name in names
         ],
     )
     for graph in dict.fromkeys(row.graph for row in report.block_kernels):

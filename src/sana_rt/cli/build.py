@@ -11,6 +11,7 @@ import click
 from sana_rt import machine
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, progress
+from sana_rt.cli.command import Command
 from sana_rt.engines import freshness, workloads
 from sana_rt.engines.cards import TARGETS
 from sana_rt.engines.freshness import PlanStatus, Settings
@@ -26,7 +27,9 @@ _SettingsOf = Callable[[str, str], Settings]  # of a variant and a target
 _Statuses = dict[str, dict[str, tuple[PlanStatus, ...]]]  # by variant and target
 
 
-@click.command(epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120")
+@click.command(
+    cls=Command, epilog="Example: sana-rt build out/bundle --variant bf16 --target sm120"
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--variant",
@@ -143,8 +146,16 @@ def _only_variant(bundle: Bundle, variant: str | None) -> str:
         )
     if variant is None or variant in names:
         return variant or names[0]
-    made = bundle.manifest.of_recipe(variant, "device")
-    return made[0] if made else variant
+    if made := bundle.manifest.of_recipe(variant, "device"):
+        return made[0]
+    if f"{variant}-emulation" in names or bundle.manifest.of_recipe(variant, "emulation"):
+        raise UsageError(
+            f"{bundle.root} has only the emulation of {variant!r}, which is for CPUs.",
+            expected="the variant for TensorRT, which is made from a bfloat16 variant.",
+            remedy=f"run `sana-rt export CHECKPOINT {bundle.root} --dtype bf16` with the bundle's "
+            "checkpoint, then `sana-rt quantize` again.",
+        )
+    return variant
 
 
 def _build(bundle: Bundle, settings: Settings, tensorrt: TensorRT, *, as_json: bool) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import shlex
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
+from sana_rt.bundle import Bundle
 from sana_rt.cli import LazyCommand, output
+from sana_rt.cli.command import Command, json_option
 
 PROMPT: Final = "a red circle moving slowly to the right on a grey background"
-_SHEET_COLUMNS: Final = 3
-_SHEET_PICTURES: Final = 9
 
 
-@click.command(epilog='Example: sana-rt demo --output out/demo "a blue square standing still"')
+@click.command(
+    cls=Command, epilog='Example: sana-rt demo --output out/demo "a blue square standing still"'
+)
 @click.argument("prompt", default=PROMPT)
 @click.option(
     "-o",
@@ -31,26 +36,50 @@ _SHEET_PICTURES: Final = 9
     type=click.Path(path_type=Path, exists=True),
     help="Checkpoint to start from.  [default: a small one with random weights]",
 )
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace the folder's bundle if it is of another --checkpoint.",
+)
+@json_option
 @click.pass_context
-def command(ctx: click.Context, prompt: str, folder: Path, checkpoint: Path | None) -> None:
+def command(
+    ctx: click.Context,
+    prompt: str,
+    folder: Path,
+    checkpoint: Path | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Export a small checkpoint to a bundle and generate a video of PROMPT from it, on the CPU.
 
     Without --checkpoint the weights are random numbers from a fixed seed. The video is then a
-    pattern that does not show the prompt, but proves that each part works on this machine. Each
-    step prints the command that does the same.
+    pattern that does not show the prompt, but proves that each part works on this machine. A
+    bundle of another checkpoint that is in the folder is played as it is. Each step prints the
+    command that does the same.
+
+    What is current is not exported again. The folder's video.mp4 and contact_sheet.png are
+    replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = checkpoint or _seeded(folder / "checkpoint")
     bundle, video, sheet = folder / "bundle", folder / "video.mp4", folder / "contact_sheet.png"
-    _run(ctx, "A bundle", "export", checkpoint, bundle)
-    _run(ctx, "A video", "generate", bundle, prompt, "--output", video)
-    click.echo("A contact sheet of the video", err=True)
-    _draw_sheet(video, sheet)
+    made: dict[str, Any] = {"bundle": str(bundle), "export": None}
+    source = checkpoint or _seeded(folder / "checkpoint")
+    if checkpoint is None and (other := _other(bundle, source)):
+        output.note(f"{bundle} is of {other}, and is played as it is; --checkpoint decides anew.")
+    else:
+        replacing = ["--overwrite"] if overwrite else []
+        made["export"] = _run(ctx, "A bundle", "export", source, bundle, *replacing)
+    outputs = ("--output", video, "--contact-sheet", sheet, "--overwrite")
+    made["generate"] = _run(ctx, "A video", "generate", bundle, prompt, *outputs)
+    if as_json:
+        output.json(made)
+        return
     output.table(
         "Files",
         ("", ""),
         [
-            ("checkpoint", str(checkpoint)),
             ("bundle", f"{bundle}  (sana-rt inspect {shlex.quote(str(bundle))})"),
             ("video", str(video)),
             ("contact sheet", str(sheet)),
@@ -61,24 +90,29 @@ def command(ctx: click.Context, prompt: str, folder: Path, checkpoint: Path | No
 def _seeded(folder: Path) -> Path:
     from sana_rt.export.seeded import write_checkpoint
 
-    click.echo("A small checkpoint with seeded random weights", err=True)
+    output.note("A small checkpoint with seeded random weights")
     return write_checkpoint(folder, seed=0)
 
 
-def _run(ctx: click.Context, title: str, name: str, *arguments: str | Path) -> None:
-    """Run another command as the shell would, and say how."""
+def _other(bundle: Path, checkpoint: Path) -> str | None:
+    """The checkpoint that a bundle is of, if it is not of this one."""
+    from sana_rt.export.checkpoint import open_checkpoint
+
+    if not Bundle.exists(bundle):
+        return None
+    source = open_checkpoint(checkpoint).source
+    found = [variant.source for variant in Bundle.read(bundle).manifest.variants.values()]
+    return None if source.sha256 in {each.sha256 for each in found} else found[0].checkpoint
+
+
+def _run(ctx: click.Context, title: str, name: str, *arguments: str | Path) -> dict[str, Any]:
+    """Run another command as the shell would, and say how; returns its ``--json``."""
     words = [str(argument) for argument in arguments]
-    click.echo(f"{title}\n  $ sana-rt {shlex.join([name, *words])}", err=True)
-    with LazyCommand(name).make_context(name, words, parent=ctx) as inner:
+    output.note(f"{title}\n  $ sana-rt {shlex.join([name, *words])}")
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as shown,
+        LazyCommand(name).make_context(name, [*words, "--json"], parent=ctx) as inner,
+    ):
         inner.command.invoke(inner)
-
-
-def _draw_sheet(video: Path, sheet: Path) -> None:
-    from sana_rt.runtime.images import contact_sheet, write_png
-    from sana_rt.runtime.video import read_video
-
-    frames = list(read_video(video))
-    count = min(len(frames), _SHEET_PICTURES)
-    last = max(count - 1, 1)
-    chosen = [frames[index * (len(frames) - 1) // last] for index in range(count)]
-    write_png(sheet, contact_sheet(chosen, _SHEET_COLUMNS))
+    made: dict[str, Any] = json.loads(shown.getvalue())
+    return made

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,15 +14,28 @@ import click
 import msgspec
 
 from sana_rt import __version__, machine
-from sana_rt.cli import output
+from sana_rt.cli import COMMANDS, bundle_offers, import_check, output, progress
+from sana_rt.cli.bundle_offers import Playable
+from sana_rt.cli.command import Command
 from sana_rt.engines import cards
+from sana_rt.engines.trt_api import FLAVOURS
+from sana_rt.progress import ReportProgress, silent
 
 _FORMATS: Final = {"bfloat16": "BF16", "float8_e4m3fn": "FP8", "float4_e2m1": "NVFP4"}
-_SHOWN_EXTRAS: Final = ("cpu", "rtx", "build", "bench")
+_SHOWN_EXTRAS: Final = ("cpu", "rtx", "plugin", "build", "bench")
 _SUBSTITUTES: Final = {"onnxruntime": ("onnxruntime-gpu",)}  # the same module with CUDA
 _REQUIREMENT: Final = re.compile(
     r"^(?P<name>[\w.-]+)(?P<range>[^;]*)(?:;.*extra == .(?P<extra>\w+))?"
 )
+#: The module of a package, where it is not called as the package is.
+_MODULES: Final = {
+    "cuda-python": "cuda.bindings.driver",
+    "nvidia-modelopt": "modelopt.torch.quantization",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13": "onnxruntime_ep_nv_tensorrt_rtx",
+    "scikit-image": "skimage",
+    "tensorrt-rtx-cu13": FLAVOURS["rtx"].module,
+}
+_RELEASE: Final = re.compile(r"\b\d{3}\.\d+(?:\.\d+)?\b")  # in the first line of the file
 _NVIDIA_VERSION: Final = Path("/proc/driver/nvidia/version")
 
 
@@ -41,19 +55,29 @@ class Machine(Record, frozen=True):
 
 
 class Package(Record, frozen=True):
-    """A package that an extra asks for; ``installed`` is its version, or None."""
+    """A package that an extra asks for; ``installed`` is its version, or None.
+
+    ``broken`` says why it cannot be imported, "" if it can or is not there.
+    """
 
     name: str
     wanted: str
     installed: str | None
+    broken: str
 
 
 class Extra(Record, frozen=True):
-    """An extra, its packages, and the command that installs it (None: it is complete)."""
+    """An extra, its packages, and the command that installs it (None: all are there)."""
 
     name: str
     packages: tuple[Package, ...]
     install: str | None
+
+    @property
+    def missing(self) -> str:
+        """What is in the way of using it, "" if nothing is."""
+        broken = (f"broken: {each.name}: {each.broken}" for each in self.packages if each.broken)
+        return self.install or next(broken, "")
 
 
 class GPU(Record, frozen=True):
@@ -74,7 +98,7 @@ class Nvidia(Record, frozen=True):
 
 
 class Ability(Record, frozen=True):
-    """Something one does with sana-rt, and what is in the way ("" if nothing is)."""
+    """A command, or what else one does, and what is in the way ("" if nothing is)."""
 
     what: str
     missing: str
@@ -88,13 +112,19 @@ class DoctorReport(Record, frozen=True):
     onnxruntime_providers: tuple[str, ...]
     nvidia: Nvidia
     abilities: tuple[Ability, ...]
+    bundle: tuple[Playable, ...] | None = None
 
 
-def examine() -> DoctorReport:
-    """Look at this machine; nothing heavy is imported but ONNX Runtime, if it is there."""
-    extras = tuple(_extra(name) for name in _SHOWN_EXTRAS)
-    providers = _providers()
-    nvidia = _nvidia()
+def examine(report: ReportProgress = silent) -> DoctorReport:
+    """Look at this machine; packages are imported in another process."""
+    found = {name: _requirements(name) for name in _SHOWN_EXTRAS}
+    present = dict.fromkeys(
+        _module(name) for each in found.values() for name, _ in each if _installed(name)
+    )
+    broken = import_check.broken(list(present), report=report)
+    extras = tuple(_extra(name, wanted, broken) for name, wanted in found.items())
+    providers = () if "onnxruntime" in broken else _providers()
+    nvidia = _nvidia(broken.get(_module("cuda-python"), ""))
     return DoctorReport(
         _machine(), extras, providers, nvidia, _abilities(extras, providers, nvidia)
     )
@@ -122,11 +152,23 @@ def _machine() -> Machine:
     )
 
 
-def _extra(name: str) -> Extra:
-    packages = tuple(
-        Package(match["name"], match["range"].strip(), _installed(match["name"]))
+def _requirements(extra: str) -> list[tuple[str, str]]:
+    """The packages of an extra, and their ranges."""
+    return [
+        (match["name"], match["range"].strip())
         for line in importlib.metadata.requires("sana-rt") or ()
-        if (match := _REQUIREMENT.match(line)) and match["extra"] == name
+        if (match := _REQUIREMENT.match(line)) and match["extra"] == extra
+    ]
+
+
+def _module(package: str) -> str:
+    return _MODULES.get(package, package.replace("-", "_"))
+
+
+def _extra(name: str, wanted: list[tuple[str, str]], broken: Mapping[str, str]) -> Extra:
+    packages = tuple(
+        Package(package, versions, _installed(package), broken.get(_module(package), ""))
+        for package, versions in wanted
     )
     complete = all(package.installed for package in packages)
     return Extra(name, packages, None if complete else f'pip install "sana-rt[{name}]"')
@@ -149,7 +191,9 @@ def _providers() -> tuple[str, ...]:
     return tuple(onnxruntime.get_available_providers())
 
 
-def _nvidia() -> Nvidia:
+def _nvidia(broken: str) -> Nvidia:
+    if broken:
+        return Nvidia(None, (), f"cuda-python is broken: {broken}")
     if not _has_cuda_bindings():
         loaded = _NVIDIA_VERSION.exists()
         if platform.system() == "Linux" and not loaded:
@@ -172,7 +216,9 @@ def _ask(cuda: Any) -> Nvidia:
     _call(cuda.cuInit, 0)
     version = _call(cuda.cuDriverGetVersion)
     gpus = tuple(_gpu(cuda, index) for index in range(_call(cuda.cuDeviceGetCount)))
-    return Nvidia(f"CUDA {version // 1000}.{version % 1000 // 10}", gpus, "")
+    release = _RELEASE.search(_NVIDIA_VERSION.read_text()) if _NVIDIA_VERSION.exists() else None
+    cuda_version = f"CUDA {version // 1000}.{version % 1000 // 10}"
+    return Nvidia(f"{release[0]}, {cuda_version}" if release else cuda_version, gpus, "")
 
 
 def _gpu(cuda: Any, index: int) -> GPU:
@@ -201,34 +247,52 @@ def _call(function: Any, *arguments: Any) -> Any:
 def _abilities(
     extras: tuple[Extra, ...], providers: tuple[str, ...], nvidia: Nvidia
 ) -> tuple[Ability, ...]:
-    install = {extra.name: extra.install or "" for extra in extras}
+    missing = {extra.name: extra.missing for extra in extras}
     gpu = "" if nvidia.gpus else "an NVIDIA GPU and its driver"
     cuda = "" if "CUDAExecutionProvider" in providers else "pip install onnxruntime-gpu"
     return (
-        Ability("look at bundles (inspect)", ""),
-        Ability("play bundles on the CPU (generate)", install["cpu"]),
+        *(Ability(name, _in_the_way(entry.extra, missing)) for name, entry in COMMANDS.items()),
         Ability(
-            "play bundles on an NVIDIA GPU through ONNX Runtime", gpu or install["cpu"] or cuda
+            "generate, stream on an NVIDIA GPU through ONNX Runtime", gpu or missing["cpu"] or cuda
         ),
-        Ability("make bundles from checkpoints (fetch, export, verify)", install["build"]),
-        Ability("build plans for RTX cards (build)", install["build"] or install["rtx"]),
-        Ability("run the demo", install["build"] or install["cpu"]),
     )
 
 
-@click.command(epilog="Example: sana-rt doctor --json")
+def _in_the_way(extras: str | None, missing: Mapping[str, str]) -> str:
+    """What a command lacks that needs packages of ``extras``, which are divided by commas."""
+    found = [missing[name] for name in extras.split(",") if missing[name]] if extras else []
+    broken = [each for each in found if each.startswith("broken")]
+    if broken or not found:
+        return "; ".join(broken)
+    return f'pip install "sana-rt[{extras}]"'
+
+
+@click.command(cls=Command, epilog="Example: sana-rt doctor out/bundle")
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def command(as_json: bool) -> None:
+def command(bundle: Path | None, *, as_json: bool) -> None:
     """Show what works on this machine and what to install.
 
-    Lists the interpreter, the processor, the packages of each extra, ONNX Runtime's providers
-    and the NVIDIA GPUs with the number formats that they support. Changes nothing.
+    Lists the interpreter, the processor, the packages of each extra, ONNX Runtime's providers,
+    the NVIDIA GPUs with the number formats that they support, and the commands. Every package is
+    imported, in a process of its own: one that is installed and cannot be is "broken". Exits with
+    1 if one is broken, and with 0 otherwise, also if packages are missing. Changes nothing.
+
+    With BUNDLE it also says which backend would play which of its variants here, and why not the
+    others: a backend is opened, and plans are looked at, but nothing is loaded.
     """
-    report = examine()
+    with progress.shown("Importing packages") as shown:
+        report = examine(shown)
+    if bundle is not None:
+        report = msgspec.structs.replace(report, bundle=bundle_offers.examine(bundle))
     if as_json:
         output.json(report)
     else:
         _show(report)
+        if bundle is not None and report.bundle is not None:
+            bundle_offers.show(bundle, report.bundle)
+    if any(package.broken for extra in report.extras for package in extra.packages):
+        raise click.exceptions.Exit(1)
 
 
 def _show(report: DoctorReport) -> None:
@@ -272,7 +336,12 @@ def _show(report: DoctorReport) -> None:
 
 def _package_rows(report: DoctorReport) -> list[tuple[str, str, str, str]]:
     return [
-        (extra.name, package.name, package.installed or "missing", package.wanted)
+        (extra.name, package.name, _state(package), package.wanted)
         for extra in report.extras
         for package in extra.packages
     ]
+
+
+def _state(package: Package) -> str:
+    version = package.installed or "missing"
+    return f"{version}, broken: {package.broken}" if package.broken else version

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sana_rt.cli import progress
-from sana_rt.cli.printable import printable
+from sana_rt.bundle import Bundle
+from sana_rt.cli import output, progress
+from sana_rt.cli.command import Command, json_option
+from sana_rt.cli.stopwatch import Stopwatch
 from sana_rt.model_spec import PRESETS
+
+if TYPE_CHECKING:
+    from sana_rt.export.graph_definition import DType
 
 _DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
 _PATH: Final = click.Path(path_type=Path, exists=True)
 
 
-@click.command(epilog="Example: sana-rt export out/checkpoint out/bundle --dtype bf16")
+@click.command(cls=Command, epilog="Example: sana-rt export out/checkpoint out/bundle --dtype bf16")
 @click.argument("checkpoint", type=_PATH)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -56,6 +61,13 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
 @click.option(
     "--no-verify", is_flag=True, help="Skip the comparison of every graph with its module."
 )
+@click.option("--force", is_flag=True, help="Export again what is current.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace a BUNDLE of another checkpoint or of other settings, with all its variants.",
+)
+@json_option
 def command(
     checkpoint: Path,
     bundle: Path,
@@ -68,6 +80,9 @@ def command(
     tokenizer: Path | None,
     instruction: str | None,
     no_verify: bool,
+    force: bool,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Convert CHECKPOINT to one variant of BUNDLE: ONNX graphs, each compared with its module.
 
@@ -77,7 +92,12 @@ def command(
     (docs/config-keys.md lists them all). An existing bundle keeps its other variants. An
     interrupted export leaves the bundle as it was; run it again. The last line on stdout is
     the path of the bundle.
+
+    Nothing is done if the variant is current: its files are intact, and the checkpoint, the
+    settings, the data type, this program's code and the versions of onnx, onnxscript and torch
+    are those that it was exported with.
     """
+    from sana_rt.export import freshness
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.onnx_export import ExportOptions, export_bundle
 
@@ -88,8 +108,41 @@ def command(
         instruction=instruction,
     )
     for note in opened.notes:
-        click.echo(printable(f"Warning: {note}"), err=True)
-    options = ExportOptions("float32" if dtype == "fp32" else "bfloat16", variant, not no_verify)
+        output.note(f"Warning: {note}")
+    watch = Stopwatch()
+    dtype_name: DType = "float32" if dtype == "fp32" else "bfloat16"
+    options = ExportOptions(dtype_name, variant, not no_verify, overwrite)
     with progress.shown("Hashing the checkpoint") as report:
-        export_bundle(opened, bundle, options, report)
-    click.echo(bundle)
+        reasons = ("--force",) if force else freshness.reasons(bundle, opened, options)
+        watch.lap("check")
+        if reasons:
+            export_bundle(opened, bundle, options, report)
+            watch.lap("export")
+    if not reasons:
+        output.note(f"{options.name} of {bundle} is current; --force exports it again.")
+    elif reasons != (freshness.NEVER,):
+        output.note(f"Exported {options.name} again: {'; '.join(reasons)}.")
+    if as_json:
+        output.json(_facts(bundle, options.name, reasons) | {"seconds": watch.report()})
+    else:
+        click.echo(bundle)
+
+
+def _facts(root: Path, name: str, reasons: tuple[str, ...]) -> dict[str, Any]:
+    """What there is now, for ``--json``; ``reasons`` say why it was exported, if it was."""
+    bundle = Bundle.read(root)
+    variant = bundle.manifest.variant(name)
+    verified = [graph.verification for graph in variant.graphs.values() if graph.verification]
+    paths = {path for graph in variant.graphs.values() for path in (graph.path, *graph.weights)}
+    return {
+        "bundle": str(root),
+        "variant": name,
+        "exported": bool(reasons),
+        "reasons": reasons,
+        "model": bundle.manifest.model.name,
+        "checkpoint": variant.source,
+        "graphs": len(variant.graphs),
+        "bytes": sum(bundle.manifest.file(path).bytes for path in paths),
+        "verified": len(verified),
+        "max_error": max((each.max_error for each in verified), default=None),
+    }

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from sana_rt.cli import output as show
 from sana_rt.cli import paths
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
-from sana_rt.errors import UsageError
+from sana_rt.cli.clip_output import ClipOutput, hashes, output_options
+from sana_rt.cli.command import Command
+from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
 
 if TYPE_CHECKING:
+    from sana_rt.runtime.autoencoder import Frames
     from sana_rt.runtime.denoiser import Latents
     from sana_rt.runtime.images import Fit
     from sana_rt.runtime.inputs import Inputs
@@ -22,40 +27,25 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog='Example: sana-rt generate out/bundle "a red circle moving to the right" -o circle.mp4'
+    cls=Command,
+    epilog='Example: sana-rt generate out/bundle "a red circle moving to the right" -o circle.mp4',
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
-@click.option("-o", "--output", type=FILE, help="Video file to write, .mp4.")
+@output_options
 @click.option(
     "--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] to this .npy file."
-)
-@click.option(
-    "--num-frames",
-    type=int,
-    help="Length of the video in frames: 4k + 1, or 8k + 1 if the autoencoder compresses time by "
-    "8.  [default: the model's]",
-)
-@click.option("--image", type=FILE, help="Image to use as the first frame (image-to-video).")
-@click.option(
-    "--fit",
-    type=click.Choice(["crop", "stretch"]),
-    default="crop",
-    show_default=True,
-    help="How to fit an --image of another aspect ratio: crop it around its centre, or stretch "
-    "it as diffusers does.",
-)
-@click.option(
-    "--noise",
-    type=FILE,
-    help="Initial noise, a .npy file of float32 [1, C, T, h, w].  [default: made from --seed]",
 )
 @request_options
 def command(
     bundle: Path,
     *,
     output: Path | None,
+    contact_sheet: Path | None,
     save_latents: Path | None,
+    no_metadata: bool,
+    overwrite: bool,
+    as_json: bool,
     image: Path | None,
     fit: Fit,
     noise: Path | None,
@@ -63,7 +53,10 @@ def command(
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -73,69 +66,89 @@ def command(
     Options that are left out are taken from --config, then from the model's defaults. The last
     line on stdout is the path of the file that was written; progress goes to stderr.
 
-    If BUNDLE has no autoencoder, or to decode elsewhere, give --save-latents without --output.
+    With --save-latents or --contact-sheet, a video is written only if --output is given. Save
+    the latents if BUNDLE has no autoencoder, or to decode elsewhere.
     """
-    _check_files(output, save_latents)
-    read = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
-    paths.check({"--output": output, "--save-latents": save_latents}, read | {"--config": config})
+    target = ClipOutput(output, contact_sheet, not no_metadata, overwrite)
+    files = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
+    target.check(files | {"--config": config})
+    paths.check_suffix("--save-latents", save_latents, ".npy")
+    latents_file = {"--save-latents": save_latents}
+    paths.check(latents_file, files | target.named, overwrite=overwrite)
+    from sana_rt.runtime import clip_record
     from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.session import Session
 
-    given = given_options(config, options, prompted=prompt_embeds is not None)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    given = given_options(config, options, prompt_embeds=prompt_embeds)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     request = session.request(conditioned=image is not None, **given)
     inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
+    if output is None and save_latents is None and contact_sheet is None:
+        target = target.called(request)
+    decode = target.path is not None or contact_sheet is not None
     if dry_run:
-        click.echo(session.plan(request, inputs, decode=output is not None).table())
+        show_plan(session, session.plan(request, inputs, decode=decode), as_json=as_json)
         return
+    record = clip_record.of(session, "generate", request, inputs=hashes(files), fit=fit)
     reporter = Reporter()
     with reporter.shown():
-        latents = _play(session, request, inputs, output, reporter, check_finite=check_finite)
+        latents: list[Latents] = []
+        job = _Job(session, request, inputs, latents, reporter, check_finite)
+        if decode:
+            with target.writing(request, record, reporter, frames=request.num_frames) as write:
+                job.play(write)
+        else:
+            job.denoise()
         if save_latents is not None:
             _save(save_latents, latents)
+            reporter.lap("write")
     reporter.console.print(reporter.summary(session.backend))
-    click.echo(output or save_latents)
+    if as_json:
+        saved = {"latents": None if save_latents is None else str(save_latents)}
+        show.json(target.facts(request, session, reporter) | saved)
+    else:
+        click.echo(target.path or contact_sheet or save_latents)
 
 
-def _check_files(output: Path | None, save_latents: Path | None) -> None:
-    if output is None and save_latents is None:
-        raise UsageError(
-            "Nothing would be written.",
-            expected="-o video.mp4, --save-latents latents.npy, or both.",
-        )
-    for path, suffix in ((output, ".mp4"), (save_latents, ".npy")):
-        if path is not None and path.suffix != suffix:
-            raise UsageError(f"{path} does not end in {suffix}.", expected=f"a {suffix} file.")
+@dataclass(frozen=True)
+class _Job:
+    """A clip to make; ``latents`` takes those of each chunk."""
 
+    session: Session
+    request: Request
+    inputs: Inputs
+    latents: list[Latents]
+    reporter: Reporter
+    check_finite: bool
 
-def _play(
-    session: Session,
-    request: Request,
-    inputs: Inputs,
-    output: Path | None,
-    reporter: Reporter,
-    *,
-    check_finite: bool,
-) -> list[Latents]:
-    """Make the clip, write the video if wanted, and return the latents of each chunk."""
-    from sana_rt.runtime.video import video
-
-    latents: list[Latents] = []
-
-    def keep(chunk: Chunk) -> None:
-        latents.append(chunk.latents)
-
-    if output is None:
-        for chunk in session.latents(request, inputs, progress=reporter, check_finite=check_finite):
-            keep(chunk)
-        return latents
-    clip = session.generate(
-        request, inputs, progress=reporter, on_chunk=keep, check_finite=check_finite
-    )
-    with video(output, height=request.height, width=request.width, fps=request.fps) as write:
-        for frames in clip:
+    def play(self, write: Callable[[Frames], None]) -> None:
+        """Make the clip, frame by frame."""
+        for frames in self.session.generate(
+            self.request,
+            self.inputs,
+            progress=self.reporter,
+            on_chunk=self._keep,
+            check_finite=self.check_finite,
+        ):
             write(frames)
-    return latents
+
+    def denoise(self) -> None:
+        """Make the latents alone."""
+        for chunk in self.session.latents(
+            self.request, self.inputs, progress=self.reporter, check_finite=self.check_finite
+        ):
+            self._keep(chunk)
+
+    def _keep(self, chunk: Chunk) -> None:
+        self.latents.append(chunk.latents)
 
 
 def _save(path: Path, latents: list[Latents]) -> None:

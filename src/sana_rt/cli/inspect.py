@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from sana_rt import geometry
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output, progress
+from sana_rt.cli import output, paths, progress
+from sana_rt.cli.command import Command, overwrite_option
+from sana_rt.cli.printable import printable
 from sana_rt.engines.cards import CARDS
-from sana_rt.errors import BundleFileError
-from sana_rt.manifest import File, Graph, Plan, Variant
+from sana_rt.errors import BundleFileError, some
+from sana_rt.manifest import Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
+
+T = TypeVar("T")
 
 
 def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -25,9 +30,12 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.command(epilog="Example: sana-rt inspect out/bundle")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.command(cls=Command, epilog="Example: sana-rt inspect out/bundle")
+@click.argument("path", metavar="BUNDLE|CLIP", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and the checks as JSON.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Show every graph, signature and plan as well."
+)
 @click.option(
     "--skip-hashes", is_flag=True, help="Check only the sizes of files, not their hashes."
 )
@@ -53,67 +61,131 @@ def _print_schema(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help=f"Card to compute the plans' bounds for: {', '.join(CARDS)}.  "
     "[default: a card of each plan's target]",
 )
+@overwrite_option
 def command(
-    bundle: Path,
+    path: Path,
     *,
     as_json: bool,
+    everything: bool,
     skip_hashes: bool,
     plans: bool,
     plot: Path | None,
     device: str | None,
+    overwrite: bool,
 ) -> None:
     """Show the contents of BUNDLE, and whether its files match the hashes in its manifest.
 
-    Shows the model and, for each variant, its plans and its graphs with their sizes, inputs,
-    outputs and measured errors. Exits with 1 if a file is damaged.
+    Shows the model, the sizes and lengths that it generates, and its variants with the worst
+    error that was measured; --all, every graph. Exits with 1 if a file is damaged, a graph is not
+    what the manifest says, or an error was above its tolerance. Plans are not run and graphs are
+    not compared with a checkpoint; `sana-rt verify` does the latter.
+
+    Of a CLIP, an mp4, GIF or PNG that `sana-rt generate` or `sana-rt stream` wrote, it shows what
+    the clip was made of, and the command that makes it again.
 
     --plans shows the data types of the GEMMs, the memory traffic, the kernels with the highest
     bounds, the device memory that is needed, and lower bounds on the run time.
     """
-    opened = Bundle.open(bundle)
+    if path.is_file():
+        _show_clip(path, as_json=as_json)
+        return
+    opened = Bundle.open(path)
+    paths.check({"--plot": plot}, {}, overwrite=overwrite)
     if plans or plot:
         from sana_rt.cli import plans_view
 
         plans_view.show(opened, device=device, as_json=as_json, plot=plot)
         return
     damaged = None if skip_hashes else _damaged(opened)
+    wrong = _wrong(opened)
     if as_json:
-        output.json(_summary(opened, damaged))
+        output.json(_summary(opened, damaged, wrong))
     else:
-        _show(opened, damaged)
+        _show(opened, damaged, everything=everything)
     if damaged:
         raise BundleFileError(
-            f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: "
-            f"{', '.join(damaged)}.",
+            f"{len(damaged)} of {len(opened.manifest.files)} files are damaged: {some(damaged)}.",
             expected="the SHA-256 that the manifest lists.",
             remedy="copy the bundle again, or create it again with the command that wrote it.",
+        )
+    if wrong:
+        raise BundleFileError(
+            f"{len(wrong)} graphs are not what the manifest says: {'; '.join(wrong.values())}",
+            expected="files that the manifest describes, and errors within their tolerance.",
+            remedy="create the bundle again with the command that wrote it.",
         )
 
 
 def _damaged(bundle: Bundle) -> list[str]:
+    """The files that have not the listed hash."""
     files = progress.counted(bundle.manifest.files, "Reading files", len(bundle.manifest.files))
-    return [file.path for file in files if not _matches(bundle, file)]
+    return [file.path for file in files if _refused(bundle.check_hash, file)]
 
 
-def _matches(bundle: Bundle, file: File) -> bool:
+def _wrong(bundle: Bundle) -> dict[str, str]:
+    """The graphs whose file or whose recorded error is not as it should be, and why."""
+    found = {}
+    for name, variant in bundle.manifest.variants.items():
+        for graph_name, graph in variant.graphs.items():
+            where = f"{name}/{graph_name}"
+            if (reason := _refused(bundle.check_onnx, graph)) is not None:
+                found[where] = reason
+            elif graph.verification is not None and not graph.verification.passed:
+                error, tolerance = graph.verification.max_error, graph.verification.tolerance
+                found[where] = f"{where} has the error {error:.1e}, above {tolerance:.1e}."
+    return found
+
+
+def _refused(check: Callable[[T], None], what: T) -> str | None:
+    """Why a check refuses; None if it does not."""
     try:
-        bundle.check_hash(file)
-    except BundleFileError:
-        return False
-    return True
+        check(what)
+    except BundleFileError as error:
+        return error.happened
+    return None
 
 
-def _summary(bundle: Bundle, damaged: list[str] | None) -> dict[str, Any]:
+def _summary(bundle: Bundle, damaged: list[str] | None, wrong: dict[str, str]) -> dict[str, Any]:
     return {
         "bundle": str(bundle.root),
         "bytes": sum(file.bytes for file in bundle.manifest.files),
         "hashes_checked": damaged is not None,
         "damaged": damaged or [],
+        "wrong": wrong,
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
 
-def _show(bundle: Bundle, damaged: list[str] | None) -> None:
+def _show_clip(path: Path, *, as_json: bool) -> None:
+    from sana_rt.runtime import clip_record
+
+    record = clip_record.read(path)
+    if as_json:
+        output.json({"clip": str(path), "record": record, "command": record.command_line()})
+        return
+    rows = [
+        ("path", str(path)),
+        ("prompt", record.prompt),
+        *((f"from {later.seconds:g} s", later.prompt) for later in record.prompts),
+        ("model", f"{record.model}, variant {record.variant}"),
+        ("checkpoint", f"{record.source.checkpoint}, SHA-256 {record.source.sha256[:12]}"),
+        ("options", ", ".join(f"{name} {value}" for name, value in _options(record.request))),
+        *((option, f"SHA-256 {digest}") for option, digest in record.inputs.items()),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+    ]
+    output.table("Clip", ("", ""), rows)
+    click.echo(f"\nMake it again:\n  {printable(record.command_line())}")
+
+
+def _options(request: Mapping[str, object]) -> list[tuple[str, object]]:
+    return [
+        (name, value)
+        for name, value in request.items()
+        if name != "prompt" and value != "" and value is not None and value is not False
+    ]
+
+
+def _show(bundle: Bundle, damaged: list[str] | None, *, everything: bool) -> None:
     manifest = bundle.manifest
     total = sum(file.bytes for file in manifest.files)
     state = "hashes not checked" if damaged is None else f"{len(damaged) or 'none'} damaged"
@@ -125,8 +197,21 @@ def _show(bundle: Bundle, damaged: list[str] | None) -> None:
         *_model_rows(manifest.model),
     ]
     output.table("Bundle", ("", ""), rows)
-    for name, variant in manifest.variants.items():
-        _show_variant(bundle, name, variant)
+    output.table(
+        "Variants",
+        ("variant", "dtype", "size>", "worst error>", "tolerance>", "plans for"),
+        [(name, *_variant_row(bundle, each)) for name, each in manifest.variants.items()],
+    )
+    if everything:
+        for name, variant in manifest.variants.items():
+            _show_variant(bundle, name, variant)
+    else:
+        output.note("\nGraphs, signatures and plans: sana-rt inspect --all")
+
+
+def _variant_row(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
+    graphs = _graph_row(bundle, variant, list(variant.graphs))
+    return variant.dtype, *graphs, ", ".join(variant.plans) or "–"
 
 
 def _source(variant: Variant) -> str:
@@ -151,6 +236,22 @@ def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
             f"{sampling.fps} frames per second, {sampling.num_inference_steps} steps of "
             f"{sampling.solver}",
         ),
+        *_size_rows(model),
+    ]
+
+
+def _size_rows(model: ModelSpec) -> list[tuple[str, str]]:
+    """Which sizes and lengths the model generates."""
+    most = model.transformer.rope_max_positions
+    height, width = model.size_multiples
+    longest, stride = geometry.longest_clip(model), model.vae.temporal_stride
+    return [
+        (
+            "sizes",
+            f"height a multiple of {height} up to {most * height:,}, width of {width} up to "
+            f"{most * width:,}",
+        ),
+        ("lengths", f"{stride}k + 1 frames: 1, {stride + 1}, {2 * stride + 1}, ... {longest:,}"),
     ]
 
 
@@ -195,8 +296,9 @@ def _graph_row(bundle: Bundle, variant: Variant, names: list[str]) -> tuple[str,
     verified = [graph.verification for graph in graphs if graph.verification]
     if len(verified) < len(graphs):
         return total, "not verified", ""
-    worst = max(verified, key=lambda verification: verification.max_error)
-    return total, f"{worst.max_error:.1e}", f"{worst.tolerance:.0e}"
+    worst = max(verified, key=lambda verification: verification.max_error / verification.tolerance)
+    failed = "" if worst.passed else ", FAILED"
+    return total, f"{worst.max_error:.1e}{failed}", f"{worst.tolerance:.0e}"
 
 
 def _signature(label: str, graph: Graph) -> Iterator[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sana_rt.cli.command import is_quiet
 from sana_rt.cli.printable import printable
 
 _PIPE_WIDTH = 160  # columns where no terminal says how many there are
@@ -23,8 +24,13 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """The same on stderr, for progress."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    """The same on stderr, for progress; it says nothing if the command was told to be quiet."""
+    return Console(stderr=True, quiet=is_quiet(), highlight=False, markup=False, emoji=False)
+
+
+def note(text: str) -> None:
+    """Say something beside the data."""
+    stderr().print(printable(text), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

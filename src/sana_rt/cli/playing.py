@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import time
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +16,14 @@ from rich.progress import Progress as Bar
 from sana_rt import machine
 from sana_rt.cli import output as show
 from sana_rt.cli.progress import Lines
+from sana_rt.cli.stopwatch import Stopwatch
 from sana_rt.errors import UsageError
 from sana_rt.model_spec import SolverName
 
 if TYPE_CHECKING:
+    from sana_rt.runtime.memory import MemoryPlan
     from sana_rt.runtime.pipeline import Progress
+    from sana_rt.runtime.session import Session
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
 _STAGES: Final = {
@@ -54,6 +56,12 @@ _OPTIONS: Final = (
         type=int,
         help="Width of the video in pixels, a multiple of 16 or 32 for the released models.  "
         "[default: the model's]",
+    ),
+    click.option(
+        "--num-frames",
+        type=int,
+        help="Length of the video in frames: 4k + 1, or 8k + 1 if the autoencoder compresses time "
+        "by 8.  [default: the model's]",
     ),
     click.option("--fps", type=int, help="Frames per second, 1 to 240.  [default: the model's]"),
     click.option(
@@ -105,6 +113,20 @@ _OPTIONS: Final = (
         default=None,
         help="Convert prompts to lower case, as diffusers does.",
     ),
+    click.option("--image", type=FILE, help="Image to use as the first frame (image-to-video)."),
+    click.option(
+        "--fit",
+        type=click.Choice(["crop", "stretch"]),
+        default="crop",
+        show_default=True,
+        help="How to fit an --image of another aspect ratio: crop it around its centre, or "
+        "stretch it as diffusers does.",
+    ),
+    click.option(
+        "--noise",
+        type=FILE,
+        help="Initial noise, a .npy file of float32 [1, C, T, h, w].  [default: made from --seed]",
+    ),
     click.option(
         "--prompt-embeds", type=FILE, help="Prompt embeddings to use instead of PROMPT, .npz."
     ),
@@ -122,10 +144,30 @@ _OPTIONS: Final = (
         "--backend",
         default="auto",
         show_default=True,
-        help="What to run the graphs with: onnxruntime-cuda, onnxruntime (CPU), or auto, the first "
-        "of them that works.",
+        help="What to run the graphs with: tensorrt (plans of `sana-rt build`), onnxruntime-cuda, "
+        "onnxruntime-rtx (NVIDIA's plug-in for ONNX Runtime), onnxruntime (CPU), or auto, the "
+        "first of them that works.",
+    ),
+    click.option(
+        "--max-memory",
+        metavar="SIZE",
+        help="Device memory to use at most, such as 8GB or 7.5GiB; what does not fit at the same "
+        "time is loaded in turns, which is slower.  [default: what is free]",
     ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]"),
+    click.option(
+        "--cuda-graph/--no-cuda-graph",
+        default=True,
+        show_default=True,
+        help="Capture each step of plans as a CUDA graph, or launch its kernels one by one.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=600.0,
+        show_default=True,
+        help="Seconds that a GPU may take for a step before it is given up as stuck.",
+    ),
     click.option(
         "--check-finite",
         is_flag=True,
@@ -134,7 +176,7 @@ _OPTIONS: Final = (
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Check the options and show the memory needed; generate nothing.",
+        help="Check the options and the memory needed, and show it by phase; generate nothing.",
     ),
 )
 
@@ -147,14 +189,25 @@ def request_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given_options(
-    config: Path | None, options: dict[str, Any], *, prompted: bool
+    config: Path | None,
+    options: dict[str, Any],
+    *,
+    prompt_embeds: Path | None = None,
+    resume: Path | None = None,
 ) -> dict[str, Any]:
     """The options that were given: those of the configuration file, under those of the line.
 
     Raises:
-        UsageError: there is no prompt, and none comes from elsewhere (``prompted``).
+        UsageError: there is no prompt, and none comes from elsewhere; or there are two.
     """
     from sana_rt.runtime import request as requests
+
+    if prompt_embeds is not None and options["prompt"] is not None:
+        raise UsageError(
+            "PROMPT and --prompt-embeds are both given.",
+            expected="one of the two: the embeddings take the place of the prompt.",
+        )
+    prompted = prompt_embeds is not None or resume is not None
 
     silent = options.pop("no_motion_score")
     given = requests.read_options(config) if config else {}
@@ -168,8 +221,17 @@ def given_options(
     return given
 
 
+def show_plan(session: Session, plan: MemoryPlan, *, as_json: bool) -> None:
+    """What ``--dry-run`` shows; a plan that does not fit is refused."""
+    session.check(plan)
+    if as_json:
+        show.json(plan.facts())
+    else:
+        click.echo(plan.table())
+
+
 class Reporter:
-    """Shows progress and warnings on stderr, and remembers when passes ended."""
+    """Shows progress and warnings on stderr, and measures how long each stage takes."""
 
     def __init__(self) -> None:
         self.console = show.stderr()
@@ -177,23 +239,27 @@ class Reporter:
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console)
         self._lines = None if self.console.is_terminal else Lines(self.console)
         self._tasks: dict[str, TaskID] = {}
-        self._started = time.monotonic()
-        self._passes: list[float] = []
+        self._watch = Stopwatch()
+        self.lap = self._watch.lap
+        self._passes = 0
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bars, and warnings above them."""
+        """Show the bars; above them warnings, and what the package logs."""
         bars = self._bar if self._lines is None else contextlib.nullcontext()
-        with bars, warnings.catch_warnings():
+        with bars, warnings.catch_warnings(), _logged(self._note):
             warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: self.console.print(f"Note: {message}")
+            warnings.showwarning = lambda message, *_, **__: self._note(str(message))
             yield
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"Note: {text}")
 
     def __call__(self, progress: Progress) -> None:
         """Move the bar of the stage, or print a line."""
+        self.lap(progress.stage)
         self._show(progress)
-        if progress.stage == "denoise":
-            self._passes.append(time.monotonic())
+        self._passes += progress.stage == "denoise"
 
     def _show(self, progress: Progress) -> None:
         if self._lines is not None:
@@ -204,10 +270,30 @@ class Reporter:
             self._tasks[progress.stage] = self._bar.add_task(description, total=progress.total)
         self._bar.update(self._tasks[progress.stage], completed=progress.done)
 
+    def seconds(self) -> dict[str, float]:
+        """What each stage took, and everything."""
+        return self._watch.report()
+
     def summary(self, backend: str) -> str:
         """What it cost."""
-        seconds = [end - start for start, end in itertools.pairwise(self._passes)]
-        pace = f"{sum(seconds) / len(seconds):.3g} s per step, " if seconds else ""
+        pace = (
+            f"{self._watch.of('denoise') / self._passes:.3g} s per step, " if self._passes else ""
+        )
         peak = machine.peak_resident_bytes()
         memory = "" if peak is None else f", at most {show.size(peak)} of memory in the process"
-        return f"{backend}: {pace}{time.monotonic() - self._started:.3g} s in all{memory}"
+        return f"{backend}: {pace}{self._watch.total:.3g} s in all{memory}"
+
+
+@contextlib.contextmanager
+def _logged(show: Callable[[str], None]) -> Iterator[None]:
+    """Hand on what the package logs."""
+    logger, handler = logging.getLogger("sana_rt"), logging.Handler()
+    handler.emit = lambda record: show(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)

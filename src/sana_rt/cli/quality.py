@@ -11,6 +11,7 @@ import msgspec
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, progress
+from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.manifest import Manifest
@@ -19,7 +20,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
-    epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html"
+    cls=Command,
+    epilog="Example: sana-rt quality out/bundle --prompts prompts.txt -o out/quality.html",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -70,6 +72,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Seed of the first prompt's noise, 0 or more; each later prompt has the next seed.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@overwrite_option
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers of the report as JSON.")
 def command(
     bundle: Path,
     *,
@@ -81,6 +85,8 @@ def command(
     scored: int | None,
     seed: int,
     threads: int | None,
+    overwrite: bool,
+    as_json: bool,
     **sizes: int | None,
 ) -> None:
     """Generate the same clips with several variants of BUNDLE, and measure how they differ.
@@ -94,13 +100,13 @@ def command(
     from sana_rt.cli import prompts_file
     from sana_rt.runtime.request import for_model
 
-    if output.suffix != ".html":
-        raise UsageError(f"{output} does not end in .html.", expected="an .html file.")
+    paths.check_suffix("--output", output, ".html")
     if scored is not None and scorer is None:
         raise UsageError("--scored is given without --scorer.", expected="both, or neither.")
     paths.check(
         {"--output": output, "the JSON file beside it": output.with_suffix(".json")},
         {"--prompts": prompts},
+        overwrite=overwrite,
     )
     opened = Bundle.open(bundle)
     manifest = opened.manifest
@@ -126,6 +132,9 @@ def command(
     write_bytes(output, page.render(comparison).encode())
     data = msgspec.json.format(msgspec.json.encode(comparison.report), indent=2) + b"\n"
     write_bytes(output.with_suffix(".json"), data)
+    if as_json:
+        show.json({"output": str(output), "report": comparison.report})
+        return
     _show(comparison.report)
     click.echo(f"\n{output}")
 

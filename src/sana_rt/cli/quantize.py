@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,20 +11,28 @@ import click
 import msgspec
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output, paths, progress
+from sana_rt.cli import output, paths, progress, prompts_file
+from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
+from sana_rt.manifest import Form
 from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
     from sana_rt.quantize.calibration_table import Algorithm, CalibrationTable
     from sana_rt.quantize.quantized_layer import QuantizedFormat
+    from sana_rt.quantize.recipe import LoadedRecipe
 
 Report = Callable[[str, int, int], None]
+#: What each form is made from: the data type, and what `sana-rt export --dtype` calls it.
+_BASES: Final[dict[Form, tuple[str, str]]] = {
+    "device": ("bfloat16", "bf16"),
+    "emulation": ("float32", "fp32"),
+}
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command(epilog="Example: sana-rt quantize out/bundle --recipe mixed")
+@click.command(cls=Command, epilog="Example: sana-rt quantize out/bundle --recipe mixed")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--recipe",
@@ -49,6 +58,8 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--save-calibration", type=_FILE, help="Write the calibration to this .json file.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option("--force", is_flag=True, help="Quantize again what is current.")
+@overwrite_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a description of the new variants as JSON."
 )
@@ -61,6 +72,8 @@ def command(
     calibration: Path | None,
     save_calibration: Path | None,
     threads: int | None,
+    force: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Add quantized variants to BUNDLE: one for TensorRT, one with fake quantization for CPUs.
@@ -69,31 +82,34 @@ def command(
     float32 variant. With --prompts, short clips are generated first to measure the range of
     the layers' inputs; without calibration the scale of every input is 1. If anything fails,
     BUNDLE is left as it was.
+
+    Nothing is done if the variants are current: their files are intact, and the checkpoint, the
+    recipe, the calibration (the algorithm and the prompts, or the file), this program's code and
+    the versions of its packages are those that they were made with.
     """
     from sana_rt.quantize import variant as variants
 
-    _check_options(prompts, calibration, algorithm)
+    _check_options(prompts, calibration, algorithm, save_calibration)
     paths.check(
         {"--save-calibration": save_calibration},
         {"--prompts": prompts, "--calibration": calibration},
+        overwrite=overwrite,
     )
     loaded = recipes.load(recipe)
     opened = Bundle.open(bundle)
     formats = variants.layer_formats(opened, loaded)
     table = _read(calibration, algorithm)
+    asked = _Calibration(prompts, algorithm or "max", save_calibration, threads)
     with progress.shown("Reading graphs") as report:
-        if prompts is not None:
-            table = _calibrate(
-                opened,
-                prompts,
-                algorithm=algorithm or "max",
-                formats=formats,
-                threads=threads,
-                report=report,
-            )
-        if save_calibration is not None:
-            _save(table, save_calibration)
-        made = variants.quantize_bundle(bundle, loaded, table, report)
+        reasons = variants.reasons(opened, loaded, asked.known(table))
+        made = opened
+        if force or save_calibration is not None or any(reasons.values()):
+            if prompts is not None:
+                table = asked.measure(opened, formats, report)
+            made = variants.quantize_bundle(bundle, loaded, table, report)
+        else:
+            output.note(f"Current: {', '.join(reasons)}; --force quantizes again.")
+    _tell_missing(made, loaded, bundle)
     facts = [
         _facts(made, name) for name in variants.variant_names(made.manifest, loaded.recipe.name)
     ]
@@ -111,7 +127,10 @@ def command(
 
 
 def _check_options(
-    prompts: Path | None, calibration: Path | None, algorithm: Algorithm | None
+    prompts: Path | None,
+    calibration: Path | None,
+    algorithm: Algorithm | None,
+    save_calibration: Path | None,
 ) -> None:
     if prompts is not None and calibration is not None:
         raise UsageError(
@@ -120,6 +139,11 @@ def _check_options(
     if algorithm is not None and prompts is None and calibration is None:
         raise UsageError(
             "--algorithm is given without a calibration.", expected="--prompts or --calibration."
+        )
+    if save_calibration is not None and prompts is None:
+        raise UsageError(
+            "--save-calibration is given without --prompts.",
+            expected="prompts to calibrate on; what --calibration reads is a file already.",
         )
 
 
@@ -134,41 +158,59 @@ def _read(path: Path | None, algorithm: Algorithm | None) -> CalibrationTable | 
     return table
 
 
-def _calibrate(
-    bundle: Bundle,
-    prompts: Path,
-    *,
-    algorithm: Algorithm,
-    formats: Mapping[str, QuantizedFormat],
-    threads: int | None,
-    report: Report,
-) -> CalibrationTable:
-    from sana_rt.cli.recorded_passes import recorded_passes
-    from sana_rt.quantize import calibrate
-    from sana_rt.quantize import variant as variants
+@dataclass(frozen=True)
+class _Calibration:
+    """How the ranges of inputs are to be measured, if ``prompts`` are given."""
 
-    name = variants.source_variant(bundle.manifest)
-    with recorded_passes(bundle, name, prompts, threads, report) as passes:
-        return calibrate.calibrate(
-            bundle,
-            name,
-            passes,
-            passes.header.prompts,
-            report,
-            algorithm=algorithm,
-            formats=formats,
-        )
+    prompts: Path | None
+    algorithm: Algorithm
+    save: Path | None
+    threads: int | None
+
+    def known(self, table: CalibrationTable | None) -> dict[str, Any]:
+        """What a manifest will say of it, as far as that is known before the work."""
+        if table is not None:
+            return msgspec.structs.asdict(table.record)
+        if self.prompts is None:
+            return {}
+        _, sha256 = prompts_file.read(self.prompts)
+        return {"algorithm": self.algorithm, "prompts_sha256": sha256}
+
+    def measure(
+        self, bundle: Bundle, formats: Mapping[str, QuantizedFormat], report: Report
+    ) -> CalibrationTable:
+        """Play the prompts, measure, and keep the table if that is wanted."""
+        from sana_rt.cli.recorded_passes import recorded_passes
+        from sana_rt.quantize import calibrate, calibration_table
+        from sana_rt.quantize import variant as variants
+
+        assert self.prompts is not None
+        name = variants.source_variant(bundle.manifest)
+        with recorded_passes(bundle, name, self.prompts, self.threads, report) as passes:
+            table = calibrate.calibrate(
+                bundle,
+                name,
+                passes,
+                passes.header.prompts,
+                report,
+                algorithm=self.algorithm,
+                formats=formats,
+            )
+        if self.save is not None:
+            write_bytes(self.save, calibration_table.encode(table))
+        return table
 
 
-def _save(table: CalibrationTable | None, path: Path) -> None:
-    if table is None:
-        raise UsageError(
-            "--save-calibration is given without a calibration.",
-            expected="--prompts or --calibration.",
-        )
-    from sana_rt.quantize import calibration_table
-
-    write_bytes(path, calibration_table.encode(table))
+def _tell_missing(made: Bundle, loaded: LoadedRecipe, root: Path) -> None:
+    """Say which of the two variants was not made, why, and what makes both."""
+    for form, (dtype, option) in _BASES.items():
+        if not made.manifest.of_recipe(loaded.recipe.name, form):
+            name = recipes.variant_name(loaded.recipe, form)
+            output.note(
+                f"{name} was not made: the bundle has no {dtype} variant to make it from. "
+                f"For both, run `sana-rt export CHECKPOINT {root} --dtype {option}` with the "
+                "bundle's checkpoint, then this command again."
+            )
 
 
 class Facts(NamedTuple):

@@ -11,6 +11,7 @@ import click
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, progress
+from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
 from sana_rt.quantize import recipe as recipes
@@ -23,8 +24,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
+    cls=Command,
     epilog="Example: sana-rt sensitivity out/bundle --prompts prompts.txt -o out/sensitivity.json "
-    "--propose out/own.toml --fp4-share 0.67"
+    "--propose out/own.toml --fp4-share 0.67",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
@@ -55,6 +57,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Least share of the FLOPs, above 0 and up to 1, that the proposed recipe runs in FP4.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@overwrite_option
 def command(
     bundle: Path,
     *,
@@ -65,6 +68,7 @@ def command(
     propose: Path | None,
     fp4_share: float,
     threads: int | None,
+    overwrite: bool,
 ) -> None:
     """Quantize each layer of each block of BUNDLE alone, and measure the error of the velocity.
 
@@ -76,9 +80,9 @@ def command(
     from sana_rt.cli.recorded_passes import recorded_passes
     from sana_rt.quantize import calibrate, sensitivity, variant
 
-    for path, suffix in ((output, ".json"), (heat_map, ".svg"), (propose, ".toml")):
-        if path is not None and path.suffix != suffix:
-            raise UsageError(f"{path} does not end in {suffix}.", expected=f"a {suffix} file.")
+    paths.check_suffix("--output", output, ".json")
+    paths.check_suffix("--heat-map", heat_map, ".svg")
+    paths.check_suffix("--propose", propose, ".toml")
     if propose is not None and fmt != "nvfp4":
         raise UsageError(
             "--propose needs errors in NVFP4.", expected="--propose without --format fp8."
@@ -86,7 +90,7 @@ def command(
     if propose is not None:
         recipes.check_name(propose.stem)
     written = {"--output": output, "--heat-map": heat_map, "--propose": propose}
-    paths.check(written, {"--prompts": prompts})
+    paths.check(written, {"--prompts": prompts}, overwrite=overwrite)
     sensitivity.check_share(fp4_share)
     opened = Bundle.open(bundle)
     name = variant.source_variant(opened.manifest)

@@ -7,30 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sana_rt.cli import output as show
 from sana_rt.cli import paths
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options
+from sana_rt.cli.clip_output import ClipOutput, hashes, output_options
+from sana_rt.cli.command import Command
+from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
 from sana_rt.errors import SanaRTError, UsageError
+from sana_rt.geometry import video_frames
 from sana_rt.interrupts import deferred
 
 if TYPE_CHECKING:
+    from sana_rt.runtime.images import Fit
     from sana_rt.runtime.pipeline import Progress
     from sana_rt.runtime.request import Request
     from sana_rt.runtime.session import Session
+    from sana_rt.runtime.state import State
     from sana_rt.runtime.stream import Stream
 
 
 @click.command(
-    epilog='Example: sana-rt stream out/bundle "a red circle" --seconds 60 -o minute.mp4'
+    cls=Command,
+    epilog='Example: sana-rt stream out/bundle "a red circle" --seconds 60 -o minute.mp4',
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
-@click.option(
-    "-o",
-    "--output",
-    type=FILE,
-    required=True,
-    help="Video file to write while it is generated, .mp4.",
-)
+@output_options
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
@@ -63,17 +64,27 @@ if TYPE_CHECKING:
 def command(
     bundle: Path,
     *,
-    output: Path,
+    output: Path | None,
+    contact_sheet: Path | None,
+    no_metadata: bool,
+    overwrite: bool,
+    as_json: bool,
     seconds: float | None,
     prompts_at: tuple[tuple[float, str], ...],
     recommit: bool,
     save_state: Path | None,
     resume: Path | None,
+    image: Path | None,
+    fit: Fit,
+    noise: Path | None,
     prompt_embeds: Path | None,
     config: Path | None,
     variant: str | None,
     backend: str,
+    max_memory: str | None,
     threads: int | None,
+    cuda_graph: bool,
+    timeout: float,
     check_finite: bool,
     dry_run: bool,
     **options: Any,
@@ -87,32 +98,50 @@ def command(
     One Ctrl-C (or SIGTERM) stops after the current pass; two stop at once. The state is saved
     however the stream stops, even on an error or a full disk.
     """
-    _check_output(output, resume)
-    read = {"--prompt-embeds": prompt_embeds, "--config": config}
-    paths.check({"--output": output}, read | {"--resume": resume})
-    paths.check({"--output": output, "--save-state": save_state}, read)
+    target = ClipOutput(output, contact_sheet, not no_metadata, overwrite)
+    files = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
+    target.check(files | {"--config": config, "--resume": resume})
+    _check_state(save_state, resume, files | target.named, overwrite=overwrite)
+    from sana_rt.runtime import clip_record
     from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.prompt_schedule import scheduled
     from sana_rt.runtime.session import Session
     from sana_rt.runtime.state import State
 
     options["prompt"], schedule = scheduled(options["prompt"], prompts_at, recommit=recommit)
-    prompted = prompt_embeds is not None or resume is not None
-    given = given_options(config, options, prompted=prompted)
-    session = Session.open(bundle, variant=variant, backend=backend, threads=threads)
+    given = given_options(config, options, prompt_embeds=prompt_embeds, resume=resume)
+    session = Session.open(
+        bundle,
+        variant=variant,
+        backend=backend,
+        threads=threads,
+        cuda_graph=cuda_graph,
+        timeout=timeout,
+        max_memory=max_memory,
+    )
     if save_state is not None and not session.model.transformer.causal:
         raise UsageError(
             f"{session.model.name!r} generates a clip in one piece, so there is no state to save.",
             expected="a block-causal model (LongSANA) with --save-state.",
         )
     state = State.load(resume) if resume else None
-    if seconds is not None:
+    if seconds is not None and options["num_frames"] is None:
         given.pop("num_frames", None)  # of the configuration file
-    request = session.request(resume=state, seconds=seconds, **given)
-    inputs = brought(request, prompt_embeds=prompt_embeds)
+    request = session.request(resume=state, seconds=seconds, conditioned=image is not None, **given)
+    inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
-        click.echo(session.plan(request, inputs).table())
+        show_plan(session, session.plan(request, inputs), as_json=as_json)
         return
+    if output is None and contact_sheet is None:
+        target = target.called(request)
+    record = clip_record.of(
+        session,
+        "stream",
+        request,
+        inputs=hashes(files | {"--resume": resume}),
+        fit=fit,
+        schedule=schedule,
+    )
     reporter = Reporter()
     with reporter.shown(), deferred() as held:
 
@@ -129,8 +158,11 @@ def command(
             check_finite=check_finite,
         )
         _tell_prompts(stream, request, session, reporter)
+        frames = _left(request, state, session)
         try:
-            _write(stream, output, request)
+            with target.writing(request, record, reporter, frames=frames, live=True) as write:
+                for made in stream:
+                    write(made)
         except (KeyboardInterrupt, SanaRTError):
             try:
                 _save(stream, save_state, reporter)
@@ -139,17 +171,25 @@ def command(
             raise
         _save(stream, save_state, reporter)
     reporter.console.print(reporter.summary(session.backend))
-    click.echo(output)
+    if as_json:
+        saved = {"state": None if save_state is None else str(save_state)}
+        show.json(target.facts(request, session, reporter) | saved)
+    else:
+        click.echo(target.path or contact_sheet)
 
 
-def _check_output(output: Path, resume: Path | None) -> None:
-    if output.suffix != ".mp4":
-        raise UsageError(f"{output} does not end in .mp4.", expected="a .mp4 file.")
-    if resume is not None and output.exists():
-        raise UsageError(
-            f"{output} already exists, and the continuation would overwrite it.",
-            expected="a file that does not exist yet.",
-        )
+def _check_state(
+    save_state: Path | None, resume: Path | None, others: paths.Named, *, overwrite: bool
+) -> None:
+    """A state may go where the one lies that is resumed, and nowhere else over a file."""
+    renewed = save_state is not None and resume is not None and save_state == resume
+    paths.check({"--save-state": save_state}, others, overwrite=overwrite or renewed)
+
+
+def _left(request: Request, state: State | None, session: Session) -> int:
+    """The frames that are still to be made."""
+    decoded = 0 if state is None else state.header.position.decoded
+    return request.num_frames - (video_frames(session.model, decoded) if decoded else 0)
 
 
 def _tell_prompts(stream: Stream, request: Request, session: Session, reporter: Reporter) -> None:
@@ -158,15 +198,6 @@ def _tell_prompts(stream: Stream, request: Request, session: Session, reporter: 
         seconds = shot.seconds(request.fps, session.model)
         line = f"From {seconds:.4g} s, where a chunk begins: {shot.prompt}"
         reporter.console.print(line, markup=False, highlight=False)
-
-
-def _write(stream: Stream, output: Path, request: Request) -> None:
-    from sana_rt.runtime.video import live_video
-
-    size = {"height": request.height, "width": request.width}
-    with live_video(output, **size, fps=request.fps) as write:
-        for frames in stream:
-            write(frames)
 
 
 def _save(stream: Stream, path: Path | None, reporter: Reporter) -> None:

@@ -9,8 +9,11 @@ import click
 from rich.progress import track
 
 from sana_rt.bundle import Bundle
-from sana_rt.cli import output
-from sana_rt.errors import VerificationError
+from sana_rt.cli import output, verify_backend
+from sana_rt.cli.command import Command
+from sana_rt.cli.printable import printable
+from sana_rt.errors import UsageError, VerificationError
+from sana_rt.manifest import Source
 
 if TYPE_CHECKING:
     from sana_rt.export.verify import Finding
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
 _PATH: Final = click.Path(path_type=Path, exists=True)
 
 
-@click.command(epilog="Example: sana-rt verify out/bundle out/checkpoint")
+@click.command(cls=Command, epilog="Example: sana-rt verify out/bundle out/checkpoint")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=_PATH, required=False)
 @click.option(
     "--vae", type=_PATH, help="Autoencoder of the checkpoint, if `sana-rt export` was given --vae."
 )
@@ -29,61 +32,103 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     type=_PATH,
     help="Text encoder of the checkpoint, if `sana-rt export` was given --text-encoder.",
 )
+@click.option(
+    "--backend",
+    help="Instead of with CHECKPOINT, compare what this backend makes of every graph or plan with "
+    "the CPU: tensorrt, onnxruntime-cuda, ....",
+)
+@click.option(
+    "--variant", help="With --backend, the variant to compare.  [default: all it can play]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(
     bundle: Path,
-    checkpoint: Path,
+    checkpoint: Path | None,
     *,
     vae: Path | None,
     text_encoder: Path | None,
+    backend: str | None,
+    variant: str | None,
     as_json: bool,
 ) -> None:
     """Compare every graph of BUNDLE with the module of CHECKPOINT, and every file with its hash.
 
-    CHECKPOINT is what BUNDLE was exported from. An error is the largest absolute difference
-    between the outputs of ONNX Runtime and of the PyTorch module, divided by the largest value.
-    Exits with 1 if any check fails. `sana-rt inspect` checks the files alone, without a checkpoint
-    or PyTorch, and shows the errors that were measured at export.
+    CHECKPOINT is what BUNDLE was exported from; the first line says whether it is. An error is the
+    largest absolute difference between the outputs of ONNX Runtime and of the PyTorch module,
+    divided by the largest value. What cannot be compared here (quantized graphs, plans, parts that
+    are not given) is listed as not checked. Exits with 1 if any check fails, or if CHECKPOINT is
+    another. `sana-rt inspect` checks the files alone, without a checkpoint or PyTorch, and shows
+    the errors that were measured at export.
+
+    With --backend, every graph or plan is run on that backend instead, and compared with the
+    CPU's graph on the same inputs: a compiler can be wrong, and this finds it before a video does.
     """
+    if backend is not None:
+        verify_backend.verify(bundle, backend, variant, as_json=as_json)
+        return
+    if checkpoint is None:
+        raise UsageError(
+            "There is nothing to compare the bundle with.", expected="CHECKPOINT, or --backend."
+        )
     from sana_rt.export.checkpoint import Parts, open_checkpoint
-    from sana_rt.export.verify import verify_bundle
+    from sana_rt.export.verify import is_of, verify_bundle
 
     opened = Bundle.read(bundle)
     parts = Parts(vae, text_encoder)
     source = open_checkpoint(checkpoint, preset=opened.manifest.model, parts=parts)
+    same = is_of(opened, source)
+    if same is False:
+        raise _another(opened, checkpoint, source.source)
+    if not as_json:
+        click.echo(printable(_introduction(opened, checkpoint, source.source, same=same)))
     steps = verify_bundle(opened, source)
     findings = list(track(steps, "Verifying", console=output.stderr(), transient=True))
     if as_json:
-        output.json([_facts(each) for each in findings])
+        report = {"path": str(checkpoint), "sha256": source.source.sha256, "same": same}
+        output.json({"checkpoint": report, "findings": [_facts(each) for each in findings]})
     else:
         _show(findings)
-    failed = [each for each in findings if not each.passed]
+    failed = [each for each in findings if each.outcome == "failed"]
     if failed:
         raise VerificationError(
             f"{len(failed)} of {len(findings)} checks failed: "
-            f"{'; '.join(f'{_what(each)}: {each.message}' for each in failed)}.",
-            expected="files that match their hashes, and errors within the tolerance, with the "
-            f"checkpoint that the bundle is of: {_sources(opened)}. Given was "
-            f"{source.name}, SHA-256 {source.source().sha256[:12]}.",
+            f"{'; '.join(f'{each.what}: {each.message}' for each in failed)}.",
+            expected="files that match their hashes, and errors within the tolerance.",
             remedy="copy the bundle again, or export it again.",
         )
 
 
+def _another(bundle: Bundle, path: Path, given: Source) -> VerificationError:
+    return VerificationError(
+        f"{path} is not the checkpoint of {bundle.root}: the SHA-256 of its weights is "
+        f"{given.sha256}.",
+        expected=f"{_sources(bundle)}.",
+        remedy="give the checkpoint that was exported, with --vae and --text-encoder if "
+        "`sana-rt export` was given them.",
+    )
+
+
+def _introduction(bundle: Bundle, path: Path, given: Source, *, same: bool | None) -> str:
+    if same:
+        return f"{path} is the checkpoint of {bundle.root}: SHA-256 {given.sha256}."
+    return (
+        f"{path} lacks a part that {bundle.root} has, so its hash does not tell whether it is "
+        f"the checkpoint: {_sources(bundle)}."
+    )
+
+
 def _sources(bundle: Bundle) -> str:
     found = dict.fromkeys(each.source for each in bundle.manifest.variants.values())
-    return " and ".join(f"{each.checkpoint}, SHA-256 {each.sha256[:12]}" for each in found)
-
-
-def _what(finding: Finding) -> str:
-    return "/".join(name for name in (finding.variant, finding.graph) if name) or "files"
+    return " and ".join(f"{each.checkpoint}, SHA-256 {each.sha256}" for each in found)
 
 
 def _facts(finding: Finding) -> dict[str, Any]:
     found = finding.verification
     return {
-        "variant": finding.variant or None,
+        "what": finding.what,
+        "variant": finding.variant,
         "graph": finding.graph,
-        "passed": finding.passed,
+        "outcome": finding.outcome,
         "message": finding.message,
         "max_error": found.max_error if found else None,
         "tolerance": found.tolerance if found else None,
@@ -97,8 +142,8 @@ def _show(findings: list[Finding]) -> None:
         ("what", "", "error>", "tolerance>", "how"),
         [
             (
-                _what(each),
-                "ok" if each.passed else "FAILED",
+                each.what,
+                "FAILED" if each.outcome == "failed" else each.outcome,
                 f"{each.verification.max_error:.1e}" if each.verification else "",
                 f"{each.verification.tolerance:.1e}" if each.verification else "",
                 each.message,

@@ -1,8 +1,9 @@
 """Write the corpus of manifests: ``python tests/data/manifests/make.py``.
 
-A valid manifest states what readers must accept. An invalid one is ``minimal.json`` or
-``plans.json`` with one change and is named after it; ``index.json`` says which error each
-raises, and whether the JSON Schema refuses it too. Readers in any language use the same corpus.
+A valid manifest states what readers must accept. An invalid one is ``minimal.json``,
+``plans.json`` or ``complete.json`` with one change and is named after it. ``index.json`` lists
+every file with the verdict, the error that a refusal names, and whether the JSON Schema refuses
+it too. Readers in any language use the same corpus.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def without(base: Json, path: str) -> Json:
     return result
 
 
-def dump(value: Json) -> bytes:
+def dump(value: Json | list[Json]) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
@@ -176,15 +177,20 @@ def valid() -> dict[str, Json]:
         "reference": "torch 2.13.0",
         "dims": [{"batch": 2, "frames": 3}, {"batch": 1, "frames": 1}],
     }
-    quantized = {**FP32, "dtype": "bfloat16", "quantization": {**QUANTIZED, "form": "device"}}
+    quantized = changed(in_bfloat16(FP32), "quantization", {**QUANTIZED, "form": "device"})
     other_source = changed(FP32, "source", {**FP32["source"], "sha256": HASH[::-1]})
     every_dtype = [{"name": f"x_{name}", "dtype": name, "shape": []} for name in DTYPES]
-    streaming = {"chunk_frames": 10, "timesteps": [1000, 960.0, 889, 727.0], "flow_shift": 7.0}
     tokenizer = [*MINIMAL["files"], {**FILE, "path": "tokenizer.json"}]
     return {
         "minimal": MINIMAL,
         "plans": PLANS,
-        "decoder": DECODES,
+        "complete": COMPLETE,
+        "without_text_encoder": without(COMPLETE, "variants:fp32:graphs:text_encoder"),
+        "without_autoencoder": changed(
+            changed(COMPLETE, "variants:fp32:graphs", {**text_graphs(), **transformer_graphs()}),
+            DECODER,
+            None,
+        ),
         "another_autoencoder": changed(
             MINIMAL, "model:vae", {**MINIMAL["model"]["vae"], "kind": "ltx2"}
         ),
@@ -196,8 +202,8 @@ def valid() -> dict[str, Json]:
             MINIMAL, "variants:fp32:quantization", without(QUANTIZED, "calibration")
         ),
         "plan_of_quantized": changed(PLANS, f"{PLAN_AT}:built_from:quantization", QUANTIZED),
-        "every_dtype": changed(MINIMAL, f"{GRAPH}:inputs", every_dtype),
-        "streaming": changed(MINIMAL, "model:streaming", streaming),
+        "every_dtype": with_unknown_graph(inputs=every_dtype),
+        "streaming": changed(CAUSAL, "model:streaming", STREAMING),
         "tokenizer": changed(changed(MINIMAL, "files", tokenizer), "tokenizer", "tokenizer.json"),
         "text_in_any_language": changed(MINIMAL, "model:text:instruction", "提示词：\n🎬 "),
         "shared_weights": changed(
@@ -207,8 +213,9 @@ def valid() -> dict[str, Json]:
         "longest_path": changed(WITH_PLAN_FILE, "files:2:path", "a/" * 127 + "b"),
         "empty_file": changed(WITH_PLAN_FILE, "files:2:bytes", 0),
         "largest_file": changed(WITH_PLAN_FILE, "files:2:bytes", 1 << 40),
-        "most_dimensions": changed(MINIMAL, f"{GRAPH}:inputs:0:shape", ["batch", *range(7)]),
-        "largest_dimension": changed(MINIMAL, f"{GRAPH}:inputs:0:shape", [(1 << 31) - 1]),
+        "most_dimensions": with_unknown_graph(inputs=[tensor("x", "int64", "batch", *range(7))]),
+        "largest_dimension": with_unknown_graph(inputs=[tensor("x", "int64", (1 << 31) - 1)]),
+        "graph_without_inputs": with_unknown_graph(inputs=[]),
         "null_for_absent": changed(MINIMAL, "tokenizer", None),
     }
 
@@ -217,41 +224,127 @@ def tensor(name: str, dtype: str, *shape: str | int) -> Json:
     return {"name": name, "dtype": dtype, "shape": list(shape)}
 
 
-def decoder_graph(*, frames: int, caches: int) -> Json:
-    """A decoder of which each call takes two latent frames, sees one more, and hands on three."""
-    latents = tensor("latents", "float32", "batch", 16, 3, "latent_height", "latent_width")
-    handed = [f"cache_{index:02d}" for index in range(3)]
+def graph(inputs: list[Json], outputs: list[Json]) -> Json:
+    return {**GRAPHS["timestep"], "inputs": inputs, "outputs": outputs}
+
+
+def with_unknown_graph(inputs: list[Json]) -> Json:
+    """A graph that readers do not know beside one that they do; it may be anything."""
+    return changed(MINIMAL, "variants:fp32:graphs:another", graph(inputs, []))
+
+
+def in_bfloat16(variant: Json) -> Json:
+    """A variant whose only graph, ``timestep``, writes bfloat16."""
+    outputs = [{**each, "dtype": "bfloat16"} for each in GRAPHS["timestep"]["outputs"]]
+    return changed({**variant, "dtype": "bfloat16"}, "graphs:timestep:outputs", outputs)
+
+
+def out(*tensors: Json) -> list[Json]:
+    """The next values of inputs."""
+    return [{**each, "name": f"{each['name']}_out"} for each in tensors]
+
+
+# The signatures of minimal.json's model, by hand: D = 2 heads of 12, S = 300 text tokens,
+# 16 channels. Of a head, 4 channels are rotated by each position: 2 pairs of cos and sin.
+GRID = ("frames", "rows", "columns")
+LATENTS = ("batch", 16, "frames", "latent_height", "latent_width")
+TOKENS = tensor("tokens", "float32", "batch", *GRID, 24)
+MODULATION = tensor("modulation", "float32", "batch", "frames", 6, 24)
+EMBEDDING = tensor("embedding", "float32", "batch", "frames", 24)
+BIAS = tensor("text_bias", "float32", "batch", 1, 1, 300)
+TABLES = [
+    tensor(f"rope_{axis}", "float32", dim, 2, 2) for axis, dim in zip("thw", GRID, strict=True)
+]
+STATE = [
+    tensor("state_s", "float32", "batch", 2, 12, 12),
+    tensor("state_k", "float32", "batch", 2, 12),
+    tensor("state_z", "float32", "batch", "rows", "columns", 24),
+]
+
+
+def text_graphs() -> Json:
+    tokens = [tensor(name, "int64", "batch", "length") for name in ("input_ids", "attention_mask")]
+    hidden = tensor("hidden_states", "float32", "batch", "length", 16)
+    seen = [
+        tensor("hidden_states", "float32", "batch", 300, 16),
+        tensor("attention_mask", "int64", "batch", 300),
+    ]
+    keys = [tensor(name, "float32", 2, "batch", 2, 300, 12) for name in ("text_k", "text_v")]
+    return {"text_encoder": graph(tokens, [hidden]), "prompt": graph(seen, [*keys, BIAS])}
+
+
+def transformer_graphs() -> Json:
+    indices = [
+        tensor(f"{name}_index", "int64", dim)
+        for name, dim in zip(("frame", "row", "column"), GRID, strict=True)
+    ]
+    keys = [tensor(name, "float32", "batch", 2, 300, 12) for name in ("text_k", "text_v")]
+    block = graph([TOKENS, MODULATION, *keys, BIAS, *TABLES, *STATE], out(TOKENS, *STATE))
+    velocities = ("velocity_negative", "velocity_positive", "previous_sample", "noise")
+    moved = [tensor(name, "float32", *LATENTS) for name in ("latents", *velocities)]
+    made = [tensor(name, "float32", *LATENTS) for name in ("latents_out", "sample")]
     return {
-        **GRAPHS["timestep"],
-        "inputs": [latents, *(tensor(name, "float32", 4) for name in handed[:caches])],
-        "outputs": [
-            tensor("frames", "uint8", "batch", frames, "height", "width", 3),
-            *(tensor(f"{name}_out", "float32", 4) for name in handed),
-        ],
+        "rope": graph(indices, TABLES),
+        "timestep": GRAPHS["timestep"],
+        "patch_embed": graph([moved[0]], [TOKENS]),
+        "block_00": block,
+        "block_01": block,
+        "final_layer": graph([TOKENS, EMBEDDING], [tensor("velocity", "float32", *LATENTS)]),
+        "solver": graph([*moved, tensor("coefficients", "float32", "frames", 6)], made),
+    }
+
+
+# An autoencoder of two levels, each 4 channels wide, the lower of which doubles the frames. Its
+# causal convolutions: from the latents; 4 in the middle; 4 and one in time; 4, the first of which
+# sees the channels that upsampling halved; to the pictures.
+VAE: Json = {
+    "kind": "wan",
+    "latent_channels": 16,
+    "temporal_stride": 2,
+    "spatial_stride": 2,
+    "base_dim": 4,
+    "dim_mult": [1, 1],
+    "num_res_blocks": 1,
+    "temporal_downsample": [True],
+}
+SMALL, LARGE = ("latent_height", "latent_width"), ("height", "width")
+CONVOLUTIONS = [(16, SMALL), *[(4, SMALL)] * 9, (2, LARGE), *[(4, LARGE)] * 4]
+
+
+def autoencoder_graphs() -> Json:
+    latents = tensor("latents", "float32", "batch", 16, 1, *SMALL)
+    caches = [
+        tensor(f"cache_{index:02d}", "float32", "batch", 2, channels, *size)
+        for index, (channels, size) in enumerate(CONVOLUTIONS)
+    ]
+    first, later = (tensor("frames", "uint8", "batch", count, *LARGE, 3) for count in (1, 2))
+    return {
+        "vae_decoder_first": graph([latents], [first, *out(*caches)]),
+        "vae_decoder": graph([latents, *caches], [later, *out(*caches)]),
+        "vae_encoder": graph([tensor("image", "uint8", "batch", *LARGE, 3)], [latents]),
     }
 
 
 DECODER = "variants:fp32:decoder"
-DECODES: Json = changed(
-    changed(
-        MINIMAL,
-        DECODER,
-        {
-            "latent_frames": 2,
-            "frames": 8,
-            "first_latent_frames": 2,
-            "first_frames": 5,
-            "lookahead": 1,
-            "caches": 3,
-        },
-    ),
+WINDOW: Json = {
+    "latent_frames": 1,
+    "frames": 2,
+    "first_latent_frames": 1,
+    "first_frames": 1,
+    "lookahead": 0,
+    "caches": 15,
+}
+COMPLETE: Json = changed(
+    changed(changed(MINIMAL, "model:vae", VAE), DECODER, WINDOW),
     "variants:fp32:graphs",
-    {
-        **GRAPHS,
-        "vae_decoder_first": decoder_graph(frames=5, caches=0),
-        "vae_decoder": decoder_graph(frames=8, caches=3),
-    },
+    {**text_graphs(), **transformer_graphs(), **autoencoder_graphs()},
 )
+STREAMING: Json = {
+    "chunk_frames": 10,
+    "timesteps": [1000, 960.0, 889, 727.0],
+    "flow_shift": 7.0,
+}
+CAUSAL = changed(MINIMAL, "model:transformer:causal", True)
 
 
 class Case(NamedTuple):
@@ -376,7 +469,7 @@ def values() -> dict[str, Case]:
             error, dump(changed(made, f"{quantized}:calibration:passes", 0))
         ),
         "decoder_that_takes_nothing": Case(
-            error, dump(changed(DECODES, f"{DECODER}:latent_frames", 0))
+            error, dump(changed(COMPLETE, f"{DECODER}:latent_frames", 0))
         ),
         "negative_size": Case(error, dump(changed(MINIMAL, "files:0:bytes", -1))),
         "short_hash": Case(error, dump(changed(MINIMAL, "files:0:sha256", HASH[:-1]))),
@@ -449,7 +542,7 @@ def references() -> dict[str, Case]:
     orphan = changed(PLANS, "variants:fp32:plans:sm120:rope", PLAN)
     return {
         "decoder_without_graph": Case(
-            error, dump(without(DECODES, "variants:fp32:graphs:vae_decoder_first")), schema=False
+            error, dump(without(COMPLETE, "variants:fp32:graphs:vae_decoder_first")), schema=False
         ),
         "unlisted_graph": Case(
             error, dump(changed(MINIMAL, f"{GRAPH}:path", "rope.onnx")), schema=False
@@ -483,13 +576,13 @@ def shapes() -> dict[str, Case]:
     return {
         **{
             f"decoder_of_other_{field}": Case(
-                error, dump(changed(DECODES, f"{DECODER}:{field}", 4)), schema=False
+                error, dump(changed(COMPLETE, f"{DECODER}:{field}", 4)), schema=False
             )
-            for field in DECODES["variants"]["fp32"]["decoder"]
+            for field in WINDOW
         },
         "decoder_of_no_frames": Case(
             error,
-            dump(without(DECODES, "variants:fp32:graphs:vae_decoder:outputs:0")),
+            dump(without(COMPLETE, "variants:fp32:graphs:vae_decoder:outputs:0")),
             schema=False,
         ),
         "negative_dimension": Case(
@@ -515,18 +608,141 @@ def shapes() -> dict[str, Case]:
     }
 
 
+def models() -> dict[str, Case]:
+    """Fields of the model that cannot be of one model."""
+    t, vae = "model:transformer", "model:vae"
+    cases = {
+        "patches_of_four_frames": changed(COMPLETE, f"{t}:patch_size", [4, 2, 2]),
+        "other_out_channels": changed(COMPLETE, f"{t}:out_channels", 32),
+        "other_in_channels": changed(COMPLETE, f"{t}:in_channels", (1 << 53) - 1),
+        "other_latent_channels": changed(COMPLETE, f"{vae}:latent_channels", 4),
+        "mean_of_three_channels": changed(COMPLETE, f"{vae}:latents_mean", [0.0] * 3),
+        "deviation_of_three_channels": changed(COMPLETE, f"{vae}:latents_std", [1.0] * 3),
+        "temporal_stride_1": changed(COMPLETE, f"{vae}:temporal_stride", 1),
+        "spatial_stride_32": changed(COMPLETE, f"{vae}:spatial_stride", 32),
+        "dim_mult_of_one_level": changed(COMPLETE, f"{vae}:dim_mult", [1]),
+        "pad_token_outside_of_the_vocabulary": changed(
+            COMPLETE, "model:text:pad_token_id", (1 << 53) - 1
+        ),
+        "bos_token_outside_of_the_vocabulary": changed(COMPLETE, "model:text:bos_token_id", 256),
+        "causal_without_streaming": changed(COMPLETE, f"{t}:causal", True),
+        "streaming_without_causal": changed(COMPLETE, "model:streaming", STREAMING),
+        "streaming_without_timesteps": changed(
+            CAUSAL, "model:streaming", {**STREAMING, "timesteps": []}
+        ),
+        "renoise_without_streaming": changed(COMPLETE, "model:sampling", {"solver": "renoise"}),
+        "text_encoder_of_another_width": changed(
+            changed(COMPLETE, "model:text:hidden_size", 32),
+            "variants:fp32:graphs:text_encoder:outputs:0:shape:2",
+            32,
+        ),
+    }
+    return {
+        name: Case("ManifestValueError", dump(value), schema=False) for name, value in cases.items()
+    }
+
+
+def coherence() -> dict[str, Case]:
+    """Graphs that are not the model's: their number, their names, their inputs and outputs."""
+    graphs, t = "variants:fp32:graphs", "model:transformer"
+    downsampled_in_space_only = {**VAE, "temporal_stride": 1, "temporal_downsample": [False]}
+    absent = {
+        "one_layer_of_two": changed(COMPLETE, f"{t}:num_layers", 1),
+        "ten_million_layers": changed(COMPLETE, f"{t}:num_layers", 10_000_000),
+        "a_billion_layers": changed(COMPLETE, f"{t}:num_layers", 1_000_000_000),
+        "block_missing": without(COMPLETE, f"{graphs}:block_01"),
+        "first_block_missing": changed(
+            without(COMPLETE, f"{graphs}:block_00"),
+            f"{graphs}:block_02",
+            transformer_graphs()["block_00"],
+        ),
+        "block_with_three_digits": changed(
+            without(COMPLETE, f"{graphs}:block_00"),
+            f"{graphs}:block_000",
+            transformer_graphs()["block_00"],
+        ),
+        "graphs_of_a_decoder_alone": changed(COMPLETE, DECODER, None),
+        "wan_called_ltx2": changed(
+            COMPLETE,
+            "model:vae",
+            {"kind": "ltx2", "latent_channels": 16, "temporal_stride": 2, "spatial_stride": 2},
+        ),
+    }
+    sizes = {
+        f"{name}_of_no_graph": changed(COMPLETE, f"model:{field}", value)
+        for name, field, value in (
+            ("heads", "transformer:num_heads", 1 << 40),
+            ("head_dim", "transformer:head_dim", 6),
+            ("cross_heads", "transformer:num_cross_heads", 4),
+            ("cross_head_dim", "transformer:cross_head_dim", 6),
+            ("max_tokens", "text:max_tokens", 10_000_000),
+            ("base_dim", "vae:base_dim", 8),
+            ("res_blocks", "vae:num_res_blocks", 1_000_000_000_000_000),
+        )
+    }
+    spoilt = {
+        **sizes,
+        "heads_split_otherwise": changed(
+            changed(COMPLETE, f"{t}:num_heads", 4), f"{t}:head_dim", 6
+        ),
+        "frames_of_another_stride": changed(COMPLETE, "model:vae", downsampled_in_space_only),
+        "variant_of_another_dtype": changed(COMPLETE, "variants:fp32:dtype", "bfloat16"),
+        "no_inputs": changed(COMPLETE, f"{graphs}:block_01:inputs", []),
+        "no_outputs": changed(COMPLETE, f"{graphs}:prompt:outputs", []),
+        "one_input_more": changed(
+            COMPLETE, f"{graphs}:rope:inputs", [*transformer_graphs()["rope"]["inputs"], TOKENS]
+        ),
+        "input_renamed": changed(COMPLETE, f"{graphs}:solver:inputs:0:name", "latent"),
+        "input_of_another_dtype": changed(
+            COMPLETE, f"{graphs}:text_encoder:inputs:0:dtype", "int32"
+        ),
+        "input_of_another_rank": changed(COMPLETE, f"{graphs}:timestep:inputs:0:shape", ["batch"]),
+        "dimension_fixed": changed(COMPLETE, f"{graphs}:patch_embed:inputs:0:shape:2", 5),
+        "dimension_renamed": changed(COMPLETE, f"{graphs}:vae_encoder:inputs:0:shape:1", "rows"),
+        "outputs_in_another_order": changed(
+            COMPLETE, f"{graphs}:timestep:outputs", [EMBEDDING, MODULATION]
+        ),
+        "plan_without_inputs": changed(
+            changed(PLANS, f"{PLAN_AT}:inputs", []), f"{PLAN_AT}:profile", {}
+        ),
+        "plan_of_other_outputs": changed(PLANS, f"{PLAN_AT}:outputs:0:shape:3", 48),
+    }
+    return {
+        **{
+            name: Case("ManifestReferenceError", dump(value), schema=False)
+            for name, value in absent.items()
+        },
+        **{
+            name: Case("ManifestShapeError", dump(value), schema=False)
+            for name, value in spoilt.items()
+        },
+    }
+
+
 def corpus() -> dict[str, bytes]:
     """Every file of the corpus by its path in this directory."""
-    groups = (syntax, limits, versions, fields, values, paths, references, shapes)
+    groups = (
+        *(syntax, limits, versions, fields, values, paths),
+        *(references, shapes, models, coherence),
+    )
     invalid = {name: case for group in groups for name, case in group().items()}
-    index = {
-        name: {"error": case.error, "schema_refuses": case.schema}
+    accepted = [
+        {"file": f"valid/{name}.json", "verdict": "accept", "error": None, "schema": "accept"}
+        for name in sorted(valid())
+    ]
+    refused = [
+        {
+            "file": f"invalid/{name}.json",
+            "verdict": "refuse",
+            "error": case.error,
+            "schema": "refuse" if case.schema else "accept",
+        }
         for name, case in sorted(invalid.items())
-    }
+    ]
     return {
         **{f"valid/{name}.json": dump(value) for name, value in valid().items()},
         **{f"invalid/{name}.json": case.data for name, case in invalid.items()},
-        "index.json": dump(index),
+        "index.json": dump([*accepted, *refused]),
     }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
 import time
+import warnings
 
 import pytest
 from rich.console import Console
 
 from sana_rt.cli import progress
+from sana_rt.cli.playing import Reporter
 
 
 def test_lines_tell_beginnings_ends_and_time_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +38,19 @@ def test_a_log_gets_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out == ""
     assert shown.err.splitlines()[:2] == ["Reading files ...", "Reading files: 0 of 2"]
     assert "\x1b" not in shown.err
+
+
+def test_what_the_package_logs_and_warns_of_is_shown_as_a_note(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("sana_rt")
+    reporter = Reporter()
+    with reporter.shown():
+        logger.info("Compiled kernels come from %s.", "here")
+        warnings.warn(UserWarning("This is slow."), stacklevel=1)
+    logger.info("Not shown any more.")
+    assert capsys.readouterr().err.splitlines() == [
+        "Note: Compiled kernels come from here.",
+        "Note: This is slow.",
+    ]
+    assert logger.handlers == []

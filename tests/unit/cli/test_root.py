@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from click.testing import CliRunner, Result
 
 import sana_rt
 from sana_rt import cli
+from sana_rt.cli import output, progress
+from sana_rt.cli.command import Command
 from sana_rt.errors import BackendError, UsageError
 
 # What runs in the background of a script ignores SIGINT; what a terminal shows does not.
@@ -149,3 +152,42 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     )
     assert shown.stdout == "{\n"
     assert "Traceback" not in shown.stderr
+
+
+def test_an_option_given_twice_is_refused_and_a_list_is_not() -> None:
+    seen: list[tuple[int, tuple[str, ...]]] = []
+
+    @click.command(cls=Command)
+    @click.option("-n", "--number", type=int)
+    @click.option("--word", multiple=True)
+    def command(number: int, word: tuple[str, ...]) -> None:
+        seen.append((number, word))
+
+    once = CliRunner().invoke(command, ["--word", "a", "-n", "1", "--word", "b"])
+    assert once.exit_code == 0, once.output
+    assert seen == [(1, ("a", "b"))]
+    for twice in (["-n", "1", "--number", "2"], ["-n1", "-n1"], ["-q", "--quiet"]):
+        result = CliRunner().invoke(command, twice)
+        assert result.exit_code == 2
+        assert "is given 2 times" in result.stderr
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_is_one_of_ours(name: str) -> None:
+    command = importlib.import_module(f"sana_rt.cli.{name}").command
+    assert isinstance(command, Command)
+
+
+def test_quiet_leaves_errors_and_data() -> None:
+    @click.command(cls=Command)
+    def command() -> None:
+        output.note("Working")
+        list(progress.counted("ab", "Reading", 2))
+        click.echo("data")
+
+    loud, quiet = (CliRunner().invoke(command, given) for given in ([], ["--quiet"]))
+    assert "Working" in loud.stderr
+    assert "Reading" in loud.stderr
+    assert quiet.stderr == ""
+    assert loud.stdout == quiet.stdout == "data\n"

@@ -67,7 +67,7 @@ def bundle_of(tmp_path: Path) -> BundleOf:
 @pytest.fixture
 def linear_bundle(bundle_of: BundleOf, graphs: ModuleType) -> Bundle:
     """Three graphs that build in a third of a second each."""
-    return bundle_of({name: graphs.linear() for name in ("timestep", "block_00", "final_layer")})
+    return bundle_of({name: graphs.linear() for name in ("first", "second", "third")})
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sana_rt.engines.trt_api import TensorRT
 from sana_rt.engines.workloads import Workload
 from sana_rt.manifest import DimRange, Quantization
 
-NAME = "timestep"
+NAME = "first"
 
 
 def _reasons(bundle: Bundle, settings: Settings) -> tuple[str, ...]:

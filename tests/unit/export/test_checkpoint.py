@@ -19,6 +19,7 @@ from sana_rt.errors import (
     CheckpointFormatError,
     CheckpointKeysError,
     StorageError,
+    TokenizerError,
     UnsafeCheckpointError,
     UsageError,
 )
@@ -28,7 +29,7 @@ from sana_rt.export.configs import EXTRAS_NAME, infer, with_instruction
 from sana_rt.export.instructions import DIFFUSERS, ORIGINAL
 from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.export.weights import LazyTensor, Weights
-from sana_rt.model_spec import LTX2_VAE, PRESETS
+from sana_rt.model_spec import LTX2_VAE, PRESETS, StreamingSpec
 
 Tensors = dict[str, torch.Tensor]
 
@@ -372,7 +373,9 @@ def test_a_file_does_not_say_that_it_is_bidirectional(
     small_checkpoint: Path, tensors: Tensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     causal = msgspec.structs.replace(
-        SMALL, transformer=msgspec.structs.replace(SMALL.transformer, causal=True)
+        SMALL,
+        transformer=msgspec.structs.replace(SMALL.transformer, causal=True),
+        streaming=StreamingSpec(),
     )
     monkeypatch.setitem(PRESETS, "small", SMALL)
     monkeypatch.setitem(PRESETS, "small-causal", causal)
@@ -385,6 +388,42 @@ def test_a_file_does_not_say_that_it_is_bidirectional(
     assert open_checkpoint(path).spec.transformer.causal
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vocab_size": 1024}, "has 768 tokens"),
+        ({"vocab_size": 512}, "has 768 tokens"),
+        ({"bos_token_id": 1}, r"empty text as the tokens \[2\]"),
+        ({"pad_token_id": 77}, "a special token for padding"),
+        ({"eos_token_id": 99}, "a special token for the end"),
+        ({"eos_token_id": [1, 200]}, "at 200"),
+        ({"eos_token_id": -1}, "None at -1"),
+        ({"eos_token_id": 1 << 40}, "None at 1099511627776"),
+    ],
+)
+def test_a_tokenizer_of_another_text_encoder_is_refused(
+    change: dict[str, object], said: str, folder: Path
+) -> None:
+    edit(folder, "text_encoder/config.json", **change)
+    with pytest.raises(TokenizerError, match=said):
+        open_checkpoint(folder)
+
+
+def test_an_end_that_is_no_token_is_refused(folder: Path) -> None:
+    edit(folder, "text_encoder/config.json", eos_token_id=["<eos>"])
+    with pytest.raises(CheckpointFormatError, match="eos_token_id is"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": {"type": "BPE"}}', "not JSON"])
+def test_what_is_no_tokenizer_is_refused_before_anything_is_exported(
+    content: str, folder: Path
+) -> None:
+    (folder / "tokenizer/tokenizer.json").write_text(content)
+    with pytest.raises(TokenizerError, match="cannot be read as a tokenizer"):
+        open_checkpoint(folder)
+
+
 def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
     wide = msgspec.structs.replace(SMALL.transformer, in_channels=128, out_channels=128)
     spec = msgspec.structs.replace(SMALL, transformer=wide, vae=LTX2_VAE)
@@ -395,6 +434,10 @@ def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
     assert checkpoint.spec.vae == LTX2_VAE
     assert checkpoint.vae is None
     assert "ltx2 autoencoder has no graphs" in checkpoint.notes[0]
+    config = {"_class_name": "AutoencoderKLLTX2Video", "latent_channels": 64}
+    (folder / "vae/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointFormatError, match="sets latent_channels to 64"):
+        open_checkpoint(folder)
 
 
 def test_parts_can_come_from_elsewhere(
@@ -457,14 +500,14 @@ def test_a_causal_class_makes_a_causal_model(folder: Path) -> None:
 
 
 def test_the_source_is_the_hash_of_all_weights(folder: Path, tensors: Tensors) -> None:
-    before = open_checkpoint(folder).source()
+    before = open_checkpoint(folder).source
     assert (before.checkpoint, before.layout) == ("checkpoint", "diffusers")
     tensors["proj_out.bias"][0] += 1
     save_file(tensors, folder / "transformer/diffusion_pytorch_model.safetensors")
-    assert open_checkpoint(folder).source().sha256 != before.sha256
+    assert open_checkpoint(folder).source.sha256 != before.sha256
 
 
 def test_the_source_names_what_was_fetched(folder: Path) -> None:
     record = {"repo_id": "owner/model", "revision": "0" * 40}
     (folder / FETCHED_NAME).write_text(json.dumps(record))
-    assert open_checkpoint(folder).source().checkpoint == f"owner/model@{'0' * 40}"
+    assert open_checkpoint(folder).source.checkpoint == f"owner/model@{'0' * 40}"

@@ -16,7 +16,7 @@ import pytest
 
 from sana_rt.errors import FetchError, UsageError
 from sana_rt.export.checkpoint import FETCHED_NAME, open_checkpoint
-from sana_rt.export.fetch import fetch
+from sana_rt.export.fetch import Snapshot, fetch
 from sana_rt.export.seeded import SMALL
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -46,7 +46,9 @@ class Hub:
             return self.json([self.entry(*each) for each in self.files().items()])
         if path in (f"/api/models/{REPO}/revision/{each}" for each in ("main", COMMIT)):
             siblings = [{"rfilename": name} for name in self.files()]
-            return self.json({"id": REPO, "sha": COMMIT, "siblings": siblings})
+            card = {"license": "other", "license_name": "shapes", "license_link": "LICENSE"}
+            described = {"id": REPO, "sha": COMMIT, "siblings": siblings, "cardData": card}
+            return self.json(described)
         missing = "RepoNotFound" if REPO not in path else "RevisionNotFound"
         return 404, {"X-Error-Code": missing}, b""
 
@@ -109,6 +111,25 @@ def test_what_an_export_reads_is_fetched_at_the_commit(
     assert not (folder / "README.md").exists()
     assert not (folder / "asset").exists()
     assert not list(folder.rglob("*fp16*"))
+
+
+def test_the_licence_is_said_before_anything_is_downloaded(hub: Hub, tmp_path: Path) -> None:
+    (hub.root / "LICENSE.md").write_text("for shapes")
+    said: list[Snapshot] = []
+
+    def announce(snapshot: Snapshot) -> None:
+        assert not [path for path in hub.asked if "/resolve/" in path]
+        said.append(snapshot)
+
+    folder = tmp_path / "fetched"
+    fetch(REPO, "main", folder, endpoint=hub.endpoint, announce=announce)
+    assert said == [Snapshot(REPO, COMMIT, "other, shapes, LICENSE")]
+    assert json.loads((folder / FETCHED_NAME).read_text()) == {
+        "repo_id": REPO,
+        "revision": COMMIT,
+        "license": "other, shapes, LICENSE",
+    }
+    assert (folder / "LICENSE.md").read_text() == "for shapes"
 
 
 def test_a_second_fetch_downloads_nothing(hub: Hub, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sana_rt.export.graphs import GraphDefinition, f32
+from sana_rt.export.graph_definition import GraphDefinition
 from sana_rt.export.onnx_export import write_graph
 from sana_rt.export.trace import OPSET, Topology, trace
 from sana_rt.export.weights import LazyTensor, Weights
+from sana_rt.tensors import TensorSpec
 
 DIMS = {"batch": 2, "length": 3}
 EPS = 1e-15
@@ -40,10 +41,8 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="module")
 def definition() -> GraphDefinition:
-    shape = ("batch", "length")
-    return GraphDefinition(
-        "small", "small", "float32", Small, (f32("x", *shape, 4),), (f32("y", *shape, 8),)
-    )
+    x, y = (TensorSpec(name, "float32", ("batch", "length", n)) for name, n in (("x", 4), ("y", 8)))
+    return GraphDefinition("small", "small", "float32", Small, (x,), (y,))
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sana_rt import signatures
 from sana_rt.errors import ExportError
 from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst, to_bytes
 from sana_rt.export.modules.wan_encoder import WanEncoder
 from sana_rt.export.modules.wan_layers import CausalConv3d, History, RMSNorm
-from sana_rt.model_spec import DCAE_VAE, LTX2_VAE, WAN_VAE, VAESpec
-from sana_rt.tensors import TensorSpec
+from sana_rt.graph_names import DECODER_FIRST
+from sana_rt.model_spec import DCAE_VAE, LTX2_VAE, WAN_VAE, VAESpec, WanVAESpec
 
 #: Two float32 sums of 54 products in another order, of values near 1.
 TOLERANCE = 1e-5
@@ -79,20 +80,29 @@ def test_a_time_convolution_begins_with_zeros() -> None:
         assert bool((cache[:, 1] != 0).any()) == (index not in upsamplings)
 
 
-def test_caches_are_what_their_specifications_say() -> None:
-    decoder = WanDecoderFirst(THIN).requires_grad_(False)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        THIN,
+        msgspec.structs.replace(THIN, num_res_blocks=3, dim_mult=(1, 3, 2, 5)),
+        msgspec.structs.replace(THIN, temporal_downsample=(True, False, True)),
+    ],
+)
+def test_caches_are_what_the_signature_says(spec: WanVAESpec) -> None:
+    decoder = WanDecoderFirst(spec).requires_grad_(False)
     for parameter in decoder.parameters():
         torch.nn.init.zeros_(parameter)
     _, *caches = decoder(torch.zeros(2, 16, 1, 2, 3))
     sizes = {"batch": 2, "height": 16, "width": 24}
     sizes |= {f"latent_height{scale}": 2 * n for scale, n in (("", 1), ("_x2", 2), ("_x4", 4))}
     sizes |= {f"latent_width{scale}": 3 * n for scale, n in (("", 1), ("_x2", 2), ("_x4", 4))}
-    specs = decoder.cache_specs()
-    assert len(caches) == len(specs)
-    for cache, spec in zip(caches, specs, strict=True):
-        shape = spec.shape(THIN.spatial_stride)
-        TensorSpec("cache", "float32", shape).check("test")
-        assert tuple(cache.shape) == tuple(sizes.get(str(dim), dim) for dim in shape)
+    signature = signatures.autoencoder(DECODER_FIRST, spec, "float32")
+    assert signature is not None
+    _, *wanted = signature.outputs
+    assert len(caches) == len(wanted) == signatures.wan_cache_count(spec)
+    for cache, tensor in zip(caches, wanted, strict=True):
+        tensor.check("test")
+        assert tuple(cache.shape) == tuple(sizes.get(str(dim), dim) for dim in tensor.shape)
 
 
 def test_a_missing_cache_is_noticed() -> None:

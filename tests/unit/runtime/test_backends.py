@@ -38,13 +38,23 @@ from sana_rt.manifest import (
 from sana_rt.model_spec import PRESETS
 from sana_rt.runtime import backends
 from sana_rt.runtime.backends import buffers, onnxruntime
-from sana_rt.runtime.backends.base import Artifact, Backend, Candidate, Context, Entry, Offers
+from sana_rt.runtime.backends.base import (
+    Artifact,
+    Backend,
+    BackendOptions,
+    Candidate,
+    Context,
+    Entry,
+    Offers,
+)
 from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.host import HostMemory, _group_bytes
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import weight_bytes
 from sana_rt.tensors import TensorSpec
 
+HASH = "0" * 64
+ONE_THREAD = BackendOptions(threads=1)
 Save = Callable[[onnx.NodeProto], tuple[Graph, Path]]
 X = TensorSpec("x", "float32", ("batch", 3))
 Y = TensorSpec("y", "float32", ("batch", 3))
@@ -52,7 +62,7 @@ Y = TensorSpec("y", "float32", ("batch", 3))
 
 @pytest.fixture
 def backend() -> Backend:
-    return onnxruntime.cpu(threads=1)
+    return onnxruntime.cpu(ONE_THREAD)
 
 
 @pytest.fixture
@@ -264,25 +274,25 @@ def _cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_cpu_only")
 def test_the_backend_chooses_the_variant_it_prefers() -> None:
     both = {"bf16": variant("bfloat16"), "fp32": variant("float32"), "other": variant("float32")}
-    chosen, name = backends.select("auto", both, None, threads=1)
+    chosen, name = backends.select("auto", both, None, ONE_THREAD)
     assert (chosen.name, name) == ("onnxruntime", "fp32")
-    assert backends.select("onnxruntime", both, "other", threads=1)[1] == "other"
+    assert backends.select("onnxruntime", both, "other", ONE_THREAD)[1] == "other"
 
 
 @pytest.mark.usefixtures("_cpu_only")
 def test_a_quantized_variant_is_played_only_when_asked_for() -> None:
     quantized = msgspec.structs.replace(variant("float32"), quantization=made("mixed", "emulation"))
     both = {"mixed-emulation": quantized, "fp32": variant("float32")}
-    assert backends.select("auto", both, None, threads=1)[1] == "fp32"
-    assert backends.select("auto", both, "mixed-emulation", threads=1)[1] == "mixed-emulation"
+    assert backends.select("auto", both, None, ONE_THREAD)[1] == "fp32"
+    assert backends.select("auto", both, "mixed-emulation", ONE_THREAD)[1] == "mixed-emulation"
     with pytest.raises(BackendError, match=r"'mixed-emulation': .* only if asked for"):
-        backends.select("auto", {"mixed-emulation": quantized}, None, threads=1)
+        backends.select("auto", {"mixed-emulation": quantized}, None, ONE_THREAD)
 
 
 @pytest.mark.usefixtures("_cpu_only")
 def test_one_error_lists_every_refusal() -> None:
     with pytest.raises(BackendError) as caught:
-        backends.select("auto", {"bf16": variant("bfloat16")}, None, threads=1)
+        backends.select("auto", {"bf16": variant("bfloat16")}, None, ONE_THREAD)
     text = str(caught.value)
     assert "onnxruntime-cuda: this build of ONNX Runtime has only" in text
     assert "onnxruntime: 'bf16': it is in bfloat16, and ONNX Runtime plays float32 only" in text
@@ -314,15 +324,18 @@ def device_and_emulation() -> dict[str, Variant]:
 def test_a_variant_for_tensorrt_is_refused_with_its_emulation() -> None:
     """By every backend for what it is: no package of CUDA's would help."""
     with pytest.raises(BackendError) as caught:
-        backends.select("auto", device_and_emulation(), "nvfp4-max", threads=1)
+        backends.select("auto", device_and_emulation(), "nvfp4-max", ONE_THREAD)
     lines = str(caught.value).splitlines()
     assert lines[0] == "No backend can play the variant 'nvfp4-max' here:"
     assert [line.split(":")[0].strip() for line in lines[1:-1]] == list(backends.BACKENDS)
-    assert all("operators that only TensorRT has" in line for line in lines[1:-1])
+    assert lines[1].endswith(
+        "tensorrt: it has no plans (sana-rt build BUNDLE --variant nvfp4-max makes them)."
+    )
+    assert all("operators that only TensorRT has" in line for line in lines[2:-1])
     assert "play 'nvfp4-max-emulation'" in lines[-1]
     assert "pip" not in str(caught.value)
     with pytest.raises(BackendError) as caught:
-        backends.select("auto", device_and_emulation(), "nvfp4-own", threads=1)
+        backends.select("auto", device_and_emulation(), "nvfp4-own", ONE_THREAD)
     assert "emulation" not in str(caught.value), "it has none"
 
 
@@ -339,7 +352,8 @@ def test_offers_say_why_for_each_variant() -> None:
 def plan_of(name: str, graph: Graph) -> Plan:
     return Plan(
         path=f"{name}.engine", log=f"{name}.log", flavour="rtx", flavour_version="1",
-        compute_capability="12.0", profile={}, built_from=BuiltFrom("0" * 64, ()), options={},
+        compute_capability="12.0", profile={}, options={},
+        built_from=BuiltFrom(HASH, (), made("max", "device")),
         inputs=graph.inputs, outputs=graph.outputs, activation_bytes=len(name), weight_bytes=7,
         user_allocation=True,
     )  # fmt: skip
@@ -389,14 +403,15 @@ def test_a_backend_may_open_plans(
     with pytest.raises(BackendError, match=r"'bf16': it has no plans for sm120; 'nvfp4-max': .*"):
         backends.select("auto", variants, None)
 
-    file = File("solver.engine", 1, "0" * 64)
+    files = File("solver.engine", 1, HASH), File(graph.path, 1, HASH)
     spec = PRESETS["sana-video-2b-480p"]
-    manifest = Manifest(FORMAT, FORMAT_VERSION, "", spec, (file,), variants)
+    manifest = Manifest(FORMAT, FORMAT_VERSION, "", spec, files, variants)
     graphs = Graphs(Bundle(path.parent, manifest), name, backend)
     with pytest.raises(BackendError, match="no card"):
         graphs.open("solver")
     (opened,) = backend.opened
     assert (opened.name, opened.path) == ("solver", path.parent / "solver.engine")
+    assert (opened.sha256, opened.variant) == (HASH, "nvfp4-max")
     assert isinstance(opened.entry, Plan)
     assert graphs.activation_bytes(names) == len("block_00")
     assert weight_bytes({}, graphs.signatures) == {"block_00": 7, "solver": 7}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,7 @@ import pytest
 
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
-from sana_rt.errors import DeviceMemoryError, RequestError
+from sana_rt.errors import RequestError
 from sana_rt.export import autoencoders
 from sana_rt.export.graphs import (
     DType,
@@ -22,11 +23,13 @@ from sana_rt.geometry import chunk_ranges
 from sana_rt.manifest import File, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec
 from sana_rt.runtime.backends import onnxruntime
+from sana_rt.runtime.backends.base import BackendOptions
 from sana_rt.runtime.carried_state import NAMES
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
-from sana_rt.runtime.memory import Buffers, MemoryPlan, Region
+from sana_rt.runtime.memory import MemoryPlan, Phase, Region
 from sana_rt.runtime.request import for_model
+from sana_rt.runtime.residence import Buffers
 from sana_rt.runtime.session import Session
 
 WEIGHT_BYTES = 1000  # of every graph, in the manifests made here
@@ -53,12 +56,19 @@ def session(
     )  # fmt: skip
     manifests.check(manifest)
     bundle = Bundle(Path("nowhere"), manifest)
-    backend = onnxruntime.cpu(threads=1)
+    backend = onnxruntime.cpu(BackendOptions(threads=1))
     return Session(bundle, Graphs(bundle, "only", backend), backend.name, keep_text_encoder)
 
 
 def bytes_of(plan: MemoryPlan, *names: str) -> int:
-    return sum(plan._bytes(one) for one in plan.regions if one.name in names)
+    """Bytes of tensors, those that each block has one of included."""
+    return plan.size_of(tuple(one for one in plan.regions if one.name.split(".")[0] in names))
+
+
+def column(plan: MemoryPlan, phase: str) -> dict[str, int]:
+    """What a phase needs, by what it is for."""
+    index = [one.name for one in plan.phases].index(phase)
+    return {name: sizes[index] for name, sizes in plan.rows().items()}
 
 
 def test_the_carried_state_of_longsana_is_160_megabytes() -> None:
@@ -89,73 +99,148 @@ def test_the_plan_counts_what_the_request_uses() -> None:
     video = playing.plan(request, UNGUIDED)
     image = np.zeros((480, 832, 3), np.uint8)
     conditioned = playing.plan(request, Inputs(prompt_embeds=(EMBEDS,), image=image))
-    assert dict(latents.rows())["latents"] > 16 * 21 * 60 * 104 * 4 * 5
-    assert "autoencoder" not in dict(latents.rows())
-    caches = dict(video.rows())["autoencoder"]
+    assert column(latents, "transformer")["latents"] > 16 * 21 * 60 * 104 * 4 * 5
+    assert [phase.name for phase in latents.phases] == ["transformer"]
+    caches = column(video, "decoder")["caches"]
     assert caches > 2 * 3.7e9, "two sets of the Wan decoder's feature caches"
-    assert dict(conditioned.rows())["autoencoder"] - caches == 480 * 832 * 3 + 16 * 60 * 104 * 4
+    assert column(conditioned, "image encoder")["frames"] == 480 * 832 * 3 + 16 * 60 * 104 * 4
     blocks = 20
-    assert latents.weight_bytes == (blocks + 6) * WEIGHT_BYTES
-    assert video.weight_bytes == (blocks + 8) * WEIGHT_BYTES
-    assert conditioned.weight_bytes == (blocks + 9) * WEIGHT_BYTES
+    together = (replace(plan, apart=0) for plan in (latents, video, conditioned))
+    assert [plan.weight_bytes for plan in together] == [
+        (blocks + 6) * WEIGHT_BYTES,
+        (blocks + 8) * WEIGHT_BYTES,
+        (blocks + 9) * WEIGHT_BYTES,
+    ]
     guided = playing.plan(for_model(model, {}), GUIDED, decode=False)
     assert 1.9 < guided.buffer_bytes / latents.buffer_bytes < 2
 
 
-def test_a_text_encoder_that_goes_does_not_add_up() -> None:
-    weights = {"text_encoder": 500, "block_00": 300, "solver": 1}
-    gone, kept = (
-        MemoryPlan("cpu", weights, (), {}, keep_text_encoder=keep) for keep in (False, True)
+def region(name: str, size: int, **kinds: bool) -> Region:
+    return Region(name, name, "uint8", (size,), **kinds)
+
+
+#: A stream: 500 bytes alone for the text, 310 + 40 for the transformer, 130 + 20 for the decoder.
+STREAM = MemoryPlan(
+    "plans",
+    (
+        Phase("text encoder", {"text_encoder": 450}, (region("ids", 50),), 0),
+        Phase(
+            "transformer",
+            {"block_00": 200, "solver": 10},
+            (region("state", 40, carried=True), region("noise", 60, filled=True)),
+            activation_bytes=30,
+            context_bytes=10,
+            recurs=True,
+        ),
+        Phase(
+            "decoder",
+            {"vae_decoder": 70},
+            (region("cache", 20, carried=True), region("picture", 10)),
+            activation_bytes=50,
+            recurs=True,
+        ),
+    ),
+    {},
+    staged=True,
+)
+
+
+def test_what_is_carried_lives_in_all_phases_that_recur() -> None:
+    """Weights add up where phases are loaded together, activations share the larger arena."""
+    names = [[one.name for one in STREAM.living((phase,))] for phase in STREAM.phases]
+    assert names == [["ids"], ["state", "noise", "cache"], ["state", "cache", "picture"]]
+    text, transformer, decoder = STREAM.phases
+    assert STREAM.bytes_of((text,)) == 450 + 50
+    assert STREAM.bytes_of((transformer,)) == 210 + 30 + 10 + 40 + 60 + 20
+    assert STREAM.bytes_of((decoder,)) == 70 + 50 + 40 + 20 + 10
+    assert STREAM.bytes_of((transformer, decoder)) == 280 + 50 + 10 + 130
+    assert STREAM.total_bytes == 730 + 50 + 10 + 180
+
+
+def test_a_clip_in_one_chunk_carries_nothing_to_the_decoder() -> None:
+    once = replace(STREAM, phases=tuple(replace(one, recurs=False) for one in STREAM.phases))
+    names = [[one.name for one in once.living((phase,))] for phase in once.phases]
+    assert names == [["ids"], ["state", "noise"], ["cache", "picture"]]
+
+
+def test_phases_leave_in_the_order_in_which_they_run() -> None:
+    plans = [replace(STREAM, apart=count) for count in range(3)]
+    named = [[[phase.name for phase in group] for group in plan.groups] for plan in plans]
+    assert named == [
+        [["text encoder", "transformer", "decoder"]],
+        [["text encoder"], ["transformer", "decoder"]],
+        [["text encoder"], ["transformer"], ["decoder"]],
+    ]
+    assert [plan.total_bytes for plan in plans] == [970, 500, 500]
+    assert [plan.weight_bytes for plan in plans] == [730, 450, 450]
+    assert [plan.buffer_bytes for plan in plans] == [180, 130, 120]
+
+
+def test_the_table_has_a_column_for_each_phase() -> None:
+    """Bytes of the whole, in MiB, and what they do not say."""
+    plan = replace(STREAM, apart=2)
+    assert plan.rows() == {
+        "weights": (450, 210, 70),
+        "activations": (0, 30, 50),
+        "ids": (50, 0, 0),
+        "execution contexts (allowance)": (0, 10, 0),
+        "state": (0, 40, 40),
+        "noise": (0, 60, 0),
+        "cache": (0, 20, 20),
+        "picture": (0, 0, 10),
+        "needed": (500, 370, 190),
+        "staging (pinned, on the host)": (0, 60, 0),
+    }
+    lines = plan.table().splitlines()
+    assert lines[0].split() == ["MiB", "text", "encoder", "transformer", "decoder"]
+    assert len({len(line) for line in lines[:11]}) == 1, "columns are aligned"
+    assert lines[11].startswith("Loaded at the same time: text encoder (0.0 MiB); then transformer")
+    assert lines[12] == (
+        "The transformer and decoder take turns, loaded anew at every chunk, which is slow."
     )
-    assert (gone.weight_bytes, kept.weight_bytes) == (500, 801)
-    assert MemoryPlan("cpu", weights | {"block_01": 400}, (), {}).weight_bytes == 701
+    assert lines[13:] == [f"Not included: {'; '.join(plan.not_included)}."]
+    assert len(plan.not_included) == 1
+    unknown = replace(plan, phases=tuple(replace(p, activation_bytes=None) for p in plan.phases))
+    assert unknown.not_included[0] == "activations, which plans sizes as it runs"
+    assert "activations" not in unknown.rows()
 
 
-def test_what_does_not_fit_is_refused_with_numbers() -> None:
-    regions = (
-        Region("a", "latents", "float32", ("batch", 1000)),
-        Region("b", "state", "bfloat16", (500,)),
-    )
-    plan = MemoryPlan("onnxruntime", {"block_00": 200}, regions, {"batch": 2})
-    assert plan.total_bytes == 200 + 8000 + 1000
-    plan.check(9200)
-    plan.check(9000, loaded=200)
-    plan.check(None)
-    with pytest.raises(DeviceMemoryError, match=r"(?s)9,200 bytes on onnxruntime.*9,199 are free"):
-        plan.check(9199)
+def test_programs_read_the_same_facts() -> None:
+    facts = replace(STREAM, apart=1).facts()
+    assert facts["phases"]["transformer"]["needed"] == 370
+    assert facts["loaded_at_the_same_time"] == [
+        {"phases": ["text encoder"], "bytes": 500},
+        {"phases": ["transformer", "decoder"], "bytes": 470},
+    ]
+    assert facts["total_bytes"] == 500
 
 
-def test_the_table_adds_up() -> None:
+def test_the_needed_row_is_the_sum_of_the_others() -> None:
     model = PRESETS["sana-video-2b-480p"]
     plan = session(model).plan(for_model(model, {}), GUIDED)
-    lines = plan.table().splitlines()
-    assert sum(size for _, size in plan.rows()) == plan.total_bytes
-    assert lines[-2].split() == ["total", f"{plan.total_bytes / 2**20:,.1f}", "MiB"]
-    assert lines[-1] == "and the activations, which onnxruntime sizes as it runs."
-
-
-def test_activations_that_the_backend_knows_are_planned() -> None:
-    plan = MemoryPlan("plans", {"block_00": 200}, (), {}, activation_bytes=50)
-    assert plan.total_bytes == 250
-    assert dict(plan.rows())["activations"] == 50
-    assert plan.table().splitlines()[-1].startswith("total")
-    with pytest.raises(DeviceMemoryError, match="249 are free"):
-        plan.check(249)
+    rows = plan.rows()
+    needed = rows.pop("needed")
+    assert tuple(map(sum, zip(*rows.values(), strict=True))) == needed
 
 
 def test_buffers_are_what_was_planned() -> None:
-    backend = onnxruntime.cpu(threads=1)
+    backend = onnxruntime.cpu(BackendOptions(threads=1))
     regions = (
         Region("latents", "x", "float32", ("batch", 4, "frames")),
         Region("bits", "x", "bfloat16", (3,)),
     )
-    plan = MemoryPlan("cpu", {}, regions, {"batch": 2, "frames": 5})
-    buffers = Buffers(plan, backend.memory)
+    plan = MemoryPlan("cpu", (Phase("only", {}, regions),), {"batch": 2, "frames": 5})
+    buffers = Buffers(plan.dims, backend.memory)
+    buffers.allocate(plan.regions)
     assert backend.memory.allocations == len(buffers) == 2
     assert sum(buffer.nbytes for buffer in buffers.values()) == plan.buffer_bytes
     assert buffers["latents"].shape == (2, 4, 5)
     smaller = buffers.sized(frames=3)["latents"]
     assert (smaller.shape, smaller.address) == ((2, 4, 3), buffers["latents"].address)
+    kept = buffers["bits"].address
+    buffers.free_all_but(regions[1:])
+    buffers.allocate(regions[1:])
+    assert (list(buffers), buffers["bits"].address) == (["bits"], kept)
     assert backend.memory.allocations == 2
 
 

@@ -164,10 +164,13 @@ def test_what_is_brought_along_may_be_arrays_or_files(player: Player, tmp_path: 
     for left_out in ("image", "noise", "prompt_embeds"):
         given = {"image": image, "noise": noise, "prompt_embeds": embeds}
         del given[left_out]
-        other = clip(player.generate(PROMPT, **given, **options))
+        prompt = PROMPT if left_out == "prompt_embeds" else None
+        other = clip(player.generate(prompt, **given, **options))
         assert not np.array_equal(other, arrays), left_out
     with pytest.raises(RequestError, match="noise has dtype float64"):
         player.generate(PROMPT, noise=noise.astype(np.float64), **options)
+    with pytest.raises(UsageError, match="A prompt and prompt_embeds are both given"):
+        player.generate(PROMPT, prompt_embeds=embeds, **options)
     with pytest.raises(RequestError, match="prompt_embeds holds"):
         player.generate(prompt_embeds={}, **options)
     with pytest.raises(RequestError, match="prompt_embeds is of type ndarray"):

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 from sana_rt.runtime.backends import onnxruntime
-from sana_rt.runtime.backends.base import Backend, Binding, Clear, Command, Copy, Program
+from sana_rt.runtime.backends.base import (
+    Backend,
+    BackendOptions,
+    Binding,
+    Clear,
+    Command,
+    Copy,
+    Program,
+)
 from sana_rt.runtime.backends.buffers import Buffer, Memory
 from sana_rt.runtime.backends.host import HostMemory
 from sana_rt.runtime.graphs import Graphs
@@ -162,7 +170,8 @@ class Nothing(Binding):
 def test_one_player_at_a_time(small_bundle: Path) -> None:
     """Who takes over brings observers of its own; those of the session stay."""
     always, own, later = Watch(), Watch(), Watch()
-    graphs = Graphs(Bundle.open(small_bundle), "fp32", onnxruntime.cpu(1), (always,))
+    backend = onnxruntime.cpu(BackendOptions(threads=1))
+    graphs = Graphs(Bundle.open(small_bundle), "fp32", backend, (always,))
     for player, watch in (("first", own), ("second", later)):
         graphs.take_over(player, watch)
         graphs.begin(player, f"the {player}'s")

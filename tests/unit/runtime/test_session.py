@@ -16,7 +16,7 @@ from sana_rt import bundle as bundles
 from sana_rt.bundle import Bundle
 from sana_rt.errors import (
     BackendError,
-    BindingError,
+    BundleFileError,
     DeviceMemoryError,
     ManifestMissingError,
     ManifestReferenceError,
@@ -24,8 +24,9 @@ from sana_rt.errors import (
     RequestError,
     UsageError,
 )
+from sana_rt.graph_names import is_block
 from sana_rt.manifest import Manifest
-from sana_rt.runtime import session as sessions
+from sana_rt.runtime import prompts
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.request import Request, for_model
@@ -96,13 +97,13 @@ def test_embeddings_of_the_prompts_give_the_same_latents(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[PromptEmbeds, ...]] = []
-    project = sessions.prompts.project
+    project = prompts.project
 
     def spy(graphs: Any, buffers: Any, embeds: tuple[PromptEmbeds, ...]) -> None:
         seen.append(embeds)
         project(graphs, buffers, embeds)
 
-    monkeypatch.setattr(sessions.prompts, "project", spy)
+    monkeypatch.setattr(prompts, "project", spy)
     prompted = latents(session, request(session))
     (embeds,) = seen
     negative, positive = embeds
@@ -206,7 +207,7 @@ def test_what_cannot_be_opened(small_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestReferenceError, match="'int4'"):
         Session.open(small_bundle, variant="int4")
     variants = Bundle.open(small_bundle).manifest.variants
-    other = msgspec.structs.replace(variants["fp32"], dtype="bfloat16")
+    other = msgspec.structs.replace(variants["fp32"], dtype="bfloat16", graphs={}, decoder=None)
     root = changed(small_bundle, tmp_path / "bundle", variants={"bf16": other})
     with pytest.raises(BackendError, match="in bfloat16, and ONNX Runtime plays float32 only"):
         Session.open(root, threads=1)
@@ -221,24 +222,58 @@ def test_a_variant_without_a_graph_is_refused(small_bundle: Path, tmp_path: Path
         Session.open(root, threads=1).latents(for_small(root))
 
 
+@pytest.mark.parametrize("count", [4, 1_000_000_000])
+def test_a_bundle_without_blocks_is_refused_at_once(
+    count: int, small_bundle: Path, tmp_path: Path
+) -> None:
+    manifest = Bundle.open(small_bundle).manifest
+    fp32 = manifest.variants["fp32"]
+    graphs = {name: each for name, each in fp32.graphs.items() if not is_block(name)}
+    del graphs["prompt"]  # whose outputs say how many there are
+    model = msgspec.structs.replace(
+        manifest.model,
+        transformer=msgspec.structs.replace(manifest.model.transformer, num_layers=count),
+    )
+    variants = {"fp32": msgspec.structs.replace(fp32, graphs=graphs)}
+    root = changed(small_bundle, tmp_path / "bundle", variants=variants, model=model)
+    with pytest.raises(ManifestReferenceError, match="has no graph 'block_00'"):
+        Session.open(root, threads=1).latents(for_small(root))
+
+
+def test_another_size_of_patches_is_refused_by_the_first_graph_that_runs(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    """No signature has it: rows and columns have names, and are counted from it."""
+    model = Bundle.open(small_bundle).manifest.model
+    patches = msgspec.structs.replace(model.transformer, patch_size=(1, 4, 4))
+    model = msgspec.structs.replace(model, transformer=patches)
+    root = changed(small_bundle, tmp_path / "bundle", model=model)
+    with pytest.raises(BackendError, match="failed in the graph 'patch_embed'"):
+        list(Session.open(root, threads=1).latents(for_small(root)))
+
+
+def test_a_tokenizer_that_is_not_the_listed_one_is_refused(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(small_bundle, tmp_path / "bundle")
+    path = root / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"circle", b"square", 1))
+    with pytest.raises(BundleFileError, match=r"tokenizer\.json has SHA-256"):
+        Session.open(root, threads=1).latents(for_small(root))
+
+
 def for_small(root: Path) -> Request:
     return for_model(Bundle.open(root).manifest.model, {"prompt": PROMPT, "num_frames": 5})
 
 
-def test_graphs_that_do_not_fit_together_are_refused(small_bundle: Path, tmp_path: Path) -> None:
-    """Blocks of another model: what the manifest says decides before anything runs."""
-    manifest = Bundle.open(small_bundle).manifest
-    graphs = dict(manifest.variants["fp32"].graphs)
-    block = graphs["block_01"]
-    inputs = tuple(
-        msgspec.structs.replace(tensor, shape=(*tensor.shape[:-1], 999))
-        if tensor.name == "tokens"
-        else tensor
-        for tensor in block.inputs
-    )
-    graphs["block_01"] = msgspec.structs.replace(block, inputs=inputs)
-    variant = msgspec.structs.replace(manifest.variants["fp32"], graphs=graphs)
-    root = changed(small_bundle, tmp_path / "bundle", variants={"fp32": variant})
+def test_a_file_that_is_another_graph_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    """What the manifest says fits together, but a file is not what it says; its hash is right."""
+    root = tmp_path / "bundle"
+    shutil.copytree(small_bundle, root)
+    manifest = Bundle.open(root).manifest
+    shutil.copyfile(root / "fp32/final_layer.onnx", root / "fp32/block_01.onnx")
+    files = bundles.describe(root, [root / file.path for file in manifest.files])
+    bundles.save(root, msgspec.structs.replace(manifest, files=files))
     session = Session.open(root, threads=1)
-    with pytest.raises(BindingError, match=r"(?s)'tokens' was given shape .*112\).*999\)"):
+    with pytest.raises(BundleFileError, match=r"block_01\.onnx (has|keeps weights)"):
         list(session.latents(for_small(root)))

@@ -161,7 +161,9 @@ def test_a_missing_file_is_refused(tmp_path):
         ({"bos_token_id": 1}, r"empty text as the tokens \[2\]"),
         ({"pad_token_id": 40}, "at 40"),
         ({"pad_token_id": 5000}, "None at 5000"),
-        ({"vocab_size": 300}, "at most 300"),
+        ({"pad_token_id": 1 << 50}, f"None at {1 << 50}"),
+        ({"vocab_size": 300}, r"has 768 tokens\.\nExpected: 173 to 300,"),
+        ({"vocab_size": 896}, r"has 768 tokens\.\nExpected: 769 to 896,"),
     ],
     ids=str,
 )

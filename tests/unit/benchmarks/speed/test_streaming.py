@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sana_rt.benchmarks.speed import harness, streaming
+from sana_rt.benchmarks.conditions import conditions
+from sana_rt.benchmarks.speed import streaming
 from sana_rt.bundle import Bundle
 from sana_rt.errors import UsageError
 
@@ -40,7 +41,7 @@ def test_a_machine_that_is_slow_for_a_while_is_no_trend() -> None:
 
 
 def test_streams_are_measured_chunk_by_chunk_and_drawn(causal_bundle: Path, tmp_path: Path) -> None:
-    runs = [streaming.measure(causal_bundle, seconds, 1) for seconds in (2, 4)]
+    runs = [streaming.measure(str(causal_bundle), seconds, 1) for seconds in (2, 4)]
     assert [run.frames for run in runs] == [17, 33]
     assert [run.chunk_latent_frames for run in runs] == [(3, 2), (3, 2, 2, 2)]
     for run in runs:
@@ -53,6 +54,6 @@ def test_streams_are_measured_chunk_by_chunk_and_drawn(causal_bundle: Path, tmp_
         streaming.report(runs[:1], model, 1)
     report = streaming.report(runs, model, 1)
     assert (report.model, report.height, report.width) == (model.name, 64, 64)
-    assert report.conditions.keys() >= harness.conditions((), 1).keys()
+    assert report.conditions.keys() >= conditions((), 1).keys()
     streaming.draw(report, tmp_path / "plot.svg")
     assert "a stream of 4 s" in (tmp_path / "plot.svg").read_text()

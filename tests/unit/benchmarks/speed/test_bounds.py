@@ -1,0 +1,74 @@
+"""Bounds beside times: of plans for the same sizes, and reached only on the same card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sana_rt.benchmarks.speed import bounds
+from sana_rt.benchmarks.speed.turn import GraphTime
+from sana_rt.bundle import Bundle
+from sana_rt.engines import builder, cards, plan_table, roofline, workloads
+from sana_rt.engines.freshness import Settings
+from sana_rt.engines.trt_api import TensorRT
+from sana_rt.runtime.request import for_model
+
+TIMES = (GraphTime("block_00", 4, 3.0, 0.75), GraphTime("solver", 4, 1.0, 0.25))
+
+
+@pytest.fixture(scope="module")
+def bundle(block_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The blocks of a small model with plans for an RTX 50 card."""
+    root = Path(shutil.copytree(block_bundle, tmp_path_factory.mktemp("bounds") / "bundle"))
+    rtx, model = TensorRT("rtx"), Bundle.read(root).manifest.model
+    workload = workloads.for_model(model)
+    settings = Settings("bf16", rtx.target("sm120"), workload, "rtx", rtx.version)
+    builder.build_variant(root, settings, rtx, lambda _: None)
+    return Bundle.open(root)
+
+
+def found(
+    bundle: Bundle, variant: str = "bf16", *, plans: bool = False, **options: object
+) -> tuple[tuple[bounds.GraphShare, ...], bounds.BoundCard | None]:
+    here = options.pop("here", None)
+    assert here is None or isinstance(here, str)
+    request = for_model(bundle.manifest.model, {"prompt": "a", **options})
+    return bounds.bounded(bundle, variant, request, TIMES, plans=plans, compute_capability=here)
+
+
+def test_the_bound_is_the_rooflines(bundle: Bundle) -> None:
+    (block, solver), card = found(bundle)
+    plan = bundle.manifest.variant("bf16").plans["sm120"]["block_00"]
+    table = plan_table.read(bundle.path(plan.log))
+    assert block.bound_seconds == roofline.totals([table], cards.card("rtx5090")).seconds > 0
+    assert (block.share, solver.share) == (0.75, 0.25)
+    assert solver.bound_seconds is None, "the bundle has no plan of it"
+    assert card == bounds.BoundCard("GeForce RTX 5090", "sm120", measured=False)
+    assert block.reached is None
+
+
+def test_what_was_reached_is_told_of_the_plan_on_its_card(bundle: Bundle) -> None:
+    (block, _), card = found(bundle, plans=True, here="12.0")
+    assert card is not None
+    assert card.measured
+    assert block.bound_seconds is not None
+    assert block.reached == block.bound_seconds / 0.75
+    for plans, here in ((True, "8.9"), (False, "12.0")):
+        (block, _), card = found(bundle, plans=plans, here=here)
+        assert block.reached is None
+        assert card is not None
+        assert not card.measured
+
+
+def test_a_plan_for_other_sizes_has_no_bound(bundle: Bundle) -> None:
+    (block, _), card = found(bundle, num_frames=9)
+    assert block.bound_seconds is None
+    assert card is not None
+
+
+def test_without_plans_there_is_no_card(bundle: Bundle) -> None:
+    (block, solver), card = found(bundle, variant="fp32")
+    assert card is None
+    assert block.bound_seconds is solver.bound_seconds is None
