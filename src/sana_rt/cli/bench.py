@@ -95,6 +95,7 @@ _QUICK_STEPS: Final = 4
     help="Folder to write index.html and report.json to.",
 )
 @overwrite_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     bundle: Path,
     *,
@@ -113,6 +114,7 @@ def command(
     threads: int | None,
     output: Path,
     overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Measure how long variants of BUNDLE take, and how much memory.
 
@@ -152,6 +154,9 @@ def command(
         )
     reports.write(found.report, data)
     page.write(found, html)
+    if as_json:
+        show.json(found.report)
+        return
     _show(found.report)
     click.echo(f"\n{html}")
 
