@@ -30,9 +30,9 @@ from sana_rt.runtime.session import Session
 RESULTS: Final = Path(__file__).parents[1] / "results" / "max-memory.json"
 CLIP: Final[dict[str, Any]] = {
     "prompt": "a red circle",
-    "height": 256,
-    "width": 256,
-    "num_frames": 33,
+    "height": 192,
+    "width": 192,
+    "num_frames": 17,
     "num_inference_steps": 2,
 }
 _PACKAGES: Final = ("sana-rt", "onnxruntime", "numpy")
