@@ -31,7 +31,12 @@ SECONDS ?= 300
 JOBS ?= 2
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
-.PHONY: help setup demo engines generate check test test-everywhere fuzz faults lint types sbom bench gpu-checks clean
+# Where the native library finds ONNX Runtime: headers of Debian's libonnxruntime-dev, and the
+# library of the wheel, unless ONNXRUNTIME_ROOT has both.
+NATIVE := build/native
+ONNXRUNTIME_ROOT ?= build/onnxruntime
+
+.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz faults simulate lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -65,7 +70,19 @@ generate: setup ## BUNDLE=dir (made of CHECKPOINT if it is not there) PROMPT="..
 	@[ -e "$$BUNDLE" ] || $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
 	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4 --overwrite
 
-check: lint types test ## Lint, types and all tests
+native: setup ## Build the C library and its tests in build/native; says which Debian packages it needs
+	@runtime/native/dependencies.sh check
+	@[ -d "$(ONNXRUNTIME_ROOT)" ] || runtime/native/dependencies.sh headers "$(ONNXRUNTIME_ROOT)"
+	cmake -S runtime/native -B $(NATIVE) --log-level WARNING \
+	  -DONNXRUNTIME_ROOT="$(abspath $(ONNXRUNTIME_ROOT))" \
+	  -DONNXRUNTIME_LIBRARY="$$(ls $(abspath $(VENV))/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.1.*)"
+	cmake --build $(NATIVE) --parallel 2
+
+check: lint types native-if-possible test ## Lint, types and all tests
+
+# Without the Debian packages, a line says which; continuous integration has to have them.
+native-if-possible: setup
+	@if runtime/native/dependencies.sh check; then $(MAKE) native; elif [ -n "$${CI-}" ]; then exit 1; fi
 
 lint: setup ## ruff and the import rules
 	$(BIN)/ruff check .
@@ -94,14 +111,17 @@ fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looki
 faults: setup ## JOBS=2: let each write, fsync, rename and allocation of commands fail, one at a time
 	$(BIN)/python -m tests.faults.run --jobs $(JOBS) --output $(OUT)/faults
 
+simulate: setup ## Let every call and operation fail, one by one, on the simulated device
+	SIMULATE=all $(BIN)/pytest tests/simulator/test_faults.py
+
 sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py
 
-bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
+bench: setup ## CHECKPOINT=dir RECIPE=max -> float32, emulation and diffusers timed, in out/bench
 	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
-	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe $(or $(RECIPE),max) --prompts "$$PROMPTS"
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
-	  --prompts "$$PROMPTS" --output $(OUT)/bench
+	  --prompts "$$PROMPTS" --output $(OUT)/bench --overwrite
 
 gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
 	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks

@@ -207,16 +207,16 @@ class DeviceMemoryError(SanaRTError):
     """The plan of device memory does not fit the device."""
 
 
+class DeviceLostError(SanaRTError):
+    """The device failed or does not answer; nothing more can be played in this process."""
+
+
 class VideoError(SanaRTError):
     """FFmpeg could not encode a video; its own message is quoted."""
 
 
 class SystemMemoryError(SanaRTError):
     """The operating system refused memory."""
-
-
-class DeviceLostError(SanaRTError):
-    """The device failed or does not answer; nothing more can be played in this process."""
 
 
 class NonFiniteError(SanaRTError):

@@ -49,7 +49,7 @@ def _read_graph(path: Path) -> None:
     Bundle(path.parent, listed).check_onnx(msgspec.structs.replace(rope, path=path.name))
 
 
-def _graphs(_: Path) -> list[bytes]:
+def _graph_files(_: Path) -> list[bytes]:
     """What `rope` of the complete manifest could be, with a weight outside of it."""
     from onnx import TensorProto, helper
 
@@ -244,13 +244,11 @@ def _read_workload(path: Path) -> object:
     from sana_rt.engines import profiles, workloads
 
     workload = workloads.read(path)
-    return [
-        profiles.profile(name, graph, SMALL, workload) for name, graph in _small_graphs().items()
-    ]
+    return [profiles.profile(name, graph, SMALL, workload) for name, graph in _graphs().items()]
 
 
 @functools.cache
-def _small_graphs() -> dict[str, Graph]:
+def _graphs() -> dict[str, Graph]:
     """The graphs of the small model, as a manifest has them."""
     from sana_rt.export.graphs import transformer_graphs
 
@@ -327,7 +325,7 @@ FILES = (
     Target(
         "manifest", ".json", lambda _: _files("manifests/valid/*.json", DATA), _JSON, _read_manifest
     ),
-    Target("graph", ".onnx", _graphs, mutations.of_bytes, _read_graph),
+    Target("graph", ".onnx", _graph_files, mutations.of_bytes, _read_graph),
     Target(
         "recipe", ".toml", lambda _: _files("quantize/recipes/*.toml", ROOT), _TEXT, _read_recipe
     ),

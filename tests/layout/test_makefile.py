@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    *("help", "setup", "demo", "engines", "generate"),
+    *("help", "setup", "demo", "engines", "generate", "native"),
     *("check", "lint", "types", "test", "test-everywhere", "fuzz", "faults"),
-    *("sbom", "bench", "gpu-checks", "clean"),
+    *("simulate", "sbom", "bench", "gpu-checks", "clean"),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in

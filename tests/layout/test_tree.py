@@ -40,7 +40,7 @@ TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
 CODE_ROOMS = {"src", "tests", "examples", "release", *STAGES}
 TEST_ROOMS = {
     *("unit", "parity", "contract", "fuzz", "faults", "simulator", "packaging", "layout"),
-    *("gpu", "data"),
+    *("native", "gpu", "data"),
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -20,6 +20,7 @@ import sana_rt
 
 from .conftest import ROOT, Distributions
 
+NATIVE = "runtime/native"  # a library of its own, which CMake builds
 NOT_SHIPPED = ("*.md", "results/*", "__pycache__/*")  # what no code reads at run time
 
 
@@ -32,7 +33,9 @@ def _files(tree: Path) -> dict[str, bytes]:
         path.relative_to(source).as_posix(): path.read_bytes()
         for folder in (package, *links)
         for path in folder.rglob("*")
-        if path.is_file() and not any(path.match(pattern) for pattern in NOT_SHIPPED)
+        if path.is_file()
+        and not any(path.match(pattern) for pattern in NOT_SHIPPED)
+        and NATIVE not in path.as_posix()
     }
 
 

@@ -1,0 +1,23 @@
+// A bundle on disk: a directory whose manifest.json says what the other files are.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "manifest.hpp"
+
+namespace sana_rt::runtime {
+
+struct Bundle {
+  std::filesystem::path root;
+  Manifest manifest;
+
+  // Reads the manifest, and checks that every listed file has its listed size.
+  static Bundle open(const std::filesystem::path& root);
+
+  std::filesystem::path path(const std::string& relative) const { return root / relative; }
+  // SHA-256 of the hashes of all files of a variant's graphs: which graphs a state belongs to.
+  std::string graphs_sha256(const std::string& variant) const;
+};
+
+}  // namespace sana_rt::runtime

@@ -1,0 +1,85 @@
+// The bundle's manifest.json, as docs/manifest.md specifies it.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "model_spec.hpp"
+#include "tensor_spec.hpp"
+
+namespace sana_rt::runtime {
+
+constexpr std::size_t kMaxManifestBytes = std::size_t{16} << 20;
+
+struct File {
+  std::string path;
+  std::int64_t bytes;
+  std::string sha256;
+};
+
+// A graph's inputs and outputs.
+struct Signature {
+  std::vector<TensorSpec> inputs;
+  std::vector<TensorSpec> outputs;
+};
+
+// An ONNX graph and its weight files.
+struct Graph {
+  std::string path;
+  std::vector<std::string> weights;
+  Signature signature;
+};
+
+struct DimRange {
+  std::int64_t min, opt, max;
+};
+
+// A compiled engine of one graph. This library plays graphs; of plans it uses the profiles.
+struct Plan {
+  std::string path, log;
+  Signature signature;
+  std::map<std::string, DimRange> profile;
+};
+
+struct Quantization {
+  std::string recipe;
+  bool device;  // operators that only TensorRT has; otherwise an emulation
+};
+
+// How latent frames become frames, call by call.
+struct DecodeWindow {
+  std::int64_t latent_frames, frames, first_latent_frames, first_frames, lookahead, caches;
+
+  // Which call, from 0, decodes a latent frame.
+  std::int64_t call(std::int64_t latent_frame) const;
+  // Behind the new latent frames of the call that begins at `start`.
+  std::int64_t stop(std::int64_t start) const;
+};
+
+struct Variant {
+  DType dtype;
+  std::map<std::string, Graph> graphs;
+  std::map<std::string, std::map<std::string, Plan>> plans;  // by target, then graph
+  std::optional<Quantization> quantization;
+  std::optional<DecodeWindow> decoder;
+};
+
+struct Manifest {
+  ModelSpec model;
+  std::map<std::string, File> files;                       // by path
+  std::vector<std::pair<std::string, Variant>> variants;  // in the manifest's order
+  std::optional<std::string> tokenizer;
+
+  // The variant called `name`; none is Error MANIFEST_REFERENCE.
+  const Variant& variant(std::string_view name) const;
+};
+
+// Parses and checks; a broken rule is its named error.
+Manifest decode_manifest(std::string_view data);
+
+}  // namespace sana_rt::runtime

@@ -1,0 +1,83 @@
+// What a checkpoint is: the sizes and constants in the manifest that playing needs.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "json.hpp"
+
+namespace sana_rt::runtime {
+
+enum class Solver { kDpmpp2m, kFlowEuler, kRenoise };
+
+const char* solver_name(Solver solver);
+Solver as_solver(const Json& value, const Path& path);
+
+struct TransformerSpec {
+  std::int64_t in_channels;
+  std::array<std::int64_t, 3> patch_size;  // t, h, w
+  std::int64_t num_layers;
+  std::int64_t caption_channels;
+  std::int64_t rope_max_positions;
+  bool causal;
+};
+
+struct VaeSpec {
+  std::string kind;
+  std::int64_t temporal_stride;
+  std::int64_t spatial_stride;
+};
+
+struct TextSpec {
+  std::int64_t vocab_size;
+  std::int64_t max_tokens;
+  std::int64_t bos_token_id;
+  std::int64_t pad_token_id;
+  std::string instruction;
+};
+
+// Defaults of a request.
+struct SamplingSpec {
+  Solver solver = Solver::kDpmpp2m;
+  std::int64_t num_inference_steps = 50;
+  double guidance_scale = 6.0;
+  double flow_shift = 8.0;
+  std::int64_t height = 480;
+  std::int64_t width = 832;
+  std::int64_t num_frames = 81;
+  std::int64_t fps = 16;
+  std::optional<std::int64_t> motion_score = 30;
+  std::string negative_prompt;
+};
+
+// Block-causal sampling (LongSANA).
+struct StreamingSpec {
+  std::int64_t chunk_frames = 10;
+  std::vector<double> timesteps = {1000.0, 960.0, 889.0, 727.0};
+  double flow_shift = 7.0;
+};
+
+struct ModelSpec {
+  std::string name;
+  TransformerSpec transformer;
+  VaeSpec vae;
+  TextSpec text;
+  SamplingSpec sampling;
+  std::optional<StreamingSpec> streaming;
+
+  // How a block-causal clip is sampled; LongSANA's values if the model does not say.
+  StreamingSpec chunking() const { return streaming.value_or(StreamingSpec{}); }
+  // Latent frames of a clip; a length that has none is a RequestError.
+  std::int64_t latent_frames(std::int64_t num_frames) const;
+  // Height and width of sizes in pixels are multiples of these.
+  std::array<std::int64_t, 2> size_multiples() const;
+  // Latent height and width; a size that has none is a RequestError.
+  std::array<std::int64_t, 2> latent_size(std::int64_t height, std::int64_t width) const;
+};
+
+ModelSpec as_model_spec(const Json& value, const Path& path);
+
+}  // namespace sana_rt::runtime

@@ -1,0 +1,27 @@
+"""The tests in C++: of the parts, and of the interface on bundles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def _passes(program: Path, **environment: str) -> None:
+    ran = subprocess.run(
+        [program], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
+
+
+def test_parts(build: Path) -> None:
+    _passes(build / "tests/unit_tests")
+
+
+def test_interface(build: Path, small_bundle: Path, causal_bundle: Path) -> None:
+    _passes(
+        build / "tests/play_tests",
+        SANA_RT_BUNDLE=str(small_bundle),
+        SANA_RT_CAUSAL_BUNDLE=str(causal_bundle),
+        SANA_RT_CANCELS="1000",
+    )
