@@ -28,6 +28,7 @@ export RECIPE ?=
 export WORKLOAD ?=
 export TARGET ?= sm120
 SECONDS ?= 300
+JOBS ?= 2
 VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 
 # Where the native library finds ONNX Runtime: headers of Debian's libonnxruntime-dev, and the
@@ -35,7 +36,7 @@ VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 NATIVE := build/native
 ONNXRUNTIME_ROOT ?= build/onnxruntime
 
-.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz lint types sbom bench gpu-checks clean
+.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz faults simulate lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -104,17 +105,23 @@ test-everywhere: setup ## All tests five times: as on other processors, with one
 	  echo "== $$setting"; env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE $$setting $(MAKE) test; \
 	done
 
-fuzz: setup ## SECONDS=300: spoil files that users are given and read them, looking for tracebacks
-	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS)
+fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looking for tracebacks
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --jobs $(JOBS) --output $(OUT)/fuzz
+
+faults: setup ## JOBS=2: let each write, fsync, rename and allocation of commands fail, one at a time
+	$(BIN)/python -m tests.faults.run --jobs $(JOBS) --output $(OUT)/faults
+
+simulate: setup ## Let every call and operation fail, one by one, on the simulated device
+	SIMULATE=all $(BIN)/pytest tests/simulator/test_faults.py
 
 sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py
 
-bench: setup ## BUNDLE=dir CHECKPOINT=dir -> its variants beside diffusers, timed, in out/bench
+bench: setup ## CHECKPOINT=dir RECIPE=max -> float32, emulation and diffusers timed, in out/bench
 	$(EXPORT) "$$CHECKPOINT" "$$BUNDLE"
-	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe max --prompts "$$PROMPTS"
+	$(BIN)/sana-rt quantize "$$BUNDLE" --recipe $(or $(RECIPE),max) --prompts "$$PROMPTS"
 	$(BIN)/sana-rt bench "$$BUNDLE" --against diffusers --checkpoint "$$CHECKPOINT" \
-	  --prompts "$$PROMPTS" --output $(OUT)/bench
+	  --prompts "$$PROMPTS" --output $(OUT)/bench --overwrite
 
 gpu-checks: setup ## All that only a machine with an NVIDIA card can tell -> out/gpu-checks
 	$(BIN)/python -m tests.gpu.checks --output $(OUT)/gpu-checks

@@ -24,7 +24,7 @@ from sana_rt.engines.trt_api import (
     TensorRT,
 )
 from sana_rt.errors import BuildError, TargetError, UnsupportedNodeError
-from sana_rt.files import clear_partials, lock, write_bytes, writing
+from sana_rt.files import lock, write_bytes, writing
 from sana_rt.manifest import DimRange, Graph, Plan
 from sana_rt.tensors import TensorSpec, resolve
 
@@ -100,18 +100,19 @@ def build_plan(
     started = time.monotonic()
     try:
         with writing(plan) as file:
-            tensorrt.build(request, file.write, log, report)
+            try:
+                tensorrt.build(request, file.write, log, report)
+            finally:
+                # Bundles travel: what stands before the bundle's own paths is nobody's business.
+                text = log.text.replace(f"{request.graph.parent}/", "")
+                write_bytes(log_path, text.encode())
+            table = plan_table.parse(text)
     except RefusedNodesError as error:
         raise _unsupported(request.graph, error, log_path) from error
     except BuildError as error:
         raise BuildError(
             error.happened, expected=error.expected, remedy=f"read the complete log in {log_path}."
         ) from error
-    finally:
-        # Bundles travel: what stands before the bundle's own paths is nobody's business.
-        text = log.text.replace(f"{request.graph.parent}/", "")
-        write_bytes(log_path, text.encode())
-    table = plan_table.parse(text)
     seconds = time.monotonic() - started
     return Built(plan, log_path, table.activation_bytes, table.weight_bytes, seconds)
 
@@ -164,8 +165,11 @@ def _build(
     shapes = input_shapes(graph.inputs, freshness.wanted(bundle, settings, name).profile)
     request = BuildRequest(bundle.path(graph.path), settings.target, shapes, settings.tf32)
     plan = bundle.root / settings.variant / settings.target.name / f"{name}.plan"
-    clear_partials(plan)
-    return build_plan(request, plan, tensorrt, report)
+    try:
+        return build_plan(request, plan, tensorrt, report)
+    except BaseException:
+        plan.unlink(missing_ok=True)  # it may have its name, and not be on the disk for certain
+        raise
 
 
 def _check_sources(bundle: Bundle, settings: Settings, names: Iterable[str]) -> None:

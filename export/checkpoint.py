@@ -18,7 +18,7 @@ import msgspec
 
 from sana_rt import tokenizer_file
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import autoencoders, config_keys, configs, instructions, tensor_shapes
+from sana_rt.export import autoencoders, configs, instructions, tensor_shapes
 from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
@@ -41,6 +41,7 @@ from sana_rt.model_spec import (
     contradictions,
     differences,
 )
+from sana_rt.tokenizer_file import TokenId
 
 Layout = Literal["diffusers", "original", "longsana"]
 
@@ -319,13 +320,20 @@ def _open_text_encoder(
 def _check_tokenizer(path: Path, spec: TextSpec, config: Path) -> None:
     """Raise :class:`TokenizerError` unless it is a tokenizer of the text encoder of ``config``."""
     tokenizer = tokenizer_file.read(path, spec)
-    ends = read_json(config).get("eos_token_id")  # a number, several, or none
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    if not all(type(each) is int for each in ids):
-        raise CheckpointFormatError(
-            f"{config}: eos_token_id is {config_keys.shown(ends)}.", expected="numbers of tokens."
-        )
+    ids = _end_tokens(config)
     tokenizer_file.check_special(tokenizer, ids, f"the end, as {config} says", path)
+
+
+def _end_tokens(config: Path) -> list[int]:
+    """The tokens that end a text: a number, several, or none."""
+    given = read_json(config).get("eos_token_id")
+    listed = given if isinstance(given, list) else [] if given is None else [given]
+    try:
+        return msgspec.convert(listed, list[TokenId])
+    except msgspec.ValidationError as error:
+        raise CheckpointFormatError(
+            f"{config} has the eos_token_id {str(given)[:100]}.", expected="tokens, by number."
+        ) from error
 
 
 def _tokenizer_notes(path: Path | None) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sana_rt.errors import UsageError
+from sana_rt import documents
+from sana_rt.errors import SanaRTError, UsageError
 
 #: Speaks of images, being inherited from the image model, but it is what the published training
 #: configurations of SANA-Video name; so it, not diffusers' newer text, is the default.
@@ -85,8 +86,8 @@ def instruction(name_or_path: str) -> str:
     if name_or_path in INSTRUCTIONS:
         return INSTRUCTIONS[name_or_path]
     try:
-        return Path(name_or_path).read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        return documents.read_bytes(Path(name_or_path)).decode().removesuffix("\n")
+    except (SanaRTError, ValueError) as error:
         raise UsageError(
             f"The instruction {name_or_path!r} cannot be read: {error}.",
             expected=f"one of {', '.join(INSTRUCTIONS)}, or a text file in UTF-8.",

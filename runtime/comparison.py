@@ -156,7 +156,7 @@ def _sizes(name: str, entry: Entry, model: ModelSpec) -> tuple[dict[str, int], .
     sizes = []
     for end in ("opt", "min"):
         profile = {dim: getattr(span, end) for dim, span in entry.profile.items()}
-        size = small | profile | _pixels(profile, model)
+        size = small | _frame_size(profile, model) | profile
         if size not in sizes:
             sizes.append(size)
     return tuple(sizes)
@@ -169,10 +169,10 @@ def _small(name: str, model: ModelSpec) -> dict[str, int]:
     return named | {"batch": batch, "frames": _FRAMES, "length": _LENGTH}
 
 
-def _pixels(profile: Mapping[str, int], model: ModelSpec) -> dict[str, int]:
-    """The sizes that only outputs have."""
-    return {
-        axis: profile[f"latent_{axis}"] * model.vae.spatial_stride
-        for axis in ("height", "width")
-        if f"latent_{axis}" in profile
-    }
+def _frame_size(profile: Mapping[str, int], model: ModelSpec) -> dict[str, int]:
+    """All sizes that follow from a profile's pixels or latents, which outputs may have alone."""
+    stride = model.vae.spatial_stride
+    pixels = [
+        profile.get(axis, profile.get(f"latent_{axis}", 0) * stride) for axis in ("height", "width")
+    ]
+    return geometry.size_dims(model, *pixels) if all(pixels) else {}

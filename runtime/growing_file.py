@@ -66,10 +66,10 @@ class GrowingFile:
             self._partial.unlink(missing_ok=True)
 
     def _publish(self) -> None:
-        """Take the name, closed meanwhile: Windows renames no file that is open."""
+        """Take the name; then open the file under it, if it still is this one."""
         partial = os.fstat(self._file.fileno())
+        files.take_name(self._partial, self._file, self._path)
         self._file.close()
-        self._partial.replace(self._path)
         self._file = self._path.open("ab", buffering=0)
         self._check_own(partial)
 

@@ -13,7 +13,7 @@ from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from sana_rt.errors import RequestError
-from sana_rt.files import storage_errors, write_bytes
+from sana_rt.files import read_at_most, storage_errors, write_bytes
 from sana_rt.runtime import comments
 from sana_rt.runtime.comments import Tags
 
@@ -129,7 +129,7 @@ def _decode(path: Path) -> Image:
     with storage_errors(path), path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
         form = next((form for form in _FORMATS if head.startswith(form.begin, form.at)), None)
-        data = head + file.read(_MAX_BYTES) if form else b""
+        data = head + read_at_most(file, _MAX_BYTES) if form else b""
     if form is None or len(data) > _MAX_BYTES or form.end not in data:
         raise RequestError(f"{path} is not a picture that can be read.", expected=_EXPECTED)
     try:

@@ -15,7 +15,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from sana_rt.errors import RequestError
+from sana_rt.errors import RequestError, VideoError
 from sana_rt.files import storage_errors, writing
 from sana_rt.runtime.comments import Tags
 from sana_rt.runtime.growing_file import GrowingFile
@@ -40,25 +40,29 @@ class FragmentedVideo:
 
     Raises:
         RequestError: ``height`` or ``width`` is odd, which yuv420p cannot store.
+        VideoError: FFmpeg cannot encode it.
     """
 
     def __init__(self, *, height: int, width: int, fps: int, tags: Tags = _NO_TAGS) -> None:
         _check_even(height, width)
         self._pieces = _Pieces()
-        self._container = av.open(self._pieces, "w", format="mp4", options=_FRAGMENTED)
-        self._container.metadata.update(tags)
-        self._stream = _add_stream(self._container, height, width, fps, _QUALITY | _LIVE)
+        with _encoding():
+            self._container = av.open(self._pieces, "w", format="mp4", options=_FRAGMENTED)
+            self._container.metadata.update(tags)
+            self._stream = _add_stream(self._container, height, width, fps, _QUALITY | _LIVE)
         self._stream.codec_context.gop_size = _SEEK_SECONDS * fps
 
     def encode(self, frames: Frames) -> bytes:
         """The piece that u8 [n, height, width, 3] adds; the last frame comes with the next."""
-        _mux(self._container, self._stream, frames)
+        with _encoding():
+            _mux(self._container, self._stream, frames)
         return self._pieces.take()
 
     def finish(self) -> bytes:
         """The last piece, with the last frame; nothing can be encoded after it."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        with _encoding():
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
         return self._pieces.take()
 
 
@@ -72,10 +76,11 @@ def video(
 
     Raises:
         RequestError: ``height`` or ``width`` is odd, which yuv420p cannot store.
+        VideoError: FFmpeg cannot encode it.
         DiskFullError, StorageError: the file could not be written.
     """
     _check_even(height, width)
-    with writing(path) as file, av.open(file, "w", format="mp4") as container:
+    with writing(path) as file, _encoding(), av.open(file, "w", format="mp4") as container:
         container.metadata.update(tags)
         stream = _add_stream(container, height, width, fps, _QUALITY)
         yield lambda frames: _mux(container, stream, frames)
@@ -109,6 +114,19 @@ def read_video(path: Path) -> Iterator[Frames]:
     with storage_errors(path), av.open(path, "r") as container:
         for frame in container.decode(video=0):
             yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+@contextlib.contextmanager
+def _encoding() -> Iterator[None]:
+    """Tell what FFmpeg refuses, and what a file refused FFmpeg."""
+    try:
+        yield
+    except av.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        if isinstance(error.__context__, OSError):  # its end hides where it began
+            raise error.__context__ from error
+        raise VideoError(f"FFmpeg cannot encode the video: {error}.") from error
 
 
 class _Pieces:

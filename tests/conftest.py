@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from tests import bundles
 
 from sana_rt import files
 from sana_rt.manifest import Graph
@@ -119,7 +119,7 @@ def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Pa
     """
     cache = config.cache
     assert cache is not None
-    root = cache.mkdir(name) / _export_key()
+    root = cache.mkdir(name) / bundles.key()
     with filelock.FileLock(root.with_suffix(".lock")):
         if not root.is_dir():
             partial = root.with_suffix(".partial")
@@ -128,14 +128,6 @@ def kept(config: pytest.Config, name: str, make: Callable[[Path], object]) -> Pa
             make(partial)
             partial.rename(root)
     return root
-
-
-def _export_key() -> str:
-    """Changes with every line of code that a bundle depends on, and with what it imports."""
-    from sana_rt import freshness
-
-    maker = freshness.maker("export", ("torch", "onnx", "onnxruntime", "onnxscript"))
-    return hashlib.sha256(Path(__file__).read_bytes() + maker.encode()).hexdigest()[:16]
 
 
 @pytest.fixture(scope="session")
@@ -165,27 +157,9 @@ def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
     Its graphs are those of the bidirectional model; do not write into it.
     """
-    import msgspec
-
-    from sana_rt import bundle as bundles
-    from sana_rt.model_spec import StreamingSpec
-
-    replace = msgspec.structs.replace
     root = tmp_path_factory.mktemp("causal") / "bundle"
-    manifest = bundles.Bundle.open(small_bundle).manifest
-    for file in manifest.files:
-        (root / file.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(small_bundle / file.path, root / file.path)
-    sampling = replace(
-        manifest.model.sampling, solver="renoise", num_inference_steps=4, guidance_scale=1.0
-    )
-    model = replace(
-        manifest.model,
-        transformer=replace(manifest.model.transformer, causal=True),
-        sampling=sampling,
-        streaming=StreamingSpec(chunk_frames=2),
-    )
-    return bundles.save(root, replace(manifest, model=model)).root
+    bundles.write_causal(small_bundle, root)
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -194,48 +168,7 @@ def block_bundle(pytestconfig: pytest.Config) -> Path:
 
     For what deals with single graphs; do not write into it.
     """
-    return kept(pytestconfig, "block-bundle", _write_blocks)
-
-
-def _write_blocks(root: Path) -> None:
-    import msgspec
-
-    from sana_rt import bundle as bundles
-    from sana_rt import manifest as manifests
-    from sana_rt.export.graphs import DType, transformer_graphs
-    from sana_rt.export.onnx_export import TRACE_SIZES, write_graph
-    from sana_rt.export.seeded import SMALL, seeded_tensor
-    from sana_rt.export.tensor_shapes import transformer
-    from sana_rt.export.trace import trace
-    from sana_rt.export.weights import LazyTensor, Weights
-
-    small = msgspec.structs.replace(SMALL.transformer, num_layers=2)
-    spec = msgspec.structs.replace(SMALL, transformer=small)
-    weights = Weights(
-        {
-            name: LazyTensor(shape, lambda name=name, shape=shape: seeded_tensor(name, shape, 0))
-            for name, shape in transformer(spec).items()
-        }
-    )
-    source = manifests.Source("seeded", "none", "0" * 64)
-    variants = {}
-    dtypes: dict[str, DType] = {"fp32": "float32", "bf16": "bfloat16"}
-    for variant, dtype in dtypes.items():
-        blocks = [each for each in transformer_graphs(spec, dtype) if each.topology == "block"]
-        topology = trace(blocks[0], TRACE_SIZES.dims(spec))
-        graphs = {
-            each.name: write_graph(topology, each, weights, root / variant) for each in blocks
-        }
-        variants[variant] = manifests.Variant(dtype, "", source, graphs)
-    manifest = manifests.Manifest(
-        format=manifests.FORMAT,
-        format_version=manifests.FORMAT_VERSION,
-        created_by="tests",
-        model=spec,
-        files=bundles.describe(root, [path for path in root.rglob("*.*") if path.is_file()]),
-        variants=variants,
-    )
-    bundles.save(root, manifest)
+    return kept(pytestconfig, "block-bundle", bundles.write_blocks)
 
 
 @pytest.fixture(scope="session")

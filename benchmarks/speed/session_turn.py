@@ -38,14 +38,11 @@ from sana_rt.runtime.request import Request
 from sana_rt.runtime.session import Session
 
 Seconds = dict[str, list[float]]
+Kind = Literal["step", "commit", "latents", "frames"]
 
 _BETWEEN: Final = ""  # the name of what is not a graph
 #: What is timed by the device's clock: a kind of event, and what it came behind.
-_STEP: Final = ("step", "step")
-_COMMITS: Final = (("commit", "latents"), ("commit", "frames"))
-
-
-Kind = Literal["step", "commit", "latents", "frames"]
+_TIMED: Final = {("step", "step"), ("commit", "latents"), ("commit", "frames")}
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,10 @@ class Watch:
 
 def turn(job: Mapping[str, Any], report: Report) -> Turn:
     """Load, warm up and play the job in this process, which should have done nothing else."""
-    return _Player(msgspec.convert(job, SessionJob), report).turn()
+    wanted = msgspec.convert(job, SessionJob)
+    begin = _now()
+    with _open(wanted) as session:
+        return _Player(wanted, session, report, _now() - begin).turn()
 
 
 def profile(job: Mapping[str, Any], report: Report) -> tuple[GraphTime, ...]:
@@ -109,7 +109,9 @@ def profile(job: Mapping[str, Any], report: Report) -> tuple[GraphTime, ...]:
 
     With an observer, programs run command by command: nothing is replayed as a CUDA graph.
     """
-    return _Player(msgspec.convert(job, SessionJob), report, GraphTimer()).graphs()
+    wanted, timer = msgspec.convert(job, SessionJob), GraphTimer()
+    with _open(wanted, timer) as session:
+        return _Player(wanted, session, report).graphs(timer)
 
 
 def probe(job: Mapping[str, Any]) -> str:
@@ -172,7 +174,7 @@ def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
         elif event.kind == "frames":
             decode += event.ended - asked
             asked = event.ended
-        elif event.lasted is not None and (event.kind, before) in {_STEP, *_COMMITS}:
+        elif event.lasted is not None and (event.kind, before) in _TIMED:
             found[event.kind].append(event.lasted)
         before = event.kind
     first = next((event.ended for event in events if event.kind == "frames"), None)
@@ -186,11 +188,11 @@ def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
 class _Player:
     """A session, and what it has played since it was warm."""
 
-    def __init__(self, job: SessionJob, report: Report, *observers: GraphTimer) -> None:
-        self._job, self._report, self._observers = job, report, observers
-        self._begin = _now()
-        self._session = _open(job, *observers)
-        self._open_seconds = _now() - self._begin
+    def __init__(
+        self, job: SessionJob, session: Session, report: Report, open_seconds: float = 0.0
+    ) -> None:
+        self._job, self._session, self._report = job, session, report
+        self._open_seconds = open_seconds
         self._warm_up = warm_up(job.requests[0])
         model = self._session.model
         self._total = sum(
@@ -220,10 +222,9 @@ class _Player:
             device_bytes=taken(self._free),
         )
 
-    def graphs(self) -> tuple[GraphTime, ...]:
+    def graphs(self, timer: GraphTimer) -> tuple[GraphTime, ...]:
         """Load and warm up, then play the first request and time its graphs."""
         self._load()
-        (timer,) = self._observers
         timer.clear()
         self._play(self._job.requests[0], None)
         return timer.times()

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from sana_rt import manifest as manifests
 from sana_rt import onnx_file
 from sana_rt.errors import BundleFileError, ManifestMissingError, ManifestPathError
-from sana_rt.files import sha256, storage_errors, write_bytes
+from sana_rt.files import read_at_most, sha256, storage_errors, write_bytes
 from sana_rt.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, File, Graph, Manifest, Plan
 from sana_rt.onnx_file import DamagedOnnxError, Outside
 from sana_rt.tensors import first_difference
@@ -159,7 +159,7 @@ class Bundle:
 
 def _read_manifest(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(MAX_MANIFEST_BYTES + 1)  # one more than allowed, for the error
+        return read_at_most(file, MAX_MANIFEST_BYTES + 1)  # one more than allowed, for the error
 
 
 _REMEDY = "copy the bundle again, or make it again with the command that wrote it."

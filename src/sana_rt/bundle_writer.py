@@ -21,7 +21,7 @@ from sana_rt import weights_file
 from sana_rt.bundle import Bundle, describe, save
 from sana_rt.errors import UsageError
 from sana_rt.files import PARTIAL_SUFFIX, lock, storage_errors
-from sana_rt.manifest import Manifest, Plan, Variant
+from sana_rt.manifest import MANIFEST_NAME, Manifest, Plan, Variant
 
 _SUFFIXES: Final = (".onnx", weights_file.SUFFIX, PARTIAL_SUFFIX)
 
@@ -48,18 +48,41 @@ def publish(root: Path, before: Manifest | None, after: Manifest) -> Bundle:
     """Make ``after`` the manifest, and remove the files that only ``before`` refers to.
 
     ``after`` lists what ``before`` does; files that it refers to and ``before`` does not are added.
-    They have to be complete.
+    They have to be complete, and go again if the manifest cannot be replaced.
     """
     known = before.paths() if before else set()
     fresh, dropped = after.paths() - known, known - after.paths()
-    files = [file for file in after.files if file.path not in fresh | dropped]
-    with storage_errors(root):
-        files += describe(root, [root / path for path in fresh])
-    files.sort(key=lambda file: file.path)
-    bundle = save(root, msgspec.structs.replace(after, files=tuple(files)))
+    with _withdrawn(root, fresh):
+        files = [file for file in after.files if file.path not in fresh | dropped]
+        with storage_errors(root):
+            files += describe(root, [root / path for path in fresh])
+        files.sort(key=lambda file: file.path)
+        bundle = save(root, msgspec.structs.replace(after, files=tuple(files)))
     for path in sorted(dropped):
         _remove(root, root / path)
     return bundle
+
+
+@contextmanager
+def _withdrawn(root: Path, fresh: set[str]) -> Iterator[None]:
+    """Remove files if the block fails, unless the manifest was replaced before it did."""
+    before = _manifest_identity(root)
+    try:
+        yield
+    except BaseException:
+        if _manifest_identity(root) == before:
+            for path in sorted(fresh):
+                _remove(root, root / path)
+        raise
+
+
+def _manifest_identity(root: Path) -> tuple[int, int] | None:
+    """Another one for every manifest that takes the name; nothing is read, which could fail."""
+    try:
+        status = (root / MANIFEST_NAME).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def remove_variant(root: Path, name: str) -> Bundle:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from sana_rt.errors import SanaRTError
-from sana_rt.files import storage_errors
+from sana_rt.files import read_at_most, storage_errors
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class DocumentError(ValueError):
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The content of a file of at most ``limit`` bytes; more is a :class:`DocumentError`."""
     with storage_errors(path), path.open("rb") as file:
-        data = file.read(limit + 1)
+        data = read_at_most(file, limit + 1)
     if len(data) > limit:
         raise DocumentError(f"it has more than {limit:,} bytes")
     return data

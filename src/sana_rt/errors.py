@@ -211,6 +211,14 @@ class DeviceLostError(SanaRTError):
     """The device failed or does not answer; nothing more can be played in this process."""
 
 
+class VideoError(SanaRTError):
+    """FFmpeg could not encode a video; its own message is quoted."""
+
+
+class SystemMemoryError(SanaRTError):
+    """The operating system refused memory."""
+
+
 class NonFiniteError(SanaRTError):
     """A graph wrote NaN or infinity; names the graph, the step and the output."""
 

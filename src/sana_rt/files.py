@@ -16,6 +16,13 @@ from typing import IO
 
 from sana_rt.errors import DiskFullError, LockedError, StorageError
 
+try:
+    import fcntl
+
+    _HOLDS = True
+except ImportError:  # Windows
+    _HOLDS = False
+
 _READ_BYTES = 1 << 20
 PARTIAL_SUFFIX = ".partial"
 _SYNCS_FOLDERS = hasattr(os, "O_DIRECTORY")  # Windows opens none, and syncs what it can write
@@ -27,15 +34,29 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                f"No room left while writing {path}: {error.strerror}.",
-                expected=f"more than {free_bytes(path):,} bytes free on its file system.",
-                remedy="free some space or choose another output, then run the command again.",
-            ) from error
-        raise StorageError(
-            f"{error.strerror or error}: {path}.", remedy="check the path and its permissions."
-        ) from error
+        raise storage_error(error, path) from error
+
+
+def storage_error(error: OSError, path: Path) -> StorageError:
+    """What an operating system error about ``path`` is told as."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            f"No room left while writing {path}: {error.strerror}.",
+            expected=f"more than {free_bytes(path):,} bytes free on its file system.",
+            remedy="free some space or choose another output, then run the command again.",
+        )
+    return StorageError(
+        f"{error.strerror or error}: {path}.", remedy="check the path and its permissions."
+    )
+
+
+def read_at_most(file: IO[bytes], limit: int) -> bytes:
+    """The rest of ``file``, cut at ``limit`` bytes, in the memory of what is there."""
+    blocks = []
+    while block := file.read(min(limit, _READ_BYTES)):
+        blocks.append(block)
+        limit -= len(block)
+    return b"".join(blocks)
 
 
 @contextlib.contextmanager
@@ -47,8 +68,8 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
             with io.BufferedWriter(raw) as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+                os.fsync(raw.fileno())
+                take_name(partial, raw, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -56,23 +77,31 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def create_partial(path: Path) -> tuple[Path, io.FileIO]:
-    """A new file beside ``path``, of a name that no other process writes to."""
+    """A new file beside ``path``, of a name that no other process writes to.
+
+    It is locked while it is open. So those that killed writers left are known, and removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-    return partial, partial.open("xb", buffering=0)
+    _remove_abandoned(path)
+    while True:
+        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        file = partial.open("xb", buffering=0)
+        if _hold(file):
+            return partial, file
+        file.close()
+
+
+def take_name(partial: Path, file: io.FileIO, path: Path) -> None:
+    """Rename a file of :func:`create_partial` while it is held; it may be closed afterwards."""
+    if not _HOLDS:
+        file.close()  # Windows renames no file that is open
+    partial.replace(path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` atomically."""
     with writing(path) as file:
         file.write(data)
-
-
-def clear_partials(path: Path) -> None:
-    """Remove what killed writers of ``path`` left; nobody else may be writing it."""
-    with storage_errors(path):
-        for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
-            partial.unlink(missing_ok=True)
 
 
 def publish(partial: Path, path: Path) -> None:
@@ -115,6 +144,29 @@ def lock(directory: Path) -> Iterator[None]:
             ) from error
     with held:
         yield
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the partial files of ``path`` that no process holds."""
+    if not _HOLDS:
+        return
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError), partial.open("rb") as file:  # held, or gone
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+
+
+def _hold(file: io.FileIO) -> bool:
+    """Lock a new file; False if another process took it for abandoned in between."""
+    if not _HOLDS:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, where nothing is taken for abandoned either
+        return True
+    return os.fstat(file.fileno()).st_nlink > 0
 
 
 def _sync(path: Path) -> None:

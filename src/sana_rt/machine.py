@@ -10,6 +10,16 @@ import platform
 from pathlib import Path
 from typing import Final
 
+#: How libraries say that they got no memory, where they do not raise MemoryError: PyTorch and
+#: safetensors, the C++ library, oneDNN, protobuf.
+_REFUSALS: Final = (
+    "allocate memory",
+    "alloc failed",
+    "bad alloc",
+    "bad_alloc",
+    "could not create a primitive",
+    "Failed to serialize proto",
+)
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _STATUS: Final = Path("/proc/self/status")
 
@@ -66,6 +76,11 @@ def peak_resident_bytes() -> int | None:
     Not ``ru_maxrss``, in which a new process finds the peak of the one that started it.
     """
     return _status("VmHWM:")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of any library says that the operating system refused memory."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _REFUSALS)
 
 
 def _cpuinfo(key: str) -> str:

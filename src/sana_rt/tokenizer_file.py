@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
+from msgspec import Meta
 from tokenizers import Tokenizer
 
 from sana_rt import documents
 from sana_rt.errors import TokenizerError
 from sana_rt.model_spec import TextSpec
+
+TokenId = Annotated[int, Meta(ge=0, lt=2**32)]  # of the library
 
 #: Rows of an embedding that may have no token: tables are padded to a multiple of at most this.
 PADDING: Final = 128

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from sana_rt.files import writing
+from sana_rt.files import storage_errors, writing
 
 SUFFIX: Final = ".weights"
 ALIGNMENT: Final = 4096  # bytes of a page
@@ -50,4 +50,5 @@ def beside(graph: Path) -> Iterator[WeightsWriter]:
         writer = WeightsWriter(path, file)
         yield writer
     if not writer.files:
-        path.unlink()
+        with storage_errors(path):
+            path.unlink()

@@ -175,7 +175,7 @@ def test_a_stream_has_commits_and_no_diffusers(
     assert side.boundaries["step"].spread.count == 6
     assert report.work.passes == 9, "two chunks of four steps, and a commit"
     result = bench(
-        causal_bundle, tmp_path, "--against", "diffusers", "--checkpoint", small_checkpoint
+        causal_bundle, tmp_path / "no", "--against", "diffusers", "--checkpoint", small_checkpoint
     )
     assert result.exit_code == 2
     assert "diffusers has no pipeline that streams" in result.stderr
@@ -248,3 +248,13 @@ def test_a_workload_is_played_as_its_plans_are_tuned(tmp_path: Path) -> None:
     unguided = replace(SMALL, sampling=replace(SMALL.sampling, guidance_scale=1.0))
     with pytest.raises(UsageError, match="batch of 2, with guidance"):
         sides.requests(unguided, ("a",), workload=replace(workload, batch=2))
+
+
+def test_a_report_that_is_there_is_replaced_only_if_that_is_said(
+    root: Path, measured: tuple[Result, Path]
+) -> None:
+    before = (measured[1] / "report.json").read_bytes()
+    refused = bench(root, measured[1], "--variants", "fp32")
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.stderr
+    assert (measured[1] / "report.json").read_bytes() == before

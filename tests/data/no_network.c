@@ -1,5 +1,5 @@
-/* Preloaded into a process (LD_PRELOAD), it ends the process that opens an internet socket or
-   looks up a name, in whatever library. */
+/* Preloaded into a process (LD_PRELOAD), it ends the process that connects to an internet address
+   or looks up a name, in whatever library. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <netdb.h>
@@ -12,10 +12,11 @@ static void end(const char *what) {
   abort();
 }
 
-int socket(int domain, int type, int protocol) {
-  if (domain == AF_INET || domain == AF_INET6) end("socket");
-  int (*real)(int, int, int) = (int (*)(int, int, int))dlsym(RTLD_NEXT, "socket");
-  return real(domain, type, protocol);
+int connect(int fd, const struct sockaddr *address, socklen_t length) {
+  if (address->sa_family == AF_INET || address->sa_family == AF_INET6) end("connect");
+  int (*real)(int, const struct sockaddr *, socklen_t) =
+      (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "connect");
+  return real(fd, address, length);
 }
 
 int getaddrinfo(const char *node, const char *service, const struct addrinfo *hints,

@@ -1,4 +1,4 @@
-"""Fuzz for as long as wanted: ``python -m tests.fuzz.run --seconds 3600``.
+"""Fuzz for as long as wanted: ``python -m tests.fuzz.run --seconds 3600 --jobs 2``.
 
 Each finding, an exception that is no SanaRTError, a read that takes too long or too much memory,
 is kept as a file and shown; the exit code is 1 if there is one.
@@ -6,121 +6,110 @@ is kept as a file and shown; the exit code is 1 if there is one.
 
 from __future__ import annotations
 
-import hashlib
-import signal
+import json
+import multiprocessing
 import sys
-import tempfile
-import time
-import traceback
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from random import Random
-from types import FrameType
+from typing import Any
 
 import click
-from tests.fuzz.targets import TARGETS, Target
-
-from sana_rt import machine
-from sana_rt.errors import SanaRTError
-
-#: A read of a small file; on a busy machine the median is below 5 ms.
-SECONDS = 5
-#: Growth of the process in one read. The largest seed has 200 kB.
-BYTES = 256 << 20
-
-
-class _TooLong(BaseException):
-    """Past all `except Exception`."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A spoilt file and what reading it did."""
-
-    target: str
-    data: bytes
-    what: str
-    where: str = ""  # two findings in one place are one
-
-
-def attempt(target: Target, data: bytes, folder: Path) -> Finding | None:
-    """Read ``data`` as a file of the target."""
-    path = folder / f"spoilt{target.suffix}"
-    path.write_bytes(data)
-    before = machine.peak_resident_bytes() or 0
-    signal.signal(signal.SIGALRM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            target.read(path)
-    except SanaRTError:
-        pass
-    except _TooLong:
-        return Finding(target.name, data, f"took more than {SECONDS} s")
-    except BaseException as error:  # noqa: BLE001 - this is what is looked for
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__name__} {frame.filename}:{frame.lineno}"
-        return Finding(target.name, data, traceback.format_exc(), where)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    grown = (machine.peak_resident_bytes() or 0) - before
-    if grown > BYTES:
-        return Finding(target.name, data, f"took {grown:,} bytes of memory")
-    return None
-
-
-def _stop(_: int, __: FrameType | None) -> None:
-    raise _TooLong
-
-
-def spoilt(target: Target, folder: Path, seed: int) -> Iterator[bytes]:
-    """Spoilt files without end, the same for the same ``seed``."""
-    random = Random(seed)
-    seeds = target.seeds(folder)
-    while True:
-        data = random.choice(seeds)
-        for _ in range(random.choice((1, 1, 1, 2, 3))):
-            data = target.mutate(data, random)
-        yield data
-
-
-def keep(finding: Finding, folder: Path) -> Path:
-    """Write what a finding was read from."""
-    name = hashlib.sha256(finding.data).hexdigest()[:16]
-    path = folder / finding.target / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(finding.data)
-    return path
+from tests.fuzz import reach
+from tests.fuzz.loop import Result, Task, fuzz
 
 
 @click.command()
 @click.option("--seconds", default=300.0, show_default=True, help="How long, over all targets.")
+@click.option("--jobs", default=1, show_default=True, help="Processes at the same time.")
 @click.option("--seed", default=0, show_default=True, help="Of the mutations.")
-@click.option("--target", "names", multiple=True, type=click.Choice([t.name for t in TARGETS]))
-@click.option("--findings", type=click.Path(path_type=Path), default=Path("out/fuzz"))
-def main(seconds: float, seed: int, names: tuple[str, ...], findings: Path) -> None:
-    """Spoil files and read them."""
-    chosen = [target for target in TARGETS if not names or target.name in names]
-    found: dict[tuple[str, str], Path] = {}
-    for target in chosen:
-        count, end = 0, time.monotonic() + seconds / len(chosen)
-        with tempfile.TemporaryDirectory() as scratch:
-            for data in spoilt(target, Path(scratch), seed):
-                finding = attempt(target, data, Path(scratch))
-                count += 1
-                if finding is not None:
-                    key = (target.name, finding.where or finding.what)
-                    if key not in found:
-                        found[key] = keep(finding, findings)
-                        click.echo(f"{found[key]}\n{finding.what}")
-                if time.monotonic() > end:
-                    break
-        click.echo(f"{target.name}: {count:,} files read", err=True)
-    click.echo(f"{len(found)} kinds of findings")
+@click.option("--target", "names", multiple=True, help="Only these kinds of files.  [default: all]")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("out/fuzz"))
+def main(seconds: float, jobs: int, seed: int, names: tuple[str, ...], output: Path) -> None:
+    """Spoil files and read them; findings and report.json are written below --output."""
+    every = _targets()
+    if unknown := set(names) - set(every):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}: none of {', '.join(every)}.")
+    chosen = names or tuple(every)
+    bundle = _bundle(output / "materials")
+    share = seconds * jobs / len(chosen)
+    tasks = [Task(name, share, seed, bundle) for name in chosen]
+    results = []
+    # A fresh process each, which imports what its target needs, and nothing else.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=1) as pool:
+        for result in pool.map(fuzz, tasks):
+            results.append(result)
+            _show(result, output)
+    loaders = reach.report({arc for each in results for arc in each.reached})
+    _show_reach(loaders)
+    document = _document(results, loaders, {"seconds": seconds, "jobs": jobs, "seed": seed})
+    (output / "report.json").write_text(f"{json.dumps(document, indent=2)}\n")
+    found = sum(len(each.findings) for each in results)
+    click.echo(f"{sum(each.executions for each in results):,} files read, {found} findings")
     sys.exit(1 if found else 0)
+
+
+def _targets() -> list[str]:
+    from tests.fuzz.targets import TARGETS
+
+    return [target.name for target in TARGETS]
+
+
+def _bundle(folder: Path) -> Path:
+    """The smallest block-causal bundle; made once for each state of the code."""
+    from tests import bundles
+
+    root = folder / bundles.key()
+    causal = root / "causal"
+    if not (causal / "manifest.json").exists():
+        click.echo("Making a bundle to play, which takes a minute ...", err=True)
+        bundles.write_causal(bundles.write_tiny(root), causal)
+    return causal
+
+
+def _show(result: Result, output: Path) -> None:
+    for finding in result.findings.values():
+        click.echo(f"{finding.keep(output / 'findings')}\n{finding.what}")
+    click.echo(
+        f"{result.target}: {result.executions:,} files read, {result.seeds} kept as seeds, the "
+        f"slowest {result.slowest_seconds:.2f} s, at most {result.most_bytes >> 20} MiB",
+        err=True,
+    )
+
+
+def _show_reach(loaders: list[dict[str, Any]]) -> None:
+    for each in loaders:
+        lines = each["uncovered"]
+        click.echo(
+            f"{each['module']}: {each['lines_percent']} % of the lines, "
+            f"{each['branches_percent']} % of the branches{f'; not {lines}' if lines else ''}"
+        )
+
+
+def _document(
+    results: list[Result], loaders: list[dict[str, Any]], conditions: dict[str, Any]
+) -> dict[str, Any]:
+    from tests.fuzz.attempt import BYTES, SECONDS
+
+    return {
+        "conditions": conditions | {"limit_seconds": SECONDS, "limit_bytes": BYTES},
+        "executions": sum(each.executions for each in results),
+        "findings": sum(len(each.findings) for each in results),
+        "slowest_of_limit": round(max(each.slowest_seconds for each in results) / SECONDS, 3),
+        "most_bytes_of_limit": round(max(each.most_bytes for each in results) / BYTES, 3),
+        "targets": [
+            {
+                "target": each.target,
+                "executions": each.executions,
+                "findings": len(each.findings),
+                "seeds": each.seeds,
+                "slowest_seconds": round(each.slowest_seconds, 4),
+                "most_bytes": each.most_bytes,
+            }
+            for each in results
+        ],
+        "loaders": loaders,
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src/sana_rt"
 STAGES = ("export", "quantize", "engines", "runtime", "benchmarks")
 TENSORRT = re.compile(r"tensorrt(_\w+)?")
 MAY_IMPORT_TENSORRT = {"engines/trt_api.py", "runtime/backends/trt_api.py"}
-BACKEND = "tensorrt"  # the name of a backend, too: there it is no argument of a call
+BACKEND = "tensorrt"  # which is also a module's name
 MAY_ALSO = {  # where all who import it have the package
     "figures.py": {"matplotlib"},
     "tokenizer_file.py": {"tokenizers"},
@@ -44,17 +44,19 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _names_tensorrt(tree: ast.AST) -> bool:
-    """Whether code imports TensorRT, or holds its name to import it by."""
+    """Whether code imports TensorRT, or holds the name of a module of it to import."""
     nodes = list(ast.walk(tree))
     held = {node.value for node in nodes if isinstance(node, ast.Constant)} - {BACKEND}
-    held |= {name for node in nodes if isinstance(node, ast.Call) for name in _arguments(node)}
+    held |= {name for node in nodes if isinstance(node, ast.Call) for name in _modules_in(node)}
     names = {value for value in held if isinstance(value, str)} | set(_imports(tree))
     return any(map(TENSORRT.fullmatch, names))
 
 
-def _arguments(call: ast.Call) -> Iterator[object]:
-    """The constants that a call is given, by position or by name."""
-    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+def _modules_in(call: ast.Call) -> Iterator[object]:
+    """What a call is given as the name of a module."""
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "module"]
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "import_module":
+        given += call.args
     yield from (each.value for each in given if isinstance(each, ast.Constant))
 
 

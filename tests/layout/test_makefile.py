@@ -12,18 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TASKS = {
     *("help", "setup", "demo", "engines", "generate", "native"),
-    *(
-        "check",
-        "lint",
-        "types",
-        "test",
-        "test-everywhere",
-        "fuzz",
-        "sbom",
-        "bench",
-        "gpu-checks",
-        "clean",
-    ),
+    *("check", "lint", "types", "test", "test-everywhere", "fuzz", "faults"),
+    *("simulate", "sbom", "bench", "gpu-checks", "clean"),
 }
 PLAYED_PYTHON = """#!/bin/sh
 case "$*" in

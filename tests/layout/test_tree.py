@@ -39,8 +39,8 @@ FOUNDATION = {
 TRUST = ("-c", f"safe.directory={ROOT}")  # whoever owns it and runs this
 CODE_ROOMS = {"src", "tests", "examples", "release", *STAGES}
 TEST_ROOMS = {
-    *("unit", "parity", "contract", "fuzz", "simulator", "packaging", "layout", "gpu", "data"),
-    "native",
+    *("unit", "parity", "contract", "fuzz", "faults", "simulator", "packaging", "layout"),
+    *("native", "gpu", "data"),
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -43,7 +43,7 @@ def test_help_of_every_command_needs_no_extra(bare: Environment, name: str) -> N
 
 
 def test_inspect_needs_no_extra(bare: Environment, small_bundle: Path) -> None:
-    assert "timestep" in bare.run("sana-rt", "inspect", small_bundle).stdout
+    assert "timestep" in bare.run("sana-rt", "inspect", "--all", small_bundle).stdout
     shown = json.loads(bare.run("sana-rt", "inspect", "--json", small_bundle).stdout)
     assert (shown["damaged"], shown["wrong"]) == ([], {})
 

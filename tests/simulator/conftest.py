@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.conftest import kept
 from tests.simulator.child import Child, is_child, real_environment
+
+from sana_rt import freshness
 
 if TYPE_CHECKING:
     from tests.simulator.card import Card
@@ -100,7 +103,13 @@ def plan_bundle(request: pytest.FixtureRequest) -> Path:
     def make(folder: Path) -> None:  # which imports torch, so only if there is none yet
         _build(request.getfixturevalue("small_bundle"), folder)
 
-    return kept(request.config, "plan-bundle", make)
+    return kept(request.config, f"plan-bundle-{_plan_key()}", make)
+
+
+def _plan_key() -> str:
+    """Changes with what builds plans, beside what exports graphs."""
+    maker = freshness.maker("engines", ("tensorrt_rtx_cu13",))
+    return hashlib.sha256(maker.encode()).hexdigest()[:8]
 
 
 def _build(source: Path, folder: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sana_rt import bundle_writer
 from sana_rt.bundle import Bundle
 from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import StorageError
@@ -88,6 +89,27 @@ def test_a_folder_is_one_that_nothing_is_in(bundle: Bundle) -> None:
     assert (root / "fp32.10x/first.onnx").is_file()
     with new_folder(root, "fp32", manifest) as again:  # the one before was never listed
         assert again == root / "fp32.1"
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["before", "after"])
+def test_new_files_go_again_unless_the_manifest_lists_them(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    """A disk may fail before the manifest is replaced, or when that is brought to the disk."""
+    before, new = files(bundle.root), variant(bundle.root, "nvfp4/first.onnx", "nvfp4/second.onnx")
+    save = bundle_writer.save
+
+    def failing(root: Path, manifest: Manifest) -> Bundle:
+        if replaced:
+            save(root, manifest)
+        raise StorageError("No.")
+
+    monkeypatch.setattr(bundle_writer, "save", failing)
+    with pytest.raises(StorageError):
+        publish(bundle.root, bundle.manifest, bundle.manifest.with_variants({"nvfp4": new}))
+    after = before | ({"nvfp4/first.onnx", "nvfp4/second.onnx"} if replaced else set())
+    assert files(bundle.root) == after
+    assert ("nvfp4" in Bundle.open(bundle.root).manifest.variants) == replaced
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

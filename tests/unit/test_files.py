@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,51 @@ def test_writers_of_one_name_do_not_meet(tmp_path: Path) -> None:
         assert path.read_bytes() == OLD
     assert path.read_bytes() == NEW
     assert _names(tmp_path) == ["f"]
+
+
+def test_what_killed_writers_left_goes_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    path, other = tmp_path / "f", tmp_path / f"g.1{files.PARTIAL_SUFFIX}"
+    left = tmp_path / f"f.0{files.PARTIAL_SUFFIX}"
+    for each in (left, other):
+        each.write_bytes(b"half")
+    partial, held = files.create_partial(path)
+    assert _names(tmp_path) == [partial.name, other.name]
+    files.write_bytes(path, NEW)
+    assert _names(tmp_path) == ["f", partial.name, other.name]
+    held.close()  # as the kernel does for a process that dies
+    files.write_bytes(path, NEW)
+    assert _names(tmp_path) == ["f", other.name]
+
+
+def test_a_new_file_that_is_taken_for_abandoned_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may come between creating and locking it."""
+    flock, came = fcntl.flock, list[str]()
+
+    def flock_late(file: Any, how: int) -> None:
+        if not came:
+            came.extend(_names(tmp_path))
+            files.write_bytes(tmp_path / "f", OLD)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock_late)
+    files.write_bytes(tmp_path / "f", NEW)
+    assert (tmp_path / "f").read_bytes() == NEW
+    assert _names(tmp_path) == ["f"]
+    assert len(came) == 1
+
+
+def test_a_limit_costs_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(NEW)
+    with (tmp_path / "f").open("rb") as file:
+        tracemalloc.start()
+        assert files.read_at_most(file, 1 << 30) == NEW
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        file.seek(0)
+        assert files.read_at_most(file, 2) == NEW[:2]
+    assert peak < 4 << 20
 
 
 def test_permissions_are_those_that_the_umask_leaves(tmp_path: Path) -> None:

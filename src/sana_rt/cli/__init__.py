@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
 
-from sana_rt import __version__, interrupts
-from sana_rt.errors import MissingDependencyError, SanaRTError, UsageError
+from sana_rt import __version__, interrupts, machine
+from sana_rt.errors import MissingDependencyError, SanaRTError, SystemMemoryError, UsageError
+from sana_rt.files import storage_error
 
 
 class Entry(NamedTuple):
@@ -91,6 +93,15 @@ class Root(click.Group):
             raise Failure(error) from error
         except ModuleNotFoundError as error:
             raise Failure(_missing(str(ctx.invoked_subcommand), error)) from error
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except OSError as error:
+            where = Path(error.filename or ".")
+            raise Failure(storage_error(error, where)) from error
+        except Exception as error:
+            if not machine.is_out_of_memory(error):
+                raise
+            raise Failure(_refused_memory(error)) from error
         except KeyboardInterrupt as interrupt:
             click.echo("\nInterrupted.", err=True)
             ctx.exit(interrupts.exit_code(interrupt))
@@ -104,6 +115,15 @@ def _missing(name: str, error: ModuleNotFoundError) -> MissingDependencyError:
         f"`sana-rt {name}` needs the package {error.name!r}, which is not installed.",
         expected=f"the packages of sana-rt[{extra}].",
         remedy=f'pip install "sana-rt[{extra}]"',
+    )
+
+
+def _refused_memory(error: Exception) -> SystemMemoryError:
+    first = next(iter(str(error).splitlines()), "")
+    return SystemMemoryError(
+        f"The system refused memory{f': {first}' if first else '.'}",
+        remedy="free memory that other programs use, or ask for less: a smaller or shorter clip, "
+        "fewer threads.",
     )
 
 

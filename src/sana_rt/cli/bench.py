@@ -12,6 +12,7 @@ import click
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, progress
+from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ _QUICK_ROUNDS: Final = 2
 _QUICK_STEPS: Final = 4
 
 
-@click.command(epilog="Example: sana-rt bench out/bundle --variants bf16,nvfp4-max -o out/bench")
+@click.command(
+    cls=Command, epilog="Example: sana-rt bench out/bundle --variants bf16,nvfp4-max -o out/bench"
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--variants",
@@ -91,6 +94,8 @@ _QUICK_STEPS: Final = 4
     show_default=True,
     help="Folder to write index.html and report.json to.",
 )
+@overwrite_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     bundle: Path,
     *,
@@ -108,6 +113,8 @@ def command(
     backend: str,
     threads: int | None,
     output: Path,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
     """Measure how long variants of BUNDLE take, and how much memory.
 
@@ -120,7 +127,8 @@ def command(
     from sana_rt.benchmarks.speed import report as reports
 
     data, html = output / "report.json", output / "index.html"
-    paths.check({"--output": data, "the page in it": html}, {"--prompts": prompts})
+    outputs = {"--output": data, "the page in it": html}
+    paths.check(outputs, {"--prompts": prompts}, overwrite=overwrite)
     if (against is None) != (checkpoint is None):
         raise UsageError(
             "One of --against and --checkpoint is given without the other.",
@@ -146,6 +154,9 @@ def command(
         )
     reports.write(found.report, data)
     page.write(found, html)
+    if as_json:
+        show.json(found.report)
+        return
     _show(found.report)
     click.echo(f"\n{html}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sana_rt.cli import output
+from sana_rt.cli.command import Command
 
 if TYPE_CHECKING:
     from sana_rt.benchmarks.speed.comparison import Comparison
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command(epilog="Example: sana-rt compare before/report.json after/report.json")
+@click.command(cls=Command, epilog="Example: sana-rt compare before/report.json after/report.json")
 @click.argument("before", type=_FILE)
 @click.argument("after", type=_FILE)
 @click.option(

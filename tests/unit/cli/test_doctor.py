@@ -108,7 +108,7 @@ def test_memory_that_nobody_tells_is_unknown(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_packages_and_versions_are_those_installed() -> None:
     extras = {extra["name"]: extra for extra in _report()["extras"]}
-    assert set(extras) == {"cpu", "rtx", "build", "bench"}
+    assert set(extras) == {"cpu", "rtx", "plugin", "build", "bench"}
     cpu = {package["name"]: package for package in extras["cpu"]["packages"]}
     assert set(cpu) == {"av", "numpy", "onnxruntime", "tokenizers"}
     assert cpu["numpy"]["installed"] == importlib.metadata.version("numpy")
@@ -122,9 +122,9 @@ def test_every_command_has_a_line() -> None:
 def test_every_package_here_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, so all names of modules are right and none is broken."""
     monkeypatch.undo()  # of the answers that are played
-    report = _report()
-    packages = [package for extra in report["extras"] for package in extra["packages"]]
-    assert all(package["installed"] for package in packages)
+    extras = {extra["name"]: extra for extra in _report()["extras"]}
+    assert [name for name in ("cpu", "build", "bench") if extras[name]["install"]] == []
+    packages = [package for extra in extras.values() for package in extra["packages"]]
     assert [package["name"] for package in packages if package["broken"]] == []
 
 

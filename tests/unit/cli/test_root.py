@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -120,6 +121,32 @@ def test_a_missing_module_of_our_own_is_a_bug_and_traced_back(run: Callable[...,
 
 def test_a_bug_is_traced_back(run: Callable[..., Result]) -> None:
     assert isinstance(run(_raise(ZeroDivisionError())).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError("unable to mmap 8 bytes from file <x>: Cannot allocate memory (12)"),
+    ],
+    ids=["python", "torch", "safetensors"],
+)
+def test_memory_that_the_system_refuses_is_said(
+    run: Callable[..., Result], error: Exception
+) -> None:
+    result = run(_raise(error))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: The system refused memory")
+    assert "To fix: free memory" in result.stderr
+
+
+def test_what_the_operating_system_refuses_is_said_with_the_file(
+    run: Callable[..., Result],
+) -> None:
+    result = run(_raise(PermissionError(errno.EPERM, "Operation not permitted", "out/a.plan")))
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "Error: Operation not permitted: out/a.plan."
 
 
 def test_an_interrupt_ends_with_one_line_and_130(run: Callable[..., Result]) -> None:

@@ -156,6 +156,18 @@ def test_quotes_tensorrt_and_keeps_the_log_when_it_refuses(
     assert not (tmp_path / "plan.plan").exists()
 
 
+def test_a_plan_without_its_log_is_none(
+    linear_bundle: Bundle, settings: Settings, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _: bytes) -> None:
+        raise DiskFullError(f"No room left while writing {path}.")
+
+    monkeypatch.setattr(builder, "write_bytes", full)
+    with pytest.raises(DiskFullError, match=r"first\.log"):
+        builder.build_variant(linear_bundle.root, settings, rtx, _silent)
+    assert list(linear_bundle.root.rglob("*.plan")) == []
+
+
 def test_a_full_disk_keeps_what_is_finished(
     linear_bundle: Bundle, settings: Settings, rtx: TensorRT, monkeypatch: pytest.MonkeyPatch
 ) -> None:

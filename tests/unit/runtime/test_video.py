@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sana_rt.errors import DiskFullError, RequestError
+from sana_rt import files
+from sana_rt.errors import DiskFullError, RequestError, StorageError, VideoError
 from sana_rt.runtime import video as videos
 
 HEIGHT, WIDTH, FPS = 64, 96, 12
@@ -27,6 +31,36 @@ COLOUR_TOLERANCE = 3
 def plain() -> NDArray[np.uint8]:
     """One frame of each colour."""
     return np.array(COLOURS, np.uint8)[:, None, None].repeat(HEIGHT, 1).repeat(WIDTH, 2)
+
+
+def test_what_a_file_refuses_ffmpeg_is_what_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FFmpeg writes again when it closes, and then says only that a callback failed."""
+    create = files.create_partial
+
+    class Failing(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def create_failing(path: Path) -> tuple[Path, io.FileIO]:
+        partial, file = create(path)
+        file.close()
+        return partial, Failing(partial, "wb")
+
+    monkeypatch.setattr(files, "create_partial", create_failing)
+    noise = np.random.default_rng(0).integers(0, 255, (30, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    with pytest.raises(StorageError, match=r"Input/output error: .*clip\.mp4"):
+        write(tmp_path / "clip.mp4", noise)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ffmpeg_refuses_is_told(plain: NDArray[np.uint8]) -> None:
+    encoder = videos.FragmentedVideo(height=HEIGHT, width=WIDTH, fps=FPS)
+    encoder.encode(plain)
+    encoder.finish()
+    with pytest.raises(VideoError, match="FFmpeg cannot encode the video"):
+        encoder.encode(plain)
 
 
 def write(path: Path, clip: NDArray[np.uint8], *cuts: int) -> None:

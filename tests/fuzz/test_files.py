@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import pytest
-from tests.fuzz.run import attempt, spoilt
-from tests.fuzz.targets import DATA, TARGETS, Target
+from tests.fuzz.attempt import attempt
+from tests.fuzz.corpus import Corpus
+from tests.fuzz.files import DATA, FILES
+from tests.fuzz.target import Target
 
-COUNT = 60
-BY_NAME = {target.name: target for target in TARGETS}
-KEPT = sorted(path for path in (DATA / "fuzz").glob("*/*"))
+BY_NAME = {target.name: target for target in FILES}
+KEPT = sorted(path for path in (DATA / "fuzz").glob("*/*") if path.parent.name in BY_NAME)
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +19,11 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+@pytest.mark.parametrize("target", FILES, ids=lambda target: target.name)
 def test_spoilt_files_end_in_typed_errors(target: Target, scratch: Path) -> None:
-    for data in itertools.islice(spoilt(target, scratch, seed=1), COUNT):
-        finding = attempt(target, data, scratch)
+    corpus = Corpus(target, scratch, seed=1)
+    for _ in range(target.count):
+        finding = attempt(target, corpus.spoil(), scratch).finding
         assert finding is None, finding.what
 
 
@@ -30,5 +31,5 @@ def test_spoilt_files_end_in_typed_errors(target: Target, scratch: Path) -> None
 def test_what_once_was_a_finding(path: Path, scratch: Path) -> None:
     target = BY_NAME[path.parent.name]
     target.seeds(scratch)  # makes what the file lies in
-    finding = attempt(target, path.read_bytes(), scratch)
+    finding = attempt(target, path.read_bytes(), scratch).finding
     assert finding is None, finding.what
