@@ -170,9 +170,10 @@ def _small(name: str, model: ModelSpec) -> dict[str, int]:
 
 
 def _frame_size(profile: Mapping[str, int], model: ModelSpec) -> dict[str, int]:
-    """All sizes that follow from a profile's pixels or latents, which outputs may have alone."""
-    stride = model.vae.spatial_stride
-    pixels = [
-        profile.get(axis, profile.get(f"latent_{axis}", 0) * stride) for axis in ("height", "width")
-    ]
-    return geometry.size_dims(model, *pixels) if all(pixels) else {}
+    """All sizes of a frame that follow from the one that a profile has; outputs have others."""
+    stride, patch = model.vae.spatial_stride, model.transformer.patch_size[1:]
+    pixels = []
+    for axis, unit, cut in zip(("height", "width"), ("rows", "columns"), patch, strict=True):
+        scales = {axis: 1, f"latent_{axis}": stride, unit: stride * cut}
+        pixels += [profile[name] * scale for name, scale in scales.items() if name in profile][:1]
+    return geometry.size_dims(model, *pixels) if len(pixels) == len(patch) else {}
