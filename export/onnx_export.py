@@ -90,14 +90,13 @@ def export_bundle(
         kept = _kept(root, before, checkpoint, options)
         with new_folder(root, options.name, before) as folder:
             graphs = _write_graphs(checkpoint, folder, options, progress)
-            tokenizer = _write_tokenizer(checkpoint, root, before)
-        variant = _variant(checkpoint, options.dtype, graphs)
-        after = msgspec.structs.replace(
-            kept.with_variants({options.name: variant}),
-            created_by=_CREATED_BY,
-            tokenizer=tokenizer,
-        )
-        return publish(root, before, after)
+            variant = _variant(checkpoint, options.dtype, graphs)
+            after = msgspec.structs.replace(
+                kept.with_variants({options.name: variant}),
+                created_by=_CREATED_BY,
+                tokenizer=_write_tokenizer(checkpoint, root, before),
+            )
+            return publish(root, before, after)
 
 
 def _check_name(name: str) -> None:

@@ -128,10 +128,11 @@ def quantize_bundle(
             table.check(source, formats)
         with new_folder(root, name, bundle.manifest) as folder:
             graphs = _Job(bundle, folder, forms, formats, table).write(progress)
-        variants = {
-            form.name: _variant(bundle, form, graphs[form.name], loaded, table) for form in forms
-        }
-        return publish(root, bundle.manifest, bundle.manifest.with_variants(variants))
+            variants = {
+                form.name: _variant(bundle, form, graphs[form.name], loaded, table)
+                for form in forms
+            }
+            return publish(root, bundle.manifest, bundle.manifest.with_variants(variants))
 
 
 def reasons(

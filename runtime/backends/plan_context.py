@@ -107,10 +107,14 @@ class PlanContext(Context):
         return max((each.needed_bytes for each in self._executions), default=0)
 
     def arena_moved(self) -> None:
-        """Let all contexts run where the arena is now."""
+        """Let all contexts run where the arena is now.
+
+        It is too small for some where it could not grow; those are bound again before they run.
+        """
+        arena = self._place.arena
         for execution in self._executions:
-            if execution.shapes:
-                execution.house(self._place.arena)
+            if execution.shapes and execution.needed_bytes <= arena.nbytes:
+                execution.house(arena)
 
     def close(self) -> None:
         """Destroy the contexts, then the engine, when the stream has no work for them."""

@@ -6,6 +6,7 @@ What is public is in ``__all__`` and described in docs/python.md; everything els
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from sana_rt import errors
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Progress", "Request", "State", "__version__", "errors", "open"]
 __version__ = "0.1.0"
+
+# ONNX Runtime's library reads it when it is loaded; without it, it reports its use to its vendor.
+# Its function disable_telemetry_events comes too late for that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 #: Where the names come from; importing them loads numpy, so that waits for their first use.
 _MODULES: Final = {

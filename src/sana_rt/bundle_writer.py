@@ -28,19 +28,22 @@ _SUFFIXES: Final = (".onnx", weights_file.SUFFIX, PARTIAL_SUFFIX)
 
 @contextmanager
 def new_folder(root: Path, name: str, manifest: Manifest | None) -> Iterator[Path]:
-    """A folder for the files of the variant called ``name``; it goes again if the block fails.
+    """A folder for the files of the variant called ``name``, which the block publishes.
 
-    A variant that is replaced keeps its files until the manifest names the new ones, so these
-    need another folder: ``fp32``, then ``fp32.1``, then ``fp32`` again. What an interruption left
-    is removed first.
+    It goes again if the block fails, unless the manifest was replaced before it did. A variant
+    that is replaced keeps its files until the manifest names the new ones, so these need another
+    folder: ``fp32``, then ``fp32.1``, then ``fp32`` again. What an interruption left is removed
+    first.
     """
     _clean(root, name, manifest)
     folders = (root / (f"{name}.{count}" if count else name) for count in itertools.count())
     folder = next(each for each in folders if not each.exists())
+    before = _manifest_identity(root)
     try:
         yield folder
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if _manifest_identity(root) == before:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

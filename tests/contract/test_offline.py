@@ -6,12 +6,14 @@ test_readme.py.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 RECIPE = """
 name = "own"
@@ -42,6 +44,15 @@ def test_what_touches_the_network_ends(offline: dict[str, str], code: str) -> No
     done = _run(offline, "-c", code)
     assert done.returncode < 0
     assert "network forbidden" in done.stderr
+
+
+def test_onnx_runtime_is_told_not_to_report_its_use(tmp_path: Path) -> None:
+    """By a variable that its library knows; it reports some seconds after it was loaded."""
+    code = "import os, sana_rt; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    without = {key: value for key, value in os.environ.items() if not key.startswith("ORT_")}
+    assert _run(without, "-c", code).stdout == "1\n"
+    assert _run({**without, "ORT_DISABLE_TELEMETRY": "0"}, "-c", code).stdout == "0\n"
+    assert b"ORT_DISABLE_TELEMETRY" in Path(onnxruntime_pybind11_state.__file__).read_bytes()
 
 
 def test_fetch_is_the_one_that_does(offline: dict[str, str], tmp_path: Path) -> None:

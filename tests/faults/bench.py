@@ -32,7 +32,10 @@ _TOKEN: Final = rf"[0-9a-f]+(?=\{PARTIAL_SUFFIX}$)"
 
 @dataclass(frozen=True)
 class Trial:
-    """A command that met a fault: at which point, how it ended, and what is wrong about that."""
+    """A command that met a fault: at which point, how it ended, and what is wrong about that.
+
+    ``count`` is how many points it has of that kind.
+    """
 
     case: str
     fault: str
@@ -41,6 +44,7 @@ class Trial:
     exit_code: int | None
     complaints: tuple[str, ...]
     output: str
+    count: int = 0
 
     @property
     def is_killed(self) -> bool:
@@ -169,9 +173,9 @@ def trials(bench: Bench, case: Case, names: Sequence[str], every: int) -> Iterat
         for allocations in {FAULTS[name].allocations for name in names}
     }
     for shift, name in enumerate(names):
-        points = range(1 + shift % every, counts[FAULTS[name].allocations] + 1, every)
-        for nth in points:
-            trial = bench.attempt(case, undisturbed, name, nth)
+        count = counts[FAULTS[name].allocations]
+        for nth in range(1 + shift % every, count + 1, every):
+            trial = replace(bench.attempt(case, undisturbed, name, nth), count=count)
             if trial.spoilt is None and name == "full disk":
                 continue  # it lets files go
             yield trial

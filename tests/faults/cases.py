@@ -146,7 +146,7 @@ def cases(materials: Materials) -> Iterator[Case]:
 
 
 def _export(name: str, checkpoint: Path, prepare: Callable[[Path], object]) -> Case:
-    arguments = ("export", str(checkpoint), "{}/bundle")
+    arguments = ("export", str(checkpoint), "{}/bundle", "--force")
     return Case(name, arguments, prepare, _judge_bundle, traced=checkpoint)
 
 
@@ -167,14 +167,20 @@ def _of_playable(playable: Path) -> Iterator[Case]:
         (folder / "tried.toml").write_text(_RECIPE)
         (folder / "prompts.txt").write_text(f"{_PROMPT}\n")
 
-    calibrate = ("--prompts", "{}/prompts.txt", "--save-calibration", "{}/table.json")
+    calibrate = (
+        "--prompts",
+        "{}/prompts.txt",
+        "--save-calibration",
+        "{}/table.json",
+        "--overwrite",
+    )
     yield Case(
         "quantize, calibrated",
         ("quantize", "{}/bundle", "--recipe", "{}/tried.toml", *calibrate, "--threads", "1"),
         prepare,
         _judge_calibrated,
     )
-    outputs = ("-o", "{}/video.mp4", "--save-latents", "{}/latents.npy")
+    outputs = ("-o", "{}/video.mp4", "--save-latents", "{}/latents.npy", "--overwrite")
     yield Case(
         "generate",
         ("generate", str(playable), _PROMPT, *outputs, "--num-inference-steps", "2", *_SMALL),
@@ -184,7 +190,7 @@ def _of_playable(playable: Path) -> Iterator[Case]:
 
 
 def _stream(causal: Path) -> Case:
-    outputs = ("-o", "{}/video.mp4", "--save-state", "{}/state")
+    outputs = ("-o", "{}/video.mp4", "--save-state", "{}/state", "--overwrite")
     length = ("--seconds", _SECONDS, "--timesteps", "1000")
     return Case(
         "stream",

@@ -26,7 +26,7 @@ from tests.faults.bench import FAULTS, Bench, Trial, trials
 from tests.faults.cases import Materials, cases, transformer_only
 from tests.faults.warm import Warm
 
-_COLUMNS = "{:24}{:26}{:>8}{:>10}{:>8}{:>9}{:>8}{:>8}"
+_COLUMNS = "{:24}{:26}{:>8}{:>7}{:>9}{:>7}{:>8}{:>7}{:>10}"
 
 
 @click.command()
@@ -56,7 +56,7 @@ def main(
     document = {
         "conditions": {"every": every, "large_bytes": preload.LARGE},
         "seconds": round(time.monotonic() - started),
-        "points": len(found),
+        "runs": len(found),
         "wrong": sum(row["wrong"] for row in rows),
         "table": rows,
         "findings": [vars(trial) for trial in found if trial.complaints],
@@ -102,7 +102,8 @@ def _rows(found: Iterable[Trial]) -> list[dict[str, Any]]:
         {
             "command": case,
             "fault": fault,
-            "points": len(each),
+            "points": each[0].count,
+            "tried": len(each),
             "went_on": sum(trial.exit_code == 0 for trial in each),
             "refused": sum(trial.exit_code == 1 for trial in each),
             "ended": sum(trial.is_killed for trial in each),
@@ -115,7 +116,17 @@ def _rows(found: Iterable[Trial]) -> list[dict[str, Any]]:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     """A table; ``wrong`` are bundles and outputs that look whole and are not."""
-    names = ("command", "fault", "points", "went on", "error", "killed", "wrong", "findings")
+    names = (
+        "command",
+        "fault",
+        "points",
+        "tried",
+        "went on",
+        "error",
+        "killed",
+        "wrong",
+        "findings",
+    )
     click.echo(_COLUMNS.format(*names))
     for row in rows:
         click.echo(_COLUMNS.format(*row.values()))

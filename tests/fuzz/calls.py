@@ -244,6 +244,8 @@ def _play_bundle(path: Path) -> object:
         (root / each).parent.mkdir(parents=True, exist_ok=True)
         if each in files:
             (root / each).write_bytes(files[each])
+        elif each == MANIFEST_NAME:  # which is written again
+            shutil.copyfile(whole.root / each, root / each)
         else:
             os.link((whole.root / each).resolve(), root / each)
     _hash_afresh(root)

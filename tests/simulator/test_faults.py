@@ -20,6 +20,7 @@ from tests.simulator.simulated_cuda import Device, Report
 
 from sana_rt.errors import BackendError, DeviceLostError, DeviceMemoryError
 from sana_rt.runtime.backends import cuda_device
+from sana_rt.runtime.backends.arena import Arena
 from sana_rt.runtime.backends.cuda_graph import NotCapturedWarning
 from sana_rt.runtime.session import Session
 
@@ -113,7 +114,9 @@ def recovers(bundle: Path, device: Device, fault: Callable[[], None], error: typ
             assert [note.category for note in notes] in ([], [NotCapturedWarning])
             np.testing.assert_array_equal(frames, expected)
         np.testing.assert_array_equal(clip(session), expected)
-    assert "as the test demanded" in str(device.report().errors)
+    report = device.report()
+    assert report.violations == []
+    assert "as the test demanded" in str(report.errors)
 
 
 def ends(bundle: Path, device: Device, fault: Callable[[], None]) -> None:
@@ -142,6 +145,25 @@ def test_a_call_that_fails(kind: str, plans: Path, device: Device) -> None:
     for nth in spread(groups(report.calls)[kind]):
         recovers(plans, device, lambda nth=nth: device.fail(kind, nth, result), error)  # type: ignore[misc]
         assert device.report().leaks == [], f"{kind} {nth}"
+
+
+def test_an_arena_that_cannot_grow(plans: Path, device: Device) -> None:
+    """The next that asks for one needs less than those that have had one."""
+    reserve, nth = Arena.reserve, list[int]()
+
+    def watch(self: Arena, nbytes: int) -> None:
+        if nbytes > self.nbytes:
+            nth.append(device.report().allocations + 1)
+        reserve(self, nbytes)
+
+    device.mark()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Arena, "reserve", watch)
+        play(plans)
+    assert len(nth) > 1
+    for each in nth:
+        fault = functools.partial(device.fail, "allocation", each)
+        recovers(plans, device, fault, DeviceMemoryError)
 
 
 def test_any_other_call_that_fails(plans: Path, device: Device) -> None:

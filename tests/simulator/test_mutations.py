@@ -101,7 +101,7 @@ MUTATIONS = {
     ),
     "the arena is not aligned": Mutation(Execution.house, "arena.address", "arena.address + 8"),
     "contexts do not move with the arena": Mutation(
-        PlanContext.arena_moved, "execution.house(self._place.arena)", NOTHING
+        PlanContext.arena_moved, "execution.house(arena)", NOTHING
     ),
     "graphs do not move with the arena": Mutation(
         CapturedProgram.arena_moved, "self.forget()", NOTHING, "moved"

@@ -112,6 +112,19 @@ def test_new_files_go_again_unless_the_manifest_lists_them(
     assert ("nvfp4" in Bundle.open(bundle.root).manifest.variants) == replaced
 
 
+def test_what_is_published_survives_what_fails_later(bundle: Bundle) -> None:
+    def stopped() -> None:
+        with new_folder(bundle.root, "fp32", bundle.manifest) as folder:
+            new = variant(bundle.root, f"{folder.name}/first.onnx")
+            publish(bundle.root, bundle.manifest, bundle.manifest.with_variants({"fp32": new}))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    published = Bundle.open(bundle.root).manifest.variant("fp32")
+    assert published.graphs["first"].path == "fp32.1/first.onnx"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_failure_takes_its_folder_with_it(bundle: Bundle, error: type[BaseException]) -> None:
     def stopped() -> None:

@@ -8,8 +8,6 @@
 namespace sana_rt::runtime {
 namespace {
 
-const std::string kCachePrefix = "cache_";
-
 std::string cache_buffer(const std::string& name, std::int64_t turn) {
   return name + (turn == 0 ? ".0" : ".1");
 }

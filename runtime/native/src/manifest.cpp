@@ -16,7 +16,8 @@ constexpr std::size_t kMaxFiles = 65'536;
 constexpr std::int64_t kMaxFileBytes = std::int64_t{1} << 40;
 constexpr std::size_t kMaxPathChars = 255;
 constexpr std::size_t kMaxNameChars = 64;
-constexpr std::string_view kCachePrefix = "cache_";
+constexpr const char* kRemedy =
+    "export the checkpoint again; a manifest is not meant to be changed by hand.";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_lower(char c) { return c >= 'a' && c <= 'z'; }
@@ -299,8 +300,26 @@ void check_decoder_graph(const Variant& variant, const Path& path, const char* n
   }
 }
 
-void check_decoder(const Variant& variant, const Path& path) {
-  if (!variant.decoder) return;
+// The decoder's frames are those of the model's clips, its caches those of the autoencoder.
+void check_window(const DecodeWindow& window, const Path& path, const VaeSpec& vae) {
+  const auto check = [&](const char* name, std::int64_t found, std::int64_t wanted) {
+    if (found == wanted) return;
+    throw Error(SANA_MANIFEST_SHAPE_ERROR, concat("The decoder of ", path, " has ", name, " ", found, "."),
+                {.expected = concat(wanted, ", which follows from model.vae."), .remedy = kRemedy});
+  };
+  check("first_frames", window.first_frames,
+        std::min(times(window.first_latent_frames - 1, vae.temporal_stride), kMaxDim) + 1);
+  check("frames", window.frames, times(window.latent_frames, vae.temporal_stride));
+  if (vae.kind == "wan") check("caches", window.caches, wan_cache_count(vae));
+}
+
+void check_decoder(const Variant& variant, const Path& path, const VaeSpec& vae) {
+  if (!variant.decoder) {
+    if (!variant.graphs.contains(kDecoder) && !variant.graphs.contains(kDecoderFirst)) return;
+    throw Error(SANA_MANIFEST_REFERENCE_ERROR,
+                concat(path, " has graphs of a decoder, but its decoder is null."),
+                {.expected = "how the decoder is called.", .remedy = kRemedy});
+  }
   const auto& window = *variant.decoder;
   check_decoder_graph(variant, path, kDecoderFirst,
                       {window.first_latent_frames + window.lookahead, window.first_frames, 0,
@@ -308,13 +327,62 @@ void check_decoder(const Variant& variant, const Path& path) {
   check_decoder_graph(variant, path, kDecoder,
                       {window.latent_frames + window.lookahead, window.frames, window.caches,
                        window.caches});
+  check_window(window, path, vae);
+}
+
+void check_text_encoder(const Variant& variant, const Path& path, const ModelSpec& model) {
+  const auto wanted = model.transformer.caption_channels;
+  if (!variant.graphs.contains(kTextEncoder) || model.text.hidden_size == wanted) return;
+  throw Error(SANA_MANIFEST_VALUE_ERROR, concat("model.text.hidden_size is ", model.text.hidden_size,
+                                                ", and ", path, " has a text encoder."),
+              {.expected = concat(wanted, ", as model.transformer.caption_channels."),
+               .remedy = kRemedy});
+}
+
+// All blocks of the model, or none; nothing here grows with what num_layers says.
+void check_blocks(const Variant& variant, const Path& path, std::int64_t num_layers) {
+  const auto count = std::count_if(variant.graphs.begin(), variant.graphs.end(),
+                                   [](const auto& graph) { return is_block(graph.first); });
+  const auto refuse = [&](const std::string& what) {
+    throw Error(SANA_MANIFEST_REFERENCE_ERROR, concat(path, " has ", count, " blocks", what, "."),
+                {.expected = concat("the graphs of ", num_layers, " blocks, or of none."),
+                 .remedy = kRemedy});
+  };
+  if (count != 0 && count != num_layers) refuse("");
+  for (std::int64_t index = 0; index < count; ++index) {
+    if (!variant.graphs.contains(block_name(index))) refuse(", but no " + block_name(index));
+  }
+}
+
+// A graph that has a part in the model has the inputs and outputs that the model says.
+void check_signatures(const Variant& variant, const Path& path, const ModelSpec& model) {
+  for (const auto& [name, graph] : variant.graphs) {
+    if (!is_known_graph(name)) continue;
+    const auto wanted = signature_of(name, model, variant.dtype);
+    if (!wanted) {
+      throw Error(SANA_MANIFEST_REFERENCE_ERROR,
+                  concat(path, ".", name, " is a graph of the autoencoder, and model.vae.kind is '",
+                         model.vae.kind, "'."),
+                  {.expected = "no such graph: this release has none of that kind."});
+    }
+    if (graph.signature == *wanted) continue;
+    throw Error(SANA_MANIFEST_SHAPE_ERROR,
+                concat(path, ".", name, " has other inputs or outputs than the model's."),
+                {.expected = "those that follow from the manifest's model.", .remedy = kRemedy});
+  }
 }
 
 void check_plans(const Variant& variant, const Path& path) {
   for (const auto& [target, plans] : variant.plans) {
     check_name(target, "target");
     for (const auto& [name, plan] : plans) {
-      if (variant.graphs.contains(name)) continue;
+      const auto graph = variant.graphs.find(name);
+      if (graph != variant.graphs.end()) {
+        if (plan.signature == graph->second.signature) continue;
+        throw Error(SANA_MANIFEST_SHAPE_ERROR,
+                    concat(path, "'s plan of ", name, " has other inputs or outputs than its graph."),
+                    {.remedy = "build the plans again (sana-rt build)."});
+      }
       throw Error(SANA_MANIFEST_REFERENCE_ERROR,
                   concat(path, " has a plan of ", in_quotes(name), " for '", target, "'."),
                   {.expected = "one of its graphs."});
@@ -332,10 +400,17 @@ Variant as_variant(const Json& value, const Path& path) {
   variant.plans = fields.defaulted("plans", decltype(variant.plans){}, as_targets);
   variant.quantization = fields.nullable("quantization", as_quantization);
   variant.decoder = fields.nullable("decoder", as_window);
+  fields.defaulted("maker", std::string{}, as_string);
   fields.finish();
-  check_decoder(variant, path);
-  check_plans(variant, path);
   return variant;
+}
+
+void check_variant(const Variant& variant, const Path& path, const ModelSpec& model) {
+  check_text_encoder(variant, path, model);
+  check_blocks(variant, path, model.transformer.num_layers);
+  check_decoder(variant, path, model.vae);
+  check_signatures(variant, path, model);
+  check_plans(variant, path);
 }
 
 std::map<std::string, File> as_files(const Json& value, const Path& path) {
@@ -429,6 +504,10 @@ Manifest as_manifest(const Json& root) {
   manifest.variants = fields.required("variants", as_variants);
   manifest.tokenizer = fields.nullable("tokenizer", as_string);
   fields.finish();
+  check_model(manifest.model);
+  for (const auto& [name, variant] : manifest.variants) {
+    check_variant(variant, name, manifest.model);
+  }
   check_references(manifest);
   return manifest;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "model_spec.hpp"
+#include "signatures.hpp"
 #include "tensor_spec.hpp"
 
 namespace sana_rt::runtime {
@@ -20,12 +21,6 @@ struct File {
   std::string path;
   std::int64_t bytes;
   std::string sha256;
-};
-
-// A graph's inputs and outputs.
-struct Signature {
-  std::vector<TensorSpec> inputs;
-  std::vector<TensorSpec> outputs;
 };
 
 // An ONNX graph and its weight files.

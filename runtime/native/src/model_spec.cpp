@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "error.hpp"
+#include "signatures.hpp"
 
 namespace sana_rt::runtime {
 namespace {
@@ -39,12 +40,13 @@ TransformerSpec as_transformer(const Json& value, const Path& path) {
   Fields fields(value, path);
   TransformerSpec spec{};
   spec.in_channels = fields.required("in_channels", as_count);
-  fields.required("out_channels", as_count);
+  spec.out_channels = fields.required("out_channels", as_count);
   spec.patch_size = fields.required("patch_size", as_patch_size);
   spec.num_layers = fields.required("num_layers", as_count);
-  for (const auto* name : {"num_heads", "head_dim", "num_cross_heads", "cross_head_dim"}) {
-    fields.required(name, as_count);
-  }
+  spec.num_heads = fields.required("num_heads", as_count);
+  spec.head_dim = fields.required("head_dim", as_count);
+  spec.num_cross_heads = fields.required("num_cross_heads", as_count);
+  spec.cross_head_dim = fields.required("cross_head_dim", as_count);
   spec.caption_channels = fields.required("caption_channels", as_count);
   fields.required("ffn_dim", as_count);
   spec.rope_max_positions = fields.defaulted<std::int64_t>("rope_max_positions", 1024, as_count);
@@ -59,20 +61,21 @@ TransformerSpec as_transformer(const Json& value, const Path& path) {
 
 VaeSpec as_vae(const Json& value, const Path& path) {
   Fields fields(value, path);
-  VaeSpec spec;
+  VaeSpec spec{};
   spec.kind = fields.required("kind", [](const Json& kind, const Path& where) {
     return one_of(kind, where, {"wan", "ltx2", "dcae"});
   });
-  fields.required("latent_channels", as_count);
+  spec.latent_channels = fields.required("latent_channels", as_count);
   spec.temporal_stride = fields.required("temporal_stride", as_count);
   spec.spatial_stride = fields.required("spatial_stride", as_count);
-  fields.defaulted("latents_mean", std::vector<double>{}, as_numbers);
-  fields.defaulted("latents_std", std::vector<double>{}, as_positives);
+  spec.means = fields.defaulted("latents_mean", std::vector<double>{}, as_numbers).size();
+  spec.deviations = fields.defaulted("latents_std", std::vector<double>{}, as_positives).size();
   if (spec.kind == "wan") {
-    fields.defaulted<std::int64_t>("base_dim", 96, as_count);
-    fields.defaulted("dim_mult", std::vector<std::int64_t>{}, as_counts);
-    fields.defaulted<std::int64_t>("num_res_blocks", 2, as_count);
-    fields.defaulted("temporal_downsample", std::vector<bool>{}, as_bools);
+    spec.base_dim = fields.defaulted("base_dim", spec.base_dim, as_count);
+    spec.dim_mult = fields.defaulted("dim_mult", spec.dim_mult, as_counts);
+    spec.num_res_blocks = fields.defaulted("num_res_blocks", spec.num_res_blocks, as_count);
+    spec.temporal_downsample =
+        fields.defaulted("temporal_downsample", spec.temporal_downsample, as_bools);
   }
   fields.finish();
   return spec;
@@ -82,7 +85,8 @@ TextSpec as_text(const Json& value, const Path& path) {
   Fields fields(value, path);
   TextSpec spec;
   spec.vocab_size = fields.required("vocab_size", as_count);
-  for (const auto* name : {"hidden_size", "intermediate_size", "num_layers", "num_heads",
+  spec.hidden_size = fields.required("hidden_size", as_count);
+  for (const auto* name : {"intermediate_size", "num_layers", "num_heads",
                            "num_kv_heads", "head_dim"}) {
     fields.required(name, as_count);
   }
@@ -156,6 +160,8 @@ ModelSpec as_model_spec(const Json& value, const Path& path) {
   fields.finish();
   return spec;
 }
+
+std::int64_t TransformerSpec::width() const { return times(num_heads, head_dim); }
 
 std::int64_t ModelSpec::latent_frames(std::int64_t num_frames) const {
   const auto stride = vae.temporal_stride;

@@ -17,22 +17,30 @@ const char* solver_name(Solver solver);
 Solver as_solver(const Json& value, const Path& path);
 
 struct TransformerSpec {
-  std::int64_t in_channels;
+  std::int64_t in_channels, out_channels;
   std::array<std::int64_t, 3> patch_size;  // t, h, w
-  std::int64_t num_layers;
+  std::int64_t num_layers, num_heads, head_dim, num_cross_heads, cross_head_dim;
   std::int64_t caption_channels;
   std::int64_t rope_max_positions;
   bool causal;
+
+  // Channels of a token; the largest number where 64 bits do not hold it.
+  std::int64_t width() const;
 };
 
 struct VaeSpec {
   std::string kind;
-  std::int64_t temporal_stride;
-  std::int64_t spatial_stride;
+  std::int64_t latent_channels, temporal_stride, spatial_stride;
+  std::size_t means, deviations;  // how many of each
+  // Of the kind "wan".
+  std::int64_t base_dim = 96;
+  std::vector<std::int64_t> dim_mult = {1, 2, 4, 4};
+  std::int64_t num_res_blocks = 2;
+  std::vector<bool> temporal_downsample = {false, true, true};
 };
 
 struct TextSpec {
-  std::int64_t vocab_size;
+  std::int64_t vocab_size, hidden_size;
   std::int64_t max_tokens;
   std::int64_t bos_token_id;
   std::int64_t pad_token_id;

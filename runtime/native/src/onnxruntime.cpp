@@ -1,6 +1,7 @@
 #include "onnxruntime.hpp"
 
 #define ORT_API_MANUAL_INIT
+#include <cstdlib>
 #include <onnxruntime_cxx_api.h>
 #undef ORT_API_MANUAL_INIT
 
@@ -43,6 +44,7 @@ ONNXTensorElementDataType element_type(DType dtype) {
 // another. It lives as long as the process, as ONNX Runtime's own threads may.
 Ort::Env& environment() {
   static Ort::Env* const env = [] {
+    ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // it would report its use to its vendor
     Ort::InitApi();
     auto* made = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "sana-rt");
     const auto info = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);

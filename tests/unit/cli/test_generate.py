@@ -124,7 +124,7 @@ def test_little_memory_is_enough_for_phases_that_take_turns(
     assert "text encoder (0.6 MiB); then transformer (5.9 MiB); then decoder (" in result.stdout
     latents = tmp_path / "a.npy", tmp_path / "b.npy"
     for path, limit in zip(latents, ("7MB", "1GB"), strict=True):
-        arguments = ("--save-latents", path, "-o", video, "--max-memory", limit)
+        arguments = ("--overwrite", "--save-latents", path, "-o", video, "--max-memory", limit)
         assert _generate(small_bundle, PROMPT, *arguments, *SMALL).exit_code == 0
     assert latents[0].read_bytes() == latents[1].read_bytes()
 
