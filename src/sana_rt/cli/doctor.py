@@ -30,6 +30,7 @@ _REQUIREMENT: Final = re.compile(
 #: The module of a package, where it is not called as the package is.
 _MODULES: Final = {
     "cuda-python": "cuda.bindings.driver",
+    "nvidia-ml-py": "pynvml",
     "nvidia-modelopt": "modelopt.torch.quantization",
     "onnxruntime-ep-nv-tensorrt-rtx-cu13": "onnxruntime_ep_nv_tensorrt_rtx",
     "scikit-image": "skimage",
