@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from tests.simulator.simulated_cuda import Device
 from tests.simulator.test_tensorrt_backend import (  # noqa: F401 (causal is a fixture)
-    _forgotten,
     causal,
     clip,
     opened,
