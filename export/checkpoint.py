@@ -18,7 +18,7 @@ import msgspec
 
 from sana_rt import tokenizer_file
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import autoencoders, configs, instructions, tensor_shapes
+from sana_rt.export import autoencoders, config_keys, configs, instructions, tensor_shapes
 from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
@@ -41,7 +41,6 @@ from sana_rt.model_spec import (
     contradictions,
     differences,
 )
-from sana_rt.tokenizer_file import TokenId
 
 Layout = Literal["diffusers", "original", "longsana"]
 
@@ -329,10 +328,10 @@ def _end_tokens(config: Path) -> list[int]:
     given = read_json(config).get("eos_token_id")
     listed = given if isinstance(given, list) else [] if given is None else [given]
     try:
-        return msgspec.convert(listed, list[TokenId])
+        return msgspec.convert(listed, list[int])
     except msgspec.ValidationError as error:
         raise CheckpointFormatError(
-            f"{config} has the eos_token_id {str(given)[:100]}.", expected="tokens, by number."
+            f"{config}: eos_token_id is {config_keys.shown(given)}.", expected="numbers of tokens."
         ) from error
 
 

@@ -73,6 +73,8 @@ def for_model(
         request = msgspec.convert({**defaults, **options}, Request)
     except msgspec.ValidationError as error:
         raise _invalid({**defaults, **options}, str(error)) from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"An option is not text: {error}.", expected="Unicode.") from error
     _check(request, model)
     return request
 

@@ -184,7 +184,9 @@ def _line(path: Path) -> object:
         return None
     if not isinstance(given, list):
         return None
-    words = [str(each).replace("{}", str(path.parent / "bundle")) for each in given]
+    bundle = str(path.parent / "bundle")
+    # no system hands a null character to a program
+    words = [str(each).replace("{}", bundle).replace("\0", "") for each in given]
     if words and words[0] in _DRY:
         words.append("--dry-run")
     return _command(words, path.parent)

@@ -20,6 +20,7 @@ from sana_rt.errors import VerificationError
 from sana_rt.export.seeded import SMALL
 from sana_rt.manifest import Graph, Plan, Quantization, Variant
 from sana_rt.runtime.backends import onnxruntime
+from sana_rt.runtime.backends.base import BackendOptions
 from sana_rt.runtime.comparison import compare, reference_of
 from sana_rt.runtime.tolerances import (
     BFLOAT16_ROUNDING,
@@ -59,7 +60,10 @@ def verify(bundle: Bundle, *arguments: str) -> Result:
 
 
 def test_only_a_graph_that_is_wrong_fails(bent: Bundle) -> None:
-    backend, cpu = onnxruntime.cpu(1), onnxruntime.cpu(1)
+    backend, cpu = (
+        onnxruntime.cpu(BackendOptions(threads=1)),
+        onnxruntime.cpu(BackendOptions(threads=1)),
+    )
     found = list(compare(bent, "bent", backend, reference_of(bent.manifest, "bent"), cpu))
     assert [each.graph for each in found] == list(bent.manifest.variant("fp32").graphs)
     (wrong,) = [each for each in found if not each.passed]
@@ -89,7 +93,11 @@ def test_the_command_compares_all_that_a_backend_can_play(bent: Bundle) -> None:
 def test_outputs_that_are_not_numbers_fail(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, backend, cpu = Bundle.open(small_bundle), onnxruntime.cpu(1), onnxruntime.cpu(1)
+    bundle, backend, cpu = (
+        Bundle.open(small_bundle),
+        onnxruntime.cpu(BackendOptions(threads=1)),
+        onnxruntime.cpu(BackendOptions(threads=1)),
+    )
     download = backend.memory.download
 
     def spoiled(buffer: object) -> object:
