@@ -111,7 +111,16 @@ def brought(
 def _array(given: Array | PathLike, read: Callable[[Path], Array]) -> Array:
     if isinstance(given, str | os.PathLike):
         return read(Path(given))
-    return np.ascontiguousarray(given)
+    return _contiguous(given)
+
+
+def _contiguous(given: object) -> Array:
+    try:
+        return np.ascontiguousarray(given)
+    except (TypeError, ValueError) as error:
+        raise RequestError(
+            f"A {type(given).__name__} is no array: {error}.", expected="numbers in rows."
+        ) from error
 
 
 def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
@@ -122,7 +131,7 @@ def _embeds(given: Mapping[str, Array] | PathLike, request: Request) -> Embeds:
             f"prompt_embeds is of type {type(given).__name__}.",
             expected="arrays by name, or the path of an .npz file.",
         )
-    arrays = {name: np.ascontiguousarray(array) for name, array in given.items()}
+    arrays = {name: _contiguous(array) for name, array in given.items()}
     return _named_embeds(arrays, "prompt_embeds", guided=request.guided)
 
 

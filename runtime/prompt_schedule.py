@@ -37,9 +37,15 @@ def scheduled(
     """The prompt to begin with, which may be ``timed`` at 0 s, and those that follow.
 
     Raises:
-        UsageError: two prompts begin, or one begins before 0 s.
+        UsageError: two prompts begin, or one begins before 0 s or is no text at a number.
     """
     prompts = [TimedPrompt(*one) for one in timed]
+    for one in prompts:
+        if not isinstance(one.seconds, int | float) or not isinstance(one.prompt, str):
+            raise UsageError(
+                f"The schedule has {one.prompt!r:.80} at {one.seconds!r:.80}.",
+                expected="seconds, and a text for each.",
+            )
     first = [one.prompt for one in prompts if one.seconds == 0]
     if len(first) + (prompt is not None) > 1:
         raise UsageError(

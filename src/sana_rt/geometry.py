@@ -34,9 +34,14 @@ def video_frames(model: ModelSpec, latent_frames: int) -> int:
 
 
 def num_frames(seconds: float, fps: int, model: ModelSpec) -> int:
-    """Video frames of the shortest clip of at least ``seconds``: one, then whole latent frames."""
+    """Video frames of the shortest clip of at least ``seconds``: one, then whole latent frames.
+
+    Raises :class:`RequestError` if that is no number.
+    """
     stride = model.vae.temporal_stride
     pictures = round(seconds * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
+    if not math.isfinite(pictures):
+        raise RequestError(f"A clip of {seconds:g} s has no number of frames.", expected="less.")
     return math.ceil(pictures / stride) * stride + 1
 
 

@@ -177,6 +177,11 @@ _LINES: Final = (
 )
 
 
+def _word(text: str) -> str:
+    """``text`` as a system hands it to a program: bytes without a null."""
+    return os.fsdecode(text.replace("\0", "").encode("utf-8", "surrogatepass"))
+
+
 def _line(path: Path) -> object:
     try:
         given = json.loads(path.read_bytes())
@@ -185,8 +190,7 @@ def _line(path: Path) -> object:
     if not isinstance(given, list):
         return None
     bundle = str(path.parent / "bundle")
-    # no system hands a null character to a program
-    words = [str(each).replace("{}", bundle).replace("\0", "") for each in given]
+    words = [_word(str(each).replace("{}", bundle)) for each in given]
     if words and words[0] in _DRY:
         words.append("--dry-run")
     return _command(words, path.parent)
