@@ -111,8 +111,9 @@ fuzz: setup ## SECONDS=300 JOBS=2: spoil what users are given and read it, looki
 faults: setup ## JOBS=2: let each write, fsync, rename and allocation of commands fail, one at a time
 	$(BIN)/python -m tests.faults.run --jobs $(JOBS) --output $(OUT)/faults
 
-simulate: setup ## Let every call and operation fail, one by one, on the simulated device
-	SIMULATE=all $(BIN)/pytest tests/simulator/test_faults.py
+simulate: setup ## JOBS=2: let every call and operation fail on the simulated device; 20 schedules of all that it plays
+	SIMULATE=all OMP_NUM_THREADS=1 $(BIN)/pytest tests/simulator/test_{faults,shapes}.py \
+	  --numprocesses $(JOBS) --dist load -rP --verbose
 
 sbom: setup ## Write the software bill of materials that wheels carry
 	$(BIN)/python release/sbom.py

@@ -62,6 +62,7 @@ class CapturedProgram(Program):
             if not reason:
                 self._graph = self._device.capture(super().run)
         except (BackendError, DeviceMemoryError) as error:
+            self._device.synchronize()  # raises if it is the device that is gone
             reason = error.happened
         if reason:
             self._refused = True

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from tests.simulator import library
+from tests.simulator import extent, library
 
 #: The variable with the file descriptor to talk to the parent through.
 PIPE: Final = "SIMULATED_DEVICE_PIPE"
@@ -27,7 +27,7 @@ PACKAGES: Final = Path(__file__).parent / "packages"
 PATHS: Final = ("LD_LIBRARY_PATH", "PYTHONPATH")
 #: What the paths were before the child's were put in front.
 ORIGINAL: Final = "SIMULATED_DEVICE_ORIGINAL_"
-_PATIENCE: Final = 600.0  # seconds that a test may take
+_PATIENCE: Final = 3600.0 if extent.ALL else 600.0  # seconds that a test may take
 
 
 def is_child() -> bool:

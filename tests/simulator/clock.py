@@ -14,6 +14,10 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
 
+    def restart(self) -> None:
+        """Let the time begin again, for a backend that has slept for nothing yet."""
+        self.now = 0.0
+
     def monotonic(self) -> float:
         return self.now
 

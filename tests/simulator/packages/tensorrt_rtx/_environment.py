@@ -55,16 +55,20 @@ def invalid(header: bytes) -> int:
         reasons.add(EngineInvalidityDiagnostics.MALFORMED_ENGINE)
     elif tuple(header[24:28]) != tuple(map(int, _version().split("."))):
         reasons.add(EngineInvalidityDiagnostics.VERSION_MISMATCH)
-    elif not header[32] & _CAPABILITIES.get(_capability(), 0):
+    elif (capability := _capability()) is None:
+        reasons.add(EngineInvalidityDiagnostics.CUDA_ERROR)
+    elif not header[32] & _CAPABILITIES.get(capability, 0):
         reasons.add(EngineInvalidityDiagnostics.UNSUPPORTED_CC)
     return sum(reasons)
 
 
-def _capability() -> tuple[int, int]:
+def _capability() -> tuple[int, int] | None:
+    """What the driver says, unless it fails."""
     driver, values = ctypes.CDLL(SONAME), []
     for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
         value = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0) != 0:
+            return None
         values.append(value.value)
     return values[0], values[1]
 
