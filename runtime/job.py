@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from sana_rt.errors import UsageError
 from sana_rt.geometry import chunk_ranges
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import noise
@@ -32,6 +33,15 @@ class Job:
     later: tuple[ScheduledPrompt, ...] = ()
     recommit: bool = False
     resume: State | None = None
+
+    def __post_init__(self) -> None:
+        """Raise :class:`UsageError` if what was given is of another kind."""
+        for value, kind in ((self.request, Request), (self.inputs, Inputs)):
+            if not isinstance(value, kind):
+                raise UsageError(
+                    f"{value!r:.80} was given.",
+                    expected=f"a sana_rt.runtime {kind.__name__}; Session.request makes requests.",
+                )
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:

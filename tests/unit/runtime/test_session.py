@@ -277,3 +277,12 @@ def test_a_file_that_is_another_graph_is_refused(small_bundle: Path, tmp_path: P
     session = Session.open(root, threads=1)
     with pytest.raises(BundleFileError, match=r"block_01\.onnx (has|keeps weights)"):
         list(session.latents(for_small(root)))
+
+
+def test_a_bundle_is_named_by_a_string_as_by_a_path(small_bundle: Path) -> None:
+    assert Session.open(str(small_bundle), threads=1).bundle.root == small_bundle
+
+
+def test_a_clip_is_made_of_a_request_alone(session: Session) -> None:
+    with pytest.raises(UsageError, match="Session.request makes"):
+        session.generate(PROMPT)  # type: ignore[arg-type]
