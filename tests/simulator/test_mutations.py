@@ -66,10 +66,11 @@ MUTATIONS = {
     "a download whose end nobody knows": Mutation(CudaMemory._download, "pinned.record()", NOTHING),
     "an upload without a wait": Mutation(CudaMemory._upload, "pinned.wait()", NOTHING),
     "an upload whose end nobody knows": Mutation(CudaMemory._upload, "pinned.record()", NOTHING),
-    "a download goes to memory that is not pinned": Mutation(
+    "a download waits for the device in the driver": Mutation(
         CudaMemory._download,
-        "self._transfer(pinned.address,",
-        "pinned.address = host.ctypes.data + at; self._transfer(pinned.address,",
+        "self._transfer(pinned.address, source.address + at, nbytes)",
+        "self._transfer(host.ctypes.data + at, source.address + at, nbytes)\n"
+        "        ctypes.memmove(pinned.address, host.ctypes.data + at, nbytes)",
         "stuck",
     ),
     "times of kernels without a wait": Mutation(
