@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -81,8 +81,6 @@ def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress
             for name in rounds.turns
         )
         frames = {name: Clip(clips.folder / name).frames() for name in rounds.turns}
-    untimed = {f"kernels of {name}": each.no_kernels for name, each in details.items()}
-    untimed = {name: why for name, why in untimed.items() if why}
     report = Report(
         format=reports.FORMAT,
         format_version=reports.FORMAT_VERSION,
@@ -99,7 +97,7 @@ def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress
         card=card.identity(),
         no_card=card.why_not,
         sides=found,
-        not_measured=refused | rounds.failures | untimed,
+        not_measured=refused | rounds.failures | _untimed(details),
     )
     return Benchmark(report, {name: each for name, each in frames.items() if each is not None})
 
@@ -154,6 +152,13 @@ def _details(setup: Setup, name: str, turn: Turn, progress: ReportProgress) -> D
     found = msgspec.convert(value, tuple[GraphKernels, ...])
     joined = tuple(kernels.joined(setup.bundle, limits, each) for each in found)
     return Details(graphs, limits.bound, joined)
+
+
+def _untimed(details: Mapping[str, Details]) -> dict[str, str]:
+    """Why the kernels of plans that were played have no times."""
+    return {
+        f"kernels of {name}": each.no_kernels for name, each in details.items() if each.no_kernels
+    }
 
 
 def _side(

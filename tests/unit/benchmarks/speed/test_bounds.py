@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
-from sana_rt.benchmarks.speed import bounds
+from sana_rt.benchmarks.processes import Outcome
+from sana_rt.benchmarks.speed import bench, bounds
 from sana_rt.benchmarks.speed.turn import GraphTime, TurnCard
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, cards, plan_table, roofline, workloads
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
+from sana_rt.errors import BackendError
 from sana_rt.runtime.request import for_model
 
 TIMES = (GraphTime("block_00", 4, 3.0, 0.75), GraphTime("solver", 4, 1.0, 0.25))
@@ -104,3 +109,23 @@ def test_without_plans_there_is_no_card(bundle: Bundle) -> None:
     (block, solver), card = found(bundle, variant="fp32")
     assert card is None
     assert block.bound_seconds is solver.bound_seconds is None
+
+
+def test_kernels_that_tell_no_times_end_no_benchmark(bundle: Bundle) -> None:
+    """All else is measured by then: the reason takes their place."""
+
+    def run(function: str) -> Outcome:
+        if function == "kernels":
+            raise BackendError("the profiler failed")
+        return Outcome(msgspec.to_builtins(TIMES), None)
+
+    def call(function: str, _name: str) -> SimpleNamespace:
+        return SimpleNamespace(run=lambda _report: run(function))
+
+    requests = (for_model(bundle.manifest.model, {"prompt": "a"}),)
+    setup: Any = SimpleNamespace(bundle=bundle, requests=requests, session_call=call)
+    turn: Any = SimpleNamespace(plans=True, card=RTX_5090)
+    details = bench._details(setup, "bf16", turn, lambda *_: None)
+    assert [share.time for share in details.graphs] == list(TIMES)
+    assert details.kernels == ()
+    assert bench._untimed({"bf16": details}) == {"kernels of bf16": "the profiler failed"}
