@@ -348,9 +348,11 @@ def elsewhere(call: Callable[[], object]) -> None:
 
 
 def profiler(play: Player) -> Any:
-    class Profiler(play.trt.IProfiler):  # type: ignore[misc, name-defined] # the stand-in's
+    base = play.trt.IProfiler
+
+    class Profiler(base):  # type: ignore[misc, valid-type] # the stand-in's
         def __init__(self) -> None:
-            play.trt.IProfiler.__init__(self)
+            base.__init__(self)
             self.told: list[tuple[str, float]] = []
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
@@ -533,7 +535,7 @@ REFUSED: dict[str, tuple[str, Callable[[Player], object]]] = {
     ),
     "times without a profiler": (
         "there is no profiler",
-        lambda play: play.ready().run() and play.context.report_to_profiler(),
+        lambda play: play.ready().context.report_to_profiler(),
     ),
     "times without a run": (
         "nothing was run",
