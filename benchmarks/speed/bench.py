@@ -6,6 +6,7 @@ import datetime
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,27 +15,36 @@ import numpy as np
 
 from sana_rt import __version__
 from sana_rt.benchmarks.conditions import conditions
-from sana_rt.benchmarks.speed import bounds, harness, sides
+from sana_rt.benchmarks.speed import bounds, harness, kernels, sides
 from sana_rt.benchmarks.speed import report as reports
 from sana_rt.benchmarks.speed.bounds import BoundCard, GraphShare
-from sana_rt.benchmarks.speed.card import Card, CardIdentity, summary
+from sana_rt.benchmarks.speed.card import Card, summary
 from sana_rt.benchmarks.speed.harness import Rounds
+from sana_rt.benchmarks.speed.kernels import KernelShares
 from sana_rt.benchmarks.speed.report import Report, SideReport
 from sana_rt.benchmarks.speed.sides import Setup
-from sana_rt.benchmarks.speed.turn import Clip, Frames, GraphTime, Turn
-from sana_rt.errors import VerificationError
+from sana_rt.benchmarks.speed.turn import Clip, Frames, GraphKernels, GraphTime, Turn
+from sana_rt.errors import SanaRTError, VerificationError
 from sana_rt.progress import ReportProgress
 
 #: Two float32 sides differ by rounding, which guidance and steps multiply: 2e-4 is seen after 20
 #: steps. Another model, prompt or noise is off by more than a tenth.
 LATENTS_TOLERANCE: Final = 1e-2
 
-Graphs = tuple[tuple[GraphShare, ...], BoundCard | None]
-
 _PACKAGES: Final = (
     *("sana-rt", "onnxruntime", "onnxruntime-gpu", "tensorrt-rtx-cu13", "cuda-python"),
     *("diffusers", "transformers", "torch", "numpy"),
 )
+
+
+@dataclass(frozen=True)
+class Details:
+    """The graphs of a variant, the card of their bounds, and kernels or why there are none."""
+
+    graphs: tuple[GraphShare, ...]
+    bound: BoundCard | None
+    kernels: tuple[KernelShares, ...] = ()
+    no_kernels: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +56,7 @@ class Benchmark:
 
 
 def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress) -> Benchmark:
-    """Play every side in turns, then time the graphs of each variant in a pass of its own.
+    """Play every side in turns, then time each variant's graphs and kernels in other passes.
 
     ``command`` and ``quick`` are for the report alone.
 
@@ -65,9 +75,9 @@ def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress
         playing = tuple(sides.sides(setup, devices, clips.folder))
         rounds = harness.play(playing, setup.rounds, card, check=clips.check_model, report=progress)
         variants = {name: rounds.turns[name][0].turn for name in devices if name in rounds.turns}
-        graphs = _graphs(setup, variants, card.identity(), progress)
+        details = {name: _details(setup, name, turn, progress) for name, turn in variants.items()}
         found = tuple(
-            _side(setup, name, rounds, graphs.get(name), clips.difference(name))
+            _side(setup, name, rounds, details.get(name), clips.difference(name))
             for name in rounds.turns
         )
         frames = {name: Clip(clips.folder / name).frames() for name in rounds.turns}
@@ -87,7 +97,7 @@ def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress
         card=card.identity(),
         no_card=card.why_not,
         sides=found,
-        not_measured=refused | rounds.failures,
+        not_measured=refused | rounds.failures | _untimed(details),
     )
     return Benchmark(report, {name: each for name, each in frames.items() if each is not None})
 
@@ -126,36 +136,41 @@ class _Clips:
         return float(np.linalg.norm(latents - baseline) / np.linalg.norm(baseline))
 
 
-def _graphs(
-    setup: Setup, turns: Mapping[str, Turn], card: CardIdentity | None, progress: ReportProgress
-) -> dict[str, Graphs]:
-    """The graphs of each variant, timed, with the bounds of its plans."""
-    found = {}
-    for done, (name, turn) in enumerate(turns.items()):
-        progress("Timing graphs", done, len(turns))
-        value = setup.session_call("profile", name).run().value
-        found[name] = bounds.bounded(
-            setup.bundle,
-            name,
-            setup.requests[0],
-            msgspec.convert(value, tuple[GraphTime, ...]),
-            plans=turn.plans,
-            compute_capability=None if card is None else card.compute_capability,
-        )
-    return found
+def _details(setup: Setup, name: str, turn: Turn, progress: ReportProgress) -> Details:
+    """The graphs of a variant, timed, and the kernels of its plans if these were played."""
+    limits = bounds.limits(setup.bundle.manifest.variant(name), plans=turn.plans, played=turn.card)
+    value = setup.session_call("profile", name).run(partial(progress, f"Graphs of {name}")).value
+    times = msgspec.convert(value, tuple[GraphTime, ...])
+    graphs = bounds.bounded(setup.bundle, name, setup.requests[0], times, limits)
+    if limits is None or not turn.plans:
+        return Details(graphs, None if limits is None else limits.bound)
+    try:
+        call = setup.session_call("kernels", name)
+        value = call.run(partial(progress, f"Kernels of {name}")).value
+    except SanaRTError as error:  # all else is measured by now
+        return Details(graphs, limits.bound, no_kernels=str(error))
+    found = msgspec.convert(value, tuple[GraphKernels, ...])
+    joined = tuple(kernels.joined(setup.bundle, limits, each) for each in found)
+    return Details(graphs, limits.bound, joined)
+
+
+def _untimed(details: Mapping[str, Details]) -> dict[str, str]:
+    """Why the kernels of plans that were played have no times."""
+    return {
+        f"kernels of {name}": each.no_kernels for name, each in details.items() if each.no_kernels
+    }
 
 
 def _side(
-    setup: Setup, name: str, rounds: Rounds, graphs: Graphs | None, difference: float
+    setup: Setup, name: str, rounds: Rounds, details: Details | None, difference: float
 ) -> SideReport:
-    """A side; one that is no variant has no ``graphs``."""
+    """A side; one that is no variant has no ``details``."""
     turns = rounds.turns[name]
     one = turns[0].turn
-    made = setup.bundle.manifest.variant(name).quantization if graphs else None
-    shares, bound = graphs or ((), None)
+    made = setup.bundle.manifest.variant(name).quantization if details else None
     return SideReport(
         name=name,
-        kind="variant" if graphs else "diffusers",
+        kind="variant" if details else "diffusers",
         backend=one.backend,
         device=one.device,
         dtype=one.dtype,
@@ -165,8 +180,10 @@ def _side(
         device_bytes=_most(each.turn.device_bytes for each in turns),
         readings=summary([one for each in turns for one in each.readings]),
         latents_difference=difference,
-        graphs=shares,
-        bound=bound,
+        graphs=details.graphs if details else (),
+        bound=details.bound if details else None,
+        kernels=details.kernels if details else (),
+        card=one.card,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from sana_rt.benchmarks.speed.turn import GraphTime
+from sana_rt.benchmarks.speed.turn import GraphTime, TurnCard
 from sana_rt.bundle import Bundle
 from sana_rt.engines import cards, plan_table, profiles, roofline
 from sana_rt.engines.cards import Card, Target
@@ -28,11 +29,40 @@ class GraphShare(Frozen, frozen=True):
 
 
 class BoundCard(Frozen, frozen=True):
-    """The card that bounds are for, and whether it is the one that was measured."""
+    """The card that bounds are for, and whether it is the one that the plans were played on."""
 
     name: str
     target: str
     measured: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The card that bounds plans, and the plans of one variant for it, by graph."""
+
+    card: Card
+    bound: BoundCard
+    plans: Mapping[str, Plan]
+
+    def reached(self, bound: float | None, seconds: float) -> float | None:
+        """The part of the bound's speed that a time is; None where nothing says so."""
+        return bound / seconds if self.bound.measured and bound and seconds else None
+
+
+def limits(variant: Variant, *, plans: bool, played: TurnCard | None) -> Limits | None:
+    """What bounds a variant that was ``played`` on a card; ``plans`` says whether its plans were.
+
+    The card is that one, if its peaks are published here; else the one that stands for the
+    target. None without plans for a target that has one.
+    """
+    target = _target(variant, None if played is None else played.compute_capability)
+    if target is None:
+        return None
+    here = None if played is None else _published(played)
+    is_here = here is not None and here.compute_capability == target.compute_capability
+    card = here if here is not None and is_here else cards.card_of(target.name)
+    bound = BoundCard(card.name, target.name, measured=plans and is_here)
+    return Limits(card, bound, variant.plans[target.name])
 
 
 def bounded(
@@ -40,30 +70,31 @@ def bounded(
     name: str,
     request: Request,
     times: Sequence[GraphTime],
-    *,
-    plans: bool,
-    compute_capability: str | None,
-) -> tuple[tuple[GraphShare, ...], BoundCard | None]:
+    limits: Limits | None,
+) -> tuple[GraphShare, ...]:
     """The graphs of the variant ``name``, with the bounds of its plans.
 
-    ``plans`` says whether these were played, ``compute_capability`` is that of the card in this
-    machine. A plan for other sizes than the request's has no bound, nor has one for ranges,
-    which tells neither bytes nor FLOPs.
+    A plan for other sizes than the request's has no bound, nor has one for ranges, which tells
+    neither bytes nor FLOPs.
     """
-    variant = bundle.manifest.variant(name)
-    target = _target(variant, compute_capability)
-    if target is None:
-        return tuple(_share(time, times, None, measured=False) for time in times), None
-    card = cards.card_of(target.name)
-    measured = plans and target.compute_capability == compute_capability
-    listed = variant.plans[target.name]
+    variant, model = bundle.manifest.variant(name), bundle.manifest.model
+    total = sum(time.seconds for time in times)
     found = []
     for time in times:
-        plan, bound = listed.get(time.graph), None
-        if plan is not None and _is_for(time.graph, plan, variant, bundle.manifest.model, request):
-            bound = _bound(bundle, plan, card)
-        found.append(_share(time, times, bound, measured=measured))
-    return tuple(found), BoundCard(card.name, target.name, measured)
+        bound = reached = None
+        plan = None if limits is None else limits.plans.get(time.graph)
+        if limits is not None and plan and _is_for(time.graph, plan, variant, model, request):
+            bound = _bound(bundle, plan, limits.card)
+            reached = limits.reached(bound, time.median_seconds)
+        found.append(GraphShare(time, time.seconds / total, bound, reached))
+    return tuple(found)
+
+
+def _published(played: TurnCard) -> Card | None:
+    """The card of this name whose limits are published here; its maker's name is left out there."""
+    name = played.name.removeprefix("NVIDIA ")
+    same = (each for each in cards.CARDS.values() if each.name == name)
+    return next((one for one in same if one.compute_capability == played.compute_capability), None)
 
 
 def _target(variant: Variant, compute_capability: str | None) -> Target | None:
@@ -72,13 +103,6 @@ def _target(variant: Variant, compute_capability: str | None) -> Target | None:
     known = [target for target in known if target.card is not None]
     here = [target for target in known if target.compute_capability == compute_capability]
     return next(iter((*here, *known)), None)
-
-
-def _share(
-    time: GraphTime, all_times: Sequence[GraphTime], bound: float | None, *, measured: bool
-) -> GraphShare:
-    reached = bound / time.median_seconds if measured and bound is not None else None
-    return GraphShare(time, time.seconds / sum(each.seconds for each in all_times), bound, reached)
 
 
 def _is_for(graph: str, plan: Plan, variant: Variant, model: ModelSpec, request: Request) -> bool:

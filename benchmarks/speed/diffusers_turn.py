@@ -20,7 +20,15 @@ import torch
 
 from sana_rt import geometry
 from sana_rt.benchmarks.processes import Report
-from sana_rt.benchmarks.speed.turn import Clip, DiffusersJob, Turn, Work, taken, warm_up
+from sana_rt.benchmarks.speed.turn import (
+    Clip,
+    DiffusersJob,
+    Turn,
+    TurnCard,
+    Work,
+    taken,
+    warm_up,
+)
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.model_spec import ModelSpec, SolverName
 from sana_rt.runtime import noise
@@ -77,6 +85,7 @@ class _Pipeline:
             seconds={name: tuple(values) for name, values in seconds.items()},
             plans=False,
             device_bytes=taken(self._free),
+            card=self._clock.card(),
         )
 
     def _play(self, request: Request, keep: str | None) -> Seconds:
@@ -183,6 +192,13 @@ class _DeviceClock:
         """Return when the device is idle."""
         if self._cuda:
             torch.cuda.synchronize()
+
+    def card(self) -> TurnCard | None:
+        """The card, or None on a CPU."""
+        if not self._cuda:
+            return None
+        major, minor = torch.cuda.get_device_capability()
+        return TurnCard(torch.cuda.get_device_name(), f"{major}.{minor}")
 
     def free_bytes(self) -> int | None:
         """What the driver calls free of the card; None on a CPU."""

@@ -17,11 +17,13 @@ from sana_rt import graph_names
 from sana_rt.benchmarks import units
 from sana_rt.benchmarks.speed.bench import Benchmark
 from sana_rt.benchmarks.speed.bounds import GraphShare
-from sana_rt.benchmarks.speed.report import Measurement, Report
+from sana_rt.benchmarks.speed.kernels import KernelShare
+from sana_rt.benchmarks.speed.report import Measurement, Report, SideReport
 from sana_rt.benchmarks.speed.turn import BOUNDARIES, Frames
 from sana_rt.files import write_bytes
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html")
+_HEAVIEST: Final = 20  # kernels that are listed
 _PICTURES: Final = 6  # of a clip on the contact sheet
 _WIDEST: Final = 320  # pixels of a picture there
 _ROOM: Final = 92.0  # percent of a plot's width up to its largest quartile and round
@@ -81,6 +83,19 @@ class GraphRow:
     reached: float | None
 
 
+@dataclass(frozen=True)
+class KernelRow:
+    """A kernel; those of one name in the blocks of a transformer are one row."""
+
+    graph: str
+    name: str
+    kind: str  # class and type, such as `gemm bfloat16`
+    share: float  # of the time of all kernels in a clip
+    seconds_each: float
+    bound_seconds: float | None
+    reached: float | None
+
+
 def write(benchmark: Benchmark, path: Path) -> None:
     """Write the page."""
     write_bytes(path, render(benchmark).encode())
@@ -93,10 +108,12 @@ def render(benchmark: Benchmark) -> str:
     environment.filters |= {"seconds": units.seconds, "times": units.times}
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         report=report,
+        heaviest=_HEAVIEST,
         longest=max(side.boundaries["clip"].spread.median for side in report.sides),
         parts=_PARTS,
         plots=[*_plots(report)],
         graphs=[(side, graph_rows(side.graphs)) for side in report.sides if side.graphs],
+        kernels=[(side, kernel_rows(side)) for side in report.sides if side.kernels],
         strips=[(name, [*_pictures(frames)]) for name, frames in benchmark.frames.items()],
     )
 
@@ -121,6 +138,41 @@ def _row(name: str, shares: list[GraphShare]) -> GraphRow:
         share=sum(share.share for share in shares),
         seconds_each=each,
         runs=sum(share.time.runs for share in shares),
+        bound_seconds=bound,
+        reached=bound / each if reached and bound is not None else None,
+    )
+
+
+def kernel_rows(side: SideReport) -> list[KernelRow]:
+    """The kernels that have a row in a layer table, the one with the largest share first."""
+    runs = {share.time.graph: share.time.runs for share in side.graphs}
+    blocks = sum(graph_names.is_block(each.graph) for each in side.kernels)
+    found: dict[tuple[str, str], list[tuple[int, KernelShare]]] = {}
+    total = 0.0
+    for each in side.kernels:
+        graph = f"{blocks} blocks" if graph_names.is_block(each.graph) else each.graph
+        total += runs.get(each.graph, 0) * sum(one.seconds for one in each.unlisted)
+        for kernel in each.kernels:
+            total += runs.get(each.graph, 0) * kernel.seconds
+            found.setdefault((graph, kernel.name), []).append((runs.get(each.graph, 0), kernel))
+    rows = (_kernel_row(*key, kernels, total) for key, kernels in found.items())
+    return sorted(rows, key=lambda row: -row.share)
+
+
+def _kernel_row(
+    graph: str, name: str, kernels: list[tuple[int, KernelShare]], total: float
+) -> KernelRow:
+    one = kernels[0][1]
+    each = float(np.median([kernel.seconds for _, kernel in kernels]))
+    bounds = [kernel.bound_seconds for _, kernel in kernels if kernel.bound_seconds is not None]
+    bound = float(np.mean(bounds)) if len(bounds) == len(kernels) else None
+    reached = all(kernel.reached is not None for _, kernel in kernels)
+    return KernelRow(
+        graph=graph,
+        name=name,
+        kind=" ".join(filter(None, (one.op_class, one.dtype))),
+        share=sum(runs * kernel.seconds for runs, kernel in kernels) / total if total else 0.0,
+        seconds_each=each,
         bound_seconds=bound,
         reached=bound / each if reached and bound is not None else None,
     )

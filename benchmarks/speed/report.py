@@ -19,7 +19,8 @@ from sana_rt.benchmarks.conditions import Conditions
 from sana_rt.benchmarks.speed.bounds import BoundCard, GraphShare
 from sana_rt.benchmarks.speed.card import CardIdentity, Readings
 from sana_rt.benchmarks.speed.harness import Rounds
-from sana_rt.benchmarks.speed.turn import APART, BOUNDARIES, Work
+from sana_rt.benchmarks.speed.kernels import KernelShares
+from sana_rt.benchmarks.speed.turn import APART, BOUNDARIES, TurnCard, Work
 from sana_rt.benchmarks.spread import Spread, paired
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
@@ -61,6 +62,8 @@ class SideReport(Frozen, frozen=True):
     latents_difference: float
     graphs: tuple[GraphShare, ...]
     bound: BoundCard | None
+    kernels: tuple[KernelShares, ...] = ()  # of plans that were played
+    card: TurnCard | None = None
 
 
 class Report(Frozen, frozen=True):
@@ -81,7 +84,7 @@ class Report(Frozen, frozen=True):
     card: CardIdentity | None
     no_card: str  # why nothing was read of a card
     sides: tuple[SideReport, ...]
-    not_measured: dict[str, str]  # why, by side
+    not_measured: dict[str, str]  # why, by side or part of one
 
     @property
     def baseline(self) -> SideReport:

@@ -19,9 +19,12 @@ from sana_rt.benchmarks.processes import Report
 from sana_rt.benchmarks.speed.turn import (
     Clip,
     Frames,
+    GraphKernels,
     GraphTime,
+    KernelTime,
     SessionJob,
     Turn,
+    TurnCard,
     Work,
     taken,
     warm_up,
@@ -114,6 +117,16 @@ def profile(job: Mapping[str, Any], report: Report) -> tuple[GraphTime, ...]:
         return _Player(wanted, session, report).graphs(timer)
 
 
+def kernels(job: Mapping[str, Any], report: Report) -> tuple[GraphKernels, ...]:
+    """Play a clip of a few steps in which each run of a graph is made once more, with a profiler.
+
+    Plans only: nothing else tells the times of its kernels.
+    """
+    wanted, timer = msgspec.convert(job, SessionJob), KernelTimer()
+    with _open(wanted, timer) as session:
+        return _Player(wanted, session, report).kernels(timer)
+
+
 def probe(job: Mapping[str, Any]) -> str:
     """Open the job and plan its memory; the kind of device that would play it.
 
@@ -156,6 +169,37 @@ class GraphTimer(Observer):
             GraphTime(graph, len(each), sum(each), statistics.median(each))
             for graph, each in runs.items()
         )
+
+
+class KernelTimer(Observer):
+    """Lets every graph tell how long its kernels take."""
+
+    def __init__(self) -> None:
+        self._runs: dict[str, list[Mapping[str, float]]] = {}
+
+    def after(self, binding: Binding, memory: Memory) -> None:  # noqa: ARG002 (the hook's)
+        """Run it again with a profiler; a kernel that ran several times counts as their sum."""
+        seconds: dict[str, float] = {}
+        for name, each in binding.kernel_times():
+            seconds[name] = seconds.get(name, 0.0) + each
+        if seconds:
+            self._runs.setdefault(binding.graph, []).append(seconds)
+
+    def clear(self) -> None:
+        """Forget the runs so far."""
+        self._runs.clear()
+
+    def times(self) -> tuple[GraphKernels, ...]:
+        """The times by graph, in the order in which they first ran."""
+        return tuple(
+            GraphKernels(graph, len(runs), tuple(_medians(runs)))
+            for graph, runs in self._runs.items()
+        )
+
+
+def _medians(runs: Sequence[Mapping[str, float]]) -> Iterator[KernelTime]:
+    for name in dict.fromkeys(name for run in runs for name in run):
+        yield KernelTime(name, statistics.median(run[name] for run in runs if name in run))
 
 
 def boundaries(begin: float, ready: float, events: Sequence[Event]) -> Seconds:
@@ -220,6 +264,7 @@ class _Player:
                 isinstance(entry, Plan) for entry in self._session.graphs.signatures.values()
             ),
             device_bytes=taken(self._free),
+            card=_card(self._session),
         )
 
     def graphs(self, timer: GraphTimer) -> tuple[GraphTime, ...]:
@@ -227,6 +272,13 @@ class _Player:
         self._load()
         timer.clear()
         self._play(self._job.requests[0], None)
+        return timer.times()
+
+    def kernels(self, timer: KernelTimer) -> tuple[GraphKernels, ...]:
+        """Load and warm up, then play the first clip again and time its kernels."""
+        self._load()
+        timer.clear()
+        self._play(self._warm_up, None)
         return timer.times()
 
     @property
@@ -313,6 +365,11 @@ def _unseen(chunks: Iterator[Chunk], watch: Watch) -> Iterator[Frames]:
 
 def _device(session: Session) -> Literal["cpu", "cuda"]:
     return "cpu" if isinstance(session.graphs.memory, HostMemory) else "cuda"
+
+
+def _card(session: Session) -> TurnCard | None:
+    card = session.graphs.memory.card
+    return None if card is None else TurnCard(card.name, card.compute_capability)
 
 
 def _now() -> float:

@@ -133,6 +133,28 @@ class GraphTime(Frozen, frozen=True):
     median_seconds: float  # of one
 
 
+class KernelTime(Frozen, frozen=True):
+    """A kernel as TensorRT calls it, and the median of one run of its graph."""
+
+    name: str
+    seconds: float
+
+
+class GraphKernels(Frozen, frozen=True):
+    """The kernels of a graph, in the order in which TensorRT tells their times."""
+
+    graph: str
+    runs: Count
+    kernels: tuple[KernelTime, ...]
+
+
+class TurnCard(Frozen, frozen=True):
+    """The card that a turn was played on, as CUDA's driver calls it."""
+
+    name: str
+    compute_capability: str
+
+
 class Turn(Frozen, frozen=True):
     """What one process measured; ``seconds`` are by boundary, in the order they were taken."""
 
@@ -143,6 +165,7 @@ class Turn(Frozen, frozen=True):
     seconds: dict[str, tuple[float, ...]]
     plans: bool  # whether compiled plans were played, not graphs
     device_bytes: Natural | None  # most that was taken of a card since the process had it
+    card: TurnCard | None
 
 
 class Clip:

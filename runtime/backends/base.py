@@ -16,6 +16,8 @@ from sana_rt.tensors import TensorSpec, unify
 #: What the manifest says of an artifact; both have the inputs and outputs of the graph.
 Entry = Graph | Plan
 
+#: Kernels in the order in which a library tells their times, with their seconds.
+KernelTimes = list[tuple[str, float]]
 
 #: An allowance for what TensorRT keeps on the device for an opened plan, beside weights and
 #: activations, such as compiled kernels. A guess: it has not been measured on a card.
@@ -77,6 +79,13 @@ class Binding(Command):
         self.graph = graph
         self.inputs = dict(inputs)  # keeps their memory alive where only addresses are bound
         self.outputs = dict(outputs)
+
+    def kernel_times(self) -> KernelTimes:
+        """Run once more, on the same inputs, and wait: how long each kernel took.
+
+        Empty where the backend cannot tell. Afterwards a run may take longer than it did.
+        """
+        return []
 
 
 @dataclass(frozen=True)

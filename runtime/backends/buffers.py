@@ -8,13 +8,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sana_rt.errors import BindingError
 from sana_rt.tensors import num_bytes
+
+if TYPE_CHECKING:
+    from sana_rt.runtime.backends.cuda_device import Card
 
 HostArray = NDArray[Any]
 
@@ -98,13 +101,19 @@ class HostTimer(Timer):
 class Memory(ABC):
     """Memory of one device. Copies are ordered with the graphs that run on the device.
 
-    Where it is ``staged``, what is filled goes through pinned memory of the host, of its size.
+    Where it is ``staged``, what is filled goes through pinned memory of the host, of its size;
+    a few MiB serve all other copies, piece by piece.
     """
 
     staged = False
 
     def __init__(self) -> None:
         self.allocations = 0  # how often `allocate` was called; flat after warm-up
+
+    @property
+    def card(self) -> Card | None:
+        """The card whose memory it is; None for that of the host."""
+        return None
 
     def allocate(self, dtype: str, shape: tuple[int, ...]) -> Buffer:
         """A new tensor of zeros."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import itertools
 import weakref
+from collections.abc import Iterator
 from typing import Any, Final
 
 from cuda.bindings import driver as cuda
 
 from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory, Timer
-from sana_rt.runtime.backends.cuda_device import DEFAULT_TIMEOUT, Device
+from sana_rt.runtime.backends.cuda_device import DEFAULT_TIMEOUT, Card, Device
 
 _ZEROS: Final = 0
+#: What of a copy that is waited for lies in pinned memory at a time.
+_PIECE: Final = 4 << 20
 
 
 class CudaMemory(Memory):
@@ -23,12 +26,18 @@ class CudaMemory(Memory):
     def __init__(self, timeout: float = DEFAULT_TIMEOUT) -> None:
         super().__init__()
         self.device = Device(timeout)
+        self._pinned: _Staging | None = None
         weakref.finalize(self, self.device.close)  # with what is kept until then
 
     @property
     def stream(self) -> int:
         """The stream, for libraries that work on it."""
         return self.device.stream
+
+    @property
+    def card(self) -> Card:
+        """The first GPU."""
+        return self.device.card
 
     def begin(self, moment: str) -> None:
         """Say what comes now, for messages."""
@@ -60,7 +69,11 @@ class CudaMemory(Memory):
         self.device.call(cuda.cuMemsetD8Async, address, _ZEROS, nbytes, self.stream)
 
     def _upload(self, destination: Buffer, host: HostArray) -> None:
-        self._transfer_now(destination.address, host.ctypes.data, destination.nbytes)
+        for pinned, at, nbytes in self._pieces(destination.nbytes):
+            pinned.wait()
+            ctypes.memmove(pinned.address, host.ctypes.data + at, nbytes)
+            self._transfer(destination.address + at, pinned.address, nbytes)
+            pinned.record()
 
     def _fill(self, destination: Buffer, host: HostArray) -> None:
         """Copy through pinned memory, which waits for nothing but the fill before this one.
@@ -81,21 +94,26 @@ class CudaMemory(Memory):
         self._transfer(destination.address, source.address, destination.nbytes)
 
     def _download(self, host: HostArray, source: Buffer) -> None:
-        self._transfer_now(host.ctypes.data, source.address, source.nbytes)
+        for pinned, at, nbytes in self._pieces(source.nbytes):
+            self._transfer(pinned.address, source.address + at, nbytes)
+            pinned.record()
+            pinned.wait()
+            ctypes.memmove(host.ctypes.data + at, pinned.address, nbytes)
+
+    def _pieces(self, nbytes: int) -> Iterator[tuple[_Staging, int, int]]:
+        """Pinned memory for each piece of a copy in turn, where the piece begins, and its size.
+
+        With ordinary host memory the driver would wait inside the call, where a wait cannot give
+        up.
+        """
+        if self._pinned is None:
+            self._pinned = _Staging(self.device, _PIECE)
+        for at in range(0, nbytes, _PIECE):
+            yield self._pinned, at, min(_PIECE, nbytes - at)
 
     def _transfer(self, destination: int, source: int, nbytes: int) -> None:
         """Copy; the direction follows from the addresses."""
         self.device.call(cuda.cuMemcpyAsync, destination, source, nbytes, self.stream)
-
-    def _transfer_now(self, destination: int, source: int, nbytes: int) -> None:
-        """Copy from or to ordinary host memory, which may be gone when this returns.
-
-        The driver makes such a copy wait inside the call, where a wait cannot give up. So the
-        stream is idle before.
-        """
-        self.device.synchronize()
-        self._transfer(destination, source, nbytes)
-        self.device.synchronize()
 
 
 class EventTimer(Timer):
@@ -141,19 +159,19 @@ class _Allocation:
 
 
 class _Staging:
-    """Pinned host memory, which the device reads after the call that copies it has returned."""
+    """Pinned host memory; the device reads or writes it after the call that copies has returned."""
 
     def __init__(self, device: Device, nbytes: int) -> None:
         self._device = device
         (address,) = device.call(cuda.cuMemAllocHost, nbytes)
         self.address = int(address)
         device.keep(self, cuda.cuMemFreeHost, self.address)
-        self._read = device.event(self)
+        self._copied = device.event(self)
 
     def wait(self) -> None:
-        """Return when the last copy has been read; at once if there was none."""
-        self._device.wait(self._read)
+        """Return when the device has made the last copy; at once if there was none."""
+        self._device.wait(self._copied)
 
     def record(self) -> None:
         """The copy that was just given to the stream is the one to wait for."""
-        self._device.record(self._read)
+        self._device.record(self._copied)

@@ -211,14 +211,18 @@ class Device:
         try:
             return self.call(cuda.cuStreamEndCapture, self.stream)
         except BackendError:
-            status, *graph = self._answer(cuda.cuStreamEndCapture, self.stream)
-            if status == cuda.CUresult.CUDA_SUCCESS:  # the failed call did not end it
-                self._destroy(cuda.cuGraphDestroy, *graph)
+            if self._is_captured():  # the failed call did not end it
+                self._destroy(cuda.cuGraphDestroy, *self.call(cuda.cuStreamEndCapture, self.stream))
             raise
         finally:
             garbage, self._garbage = self._garbage, []
             for number in garbage:
                 self._give_back(number)
+
+    def _is_captured(self) -> bool:
+        status, *state = self._answer(cuda.cuStreamIsCapturing, self.stream)
+        none = cuda.CUstreamCaptureStatus.CU_STREAM_CAPTURE_STATUS_NONE
+        return bool(status == cuda.CUresult.CUDA_SUCCESS and state != [none])
 
     def _keep(self, function: Callable[..., Any], handle: object) -> int:
         number = next(self._numbers)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sana_rt.errors import BackendError, BindingError, SanaRTError
 from sana_rt.manifest import DimRange, Plan
 from sana_rt.runtime.backends.arena import Arena
-from sana_rt.runtime.backends.base import Artifact, Binding, Context
+from sana_rt.runtime.backends.base import Artifact, Binding, Context, KernelTimes
 from sana_rt.runtime.backends.buffers import Buffer
 from sana_rt.runtime.backends.cuda_device import Device
 from sana_rt.runtime.backends.plan_file import rebuild
@@ -78,6 +78,18 @@ class Execution:
     def run(self) -> bool:
         """Give a run to the stream; False if TensorRT refuses."""
         return bool(self._context.execute_async_v3(self._device.stream))
+
+    def attach(self, profiler: Any) -> None:
+        """Let ``profiler`` be told of runs, each when :meth:`report` asks for it.
+
+        A run would otherwise wait for its own end, inside of a call that cannot be given up.
+        """
+        self._context.enqueue_emits_profile = False
+        self._context.profiler = profiler
+
+    def report(self) -> bool:
+        """Tell the profiler of the run that has ended; False if TensorRT refuses."""
+        return bool(self._context.report_to_profiler())
 
     @property
     def is_capturable(self) -> bool:
@@ -189,6 +201,19 @@ class PlanBinding(Binding):
         assert isinstance(artifact.entry, Plan)
         self._allocates = not artifact.entry.user_allocation
         self._execution, self._place = execution, place
+        self._profiler: Any = None
+
+    def kernel_times(self) -> KernelTimes:
+        """What TensorRT's profiler is told of a run that is launched kernel by kernel."""
+        if self._profiler is None:
+            self._profiler = self._place.library.profiler()
+            self._execution.attach(self._profiler)
+        self._profiler.times.clear()
+        self.run()
+        self._place.device.synchronize()
+        if not self._execution.report():
+            raise self._place.failure(f"tell the times of the kernels of {self.graph}")
+        return [(name, milliseconds / 1e3) for name, milliseconds in self._profiler.times]
 
     def run(self) -> None:
         """Give a run to the device's stream."""

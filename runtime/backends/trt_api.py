@@ -113,6 +113,10 @@ class Library:
             config.cuda_graph_strategy = api.CudaGraphStrategy.DISABLED
         return config
 
+    def profiler(self) -> Any:
+        """An ``IProfiler`` that keeps what it is told: its ``times`` are names and milliseconds."""
+        return _profiler_class(self._api)()
+
     def complaints(self) -> str:
         """The last errors that the library reported, which are then forgotten."""
         messages = _logger(self.flavour).errors
@@ -147,3 +151,18 @@ class _Logger:
 @functools.cache
 def _logger(flavour: Flavour) -> _Logger:
     return _Logger(importlib.import_module(FLAVOURS[flavour].module))
+
+
+@functools.cache
+def _profiler_class(api: Any) -> Any:
+    base = api.IProfiler
+
+    class Profiler(base):  # type: ignore[misc, valid-type] # known when the flavour is
+        def __init__(self) -> None:
+            base.__init__(self)  # as pybind11 asks for
+            self.times: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times.append((layer_name, ms))
+
+    return Profiler

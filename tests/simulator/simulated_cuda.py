@@ -208,6 +208,10 @@ class Device:
         arguments = (stream, name.encode(), _run, kernel, array, len(ranges))
         return not self._library.simLaunch(*arguments)
 
+    def synchronize(self, stream: int) -> bool:
+        """Wait inside a call, as a library does."""
+        return not self._library.cuStreamSynchronize(ctypes.c_void_p(stream))
+
     def kernel(self, function: Callable[[], None]) -> int:
         """A number to launch ``function`` by; it lives as long as the process, as graphs may."""
         _KERNELS.append(function)

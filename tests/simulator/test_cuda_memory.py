@@ -11,6 +11,7 @@ from cuda.bindings import driver
 from tests.simulator.simulated_cuda import CARD, Device
 
 from sana_rt.errors import BackendError, DeviceLostError, DeviceMemoryError
+from sana_rt.runtime.backends import cuda
 from sana_rt.runtime.backends.cuda import CudaMemory
 from sana_rt.runtime.backends.cuda_device import card
 
@@ -47,6 +48,25 @@ def test_what_is_filled_comes_in_order(device: Device, seed: int) -> None:
         memory.copy(seen.row(value), whole)
     expected = [[[value] * 3, [-value] * 3] for value in range(9)]
     np.testing.assert_array_equal(memory.download(seen), expected)
+    memory.close()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_larger_than_pinned_memory_comes_in_pieces(
+    device: Device, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing goes from or to ordinary memory of the host, where the driver would wait."""
+    monkeypatch.setattr(cuda, "_PIECE", 20)
+    device.reset(seed=seed)
+    memory = CudaMemory()
+    buffer = memory.allocate("float32", (4, 3))
+    memory.upload(buffer, VALUES)
+    np.testing.assert_array_equal(memory.download(buffer), VALUES)
+    report = device.report()
+    assert report.pinned_bytes == 20
+    assert report.bytes["pinned to device"] == report.bytes["device to pinned"] == buffer.nbytes
+    assert not [kind for kind in report.bytes if "pageable" in kind]
+    assert report.calls["cuMemcpyAsync"] == 6
     memory.close()
 
 
@@ -133,7 +153,7 @@ def test_a_wait_that_does_not_end_is_given_up(device: Device) -> None:
     device.hang(patience=30)
     started = time.monotonic()
     with pytest.raises(DeviceLostError, match=r"for 0\.1 seconds \(waiting for the test\)"):
-        memory.upload(buffer, VALUES)
+        memory.download(buffer)
     assert time.monotonic() - started < 5
     with pytest.raises(DeviceLostError, match="restart the process"):
         memory.clear(buffer)
@@ -174,7 +194,7 @@ def test_what_is_collected_during_a_capture_is_freed_after_it(device: Device) ->
     memory.upload(kept, np.ones(8, np.uint8))
     memory.device.launch(graph)
     assert not memory.download(kept).any()
-    assert device.report().pinned_bytes == 0
+    assert device.report().pinned_bytes == cuda._PIECE, "what other copies use"
     memory.device.keep(memory, driver.cuGraphExecDestroy, graph)
     memory.close()
 

@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from tests.simulator.clock import Clock
 from tests.simulator.simulated_cuda import Device
 
+from sana_rt.benchmarks.speed.session_turn import KernelTimer
 from sana_rt.errors import DeviceLostError
 from sana_rt.runtime.backends import cuda_device
 from sana_rt.runtime.backends.arena import Arena
 from sana_rt.runtime.backends.cuda import CudaMemory, _Allocation, _Staging
 from sana_rt.runtime.backends.cuda_device import Device as Gpu
 from sana_rt.runtime.backends.cuda_graph import CapturedProgram
-from sana_rt.runtime.backends.plan_context import Execution, PlanContext
+from sana_rt.runtime.backends.plan_context import Execution, PlanBinding, PlanContext
 from sana_rt.runtime.backends.trt_api import Library
 from sana_rt.runtime.session import Session
 
@@ -61,11 +62,25 @@ MUTATIONS = {
     "a wait has no end": Mutation(
         Gpu.wait, "if time.monotonic() > deadline:", "if False:", "stuck"
     ),
-    "a copy waits for the device in the driver": Mutation(
-        CudaMemory._transfer_now,
-        "self.device.synchronize()\n    self._transfer(",
-        "self._transfer(",
+    "a download without a wait": Mutation(CudaMemory._download, "pinned.wait()", NOTHING),
+    "a download whose end nobody knows": Mutation(CudaMemory._download, "pinned.record()", NOTHING),
+    "an upload without a wait": Mutation(CudaMemory._upload, "pinned.wait()", NOTHING),
+    "an upload whose end nobody knows": Mutation(CudaMemory._upload, "pinned.record()", NOTHING),
+    "a download waits for the device in the driver": Mutation(
+        CudaMemory._download,
+        "self._transfer(pinned.address, source.address + at, nbytes)",
+        "self._transfer(host.ctypes.data + at, source.address + at, nbytes)\n"
+        "        ctypes.memmove(pinned.address, host.ctypes.data + at, nbytes)",
         "stuck",
+    ),
+    "times of kernels without a wait": Mutation(
+        PlanBinding.kernel_times, "self._place.device.synchronize()", NOTHING, "profiled"
+    ),
+    "a run that is timed waits in the driver": Mutation(
+        Execution.attach, "self._context.enqueue_emits_profile = False", NOTHING, "profiled"
+    ),
+    "nobody listens to the profiler": Mutation(
+        Execution.attach, "self._context.profiler = profiler", NOTHING, "profiled"
     ),
     "fresh memory is not cleared": Mutation(
         CudaMemory._allocate, "self._clear(allocation.address, max(nbytes, 1))", NOTHING
@@ -262,8 +277,17 @@ def steps(bundle: Path, device: Device) -> None:
         clip(session, progress=look)
 
 
+def profiled(bundle: Path, device: Device) -> None:
+    """A clip of which the kernels are timed."""
+    timer = KernelTimer()
+    with opened(bundle, observers=(timer,)) as session:
+        np.testing.assert_array_equal(clip(session), expected(bundle, SHORT))
+        assert "cuStreamSynchronize" not in device.report().calls
+    assert {each.graph for each in timer.times()} >= {"block_00", "solver", "vae_decoder"}
+
+
 PLAYS: dict[str, Callable[[Path, Device], None]] = {
-    each.__name__: each for each in (clips, cycles, moved, steps, stopped, stuck)
+    each.__name__: each for each in (clips, cycles, moved, profiled, steps, stopped, stuck)
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tests.simulator.card import Card, ok
 from tests.simulator.simulated_cuda import Device
 
 from sana_rt.bundle import Bundle
+from sana_rt.engines import plan_table
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.backends.base import Artifact
 from sana_rt.runtime.backends.host import HostMemory
@@ -345,6 +347,27 @@ def elsewhere(call: Callable[[], object]) -> None:
     thread.join()
 
 
+def profiler(play: Player) -> Any:
+    base = play.trt.IProfiler
+
+    class Profiler(base):  # type: ignore[misc, valid-type] # the stand-in's
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.told: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.told.append((layer_name, ms))
+
+    return Profiler()
+
+
+def profiled(play: Player, *, emits: bool = False) -> Player:
+    play.ready()
+    play.context.profiler = profiler(play)
+    play.context.enqueue_emits_profile = emits
+    return play
+
+
 VIOLATIONS: dict[str, tuple[str, Callable[[Player], object], dict[str, Any]]] = {
     "a shape before the profile": (
         "before the optimization profile",
@@ -398,6 +421,16 @@ VIOLATIONS: dict[str, tuple[str, Callable[[Player], object], dict[str, Any]]] = 
         in_capture(Player.run),
         {"strategy": "LAZY"},
     ),
+    "a profiler in a capture": (
+        "profiler while",
+        in_capture(lambda play: setattr(play.context, "profiler", profiler(play))),
+        {},
+    ),
+    "times of a run that is not over": (
+        "before the run is over",
+        lambda play: profiled(play).run() and play.context.report_to_profiler(),
+        {},
+    ),
     "two threads": ("two threads", two_threads, {}),
     "a replay without its context": ("a context of timestep, freed", context_gone, {}),
     "a context destroyed while it runs": ("destroyed while it runs", destroyed_while_running, {}),
@@ -436,6 +469,35 @@ def test_breaking_a_rule_is_noticed(rule: str, player: Make, device: Device) -> 
     lose(device)
 
 
+def test_a_profiler_is_told_of_all_kernels_when_it_is_asked_to_be(
+    player: Make, device: Device
+) -> None:
+    play = profiled(player())
+    table = plan_table.read(play.bundle.path(play.plan.log))
+    assert play.run()
+    assert play.context.profiler.told == []
+    driver.cuStreamSynchronize(play.card.stream)
+    assert play.context.report_to_profiler()
+    told = play.context.profiler.told
+    assert [name for name, _ in told] == [kernel.name for kernel in table.kernels]
+    assert all(0 < before < after for (_, before), (_, after) in itertools.pairwise(told))
+
+
+def test_a_run_that_tells_a_profiler_itself_waits_in_the_call(player: Make, device: Device) -> None:
+    play = profiled(player(), emits=True)
+    device.mark()
+    assert play.run()
+    assert device.report().calls["cuStreamSynchronize"] == 1
+    assert play.context.profiler.told
+
+
+def test_a_profiler_that_was_not_made_is_refused(player: Make) -> None:
+    play = player()
+    class_ = type("Profiler", (play.trt.IProfiler,), {"__init__": lambda _: None})
+    with pytest.raises(TypeError, match=r"__init__\(\) must be called"):
+        play.context.profiler = class_()
+
+
 # --- Mistakes that TensorRT reports: False or None, and a message ---
 
 REFUSED: dict[str, tuple[str, Callable[[Player], object]]] = {
@@ -470,6 +532,14 @@ REFUSED: dict[str, tuple[str, Callable[[Player], object]]] = {
     "a plan that was changed": (
         "its bytes were changed",
         lambda play: play.runtime.deserialize_cuda_engine(play.blob[:-1] + b"x"),
+    ),
+    "times without a profiler": (
+        "there is no profiler",
+        lambda play: play.ready().context.report_to_profiler(),
+    ),
+    "times without a run": (
+        "nothing was run",
+        lambda play: profiled(play).context.report_to_profiler(),
     ),
     "weights loaded twice": (
         "cannot be loaded",

@@ -19,7 +19,7 @@ from tensorrt_rtx._enumerations import (
     TensorIOMode,
     TensorLocation,
 )
-from tensorrt_rtx._values import Dims, IHostMemory, ILogger, Logger
+from tensorrt_rtx._values import Dims, IHostMemory, ILogger, IProfiler, Logger
 
 __version__ = importlib.metadata.version("tensorrt_rtx_cu13")
 
@@ -35,6 +35,7 @@ __all__ = [
     "IExecutionContext",
     "IHostMemory",
     "ILogger",
+    "IProfiler",
     "IRuntimeCache",
     "IRuntimeConfig",
     "Logger",

@@ -8,11 +8,13 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from tests.simulator.simulated_cuda import Range, device
 
+from sana_rt.engines import plan_table
 from sana_rt.runtime.backends import onnxruntime
 from sana_rt.runtime.backends.base import Artifact
 from sana_rt.runtime.backends.buffers import HOST_DTYPES, Buffer
@@ -24,7 +26,7 @@ from tensorrt_rtx._enumerations import (
     DynamicShapesKernelSpecializationStrategy,
     ExecutionContextAllocationStrategy,
 )
-from tensorrt_rtx._values import Dims, Severity
+from tensorrt_rtx._values import Dims, IProfiler, Severity
 
 if TYPE_CHECKING:
     from tensorrt_rtx._engine import ICudaEngine
@@ -88,6 +90,9 @@ class IExecutionContext:
         self._compiled: set[tuple[tuple[int, ...], ...]] = set()  # shapes with kernels of their own
         self._persistent: list[int] = []
         self._runs: dict[Any, _Run] = {}
+        self._profiler: IProfiler | None = None
+        self._emits_profile = True
+        self._profiled = False  # whether a run was recorded for the profiler
         weakref.finalize(self, _give_back, self.name, self._persistent)
 
     # --- What a run depends on ---
@@ -179,7 +184,53 @@ class IExecutionContext:
         run = self._run()
         if not device.launch(stream_handle, self.name, run.kernel, run.ranges):
             return self._refuse("Error Code 1: Cuda Runtime: the launch failed")
+        return self._record(stream_handle)
+
+    # --- Times ---
+
+    @property
+    def profiler(self) -> IProfiler | None:
+        return self._profiler
+
+    @profiler.setter
+    @_settles
+    def profiler(self, profiler: IProfiler | None) -> None:
+        if profiler is not None and not getattr(profiler, "_made", False):
+            raise TypeError("IProfiler.__init__() must be called when overriding __init__")
+        self._profiler, self._profiled = profiler, False
+
+    @property
+    def enqueue_emits_profile(self) -> bool:
+        return self._emits_profile
+
+    @enqueue_emits_profile.setter
+    @_settles
+    def enqueue_emits_profile(self, emits: bool) -> None:
+        self._emits_profile = emits
+
+    @_exclusive
+    def report_to_profiler(self) -> bool:
+        if self._profiler is None or device.is_captured:
+            return self._refuse("there is no profiler, or a stream is captured")
+        if not self._profiled:
+            return self._refuse("nothing was run since there is a profiler")
+        if any(device.is_used(address) for address in self._persistent):
+            device.violation(f"{self.name}: its times are asked for before the run is over")
+        for name, milliseconds in _times(self.engine._source.log):
+            told = _environment.renamed.get(name, name)
+            self._profiler.report_layer_time(told, milliseconds)
         return True
+
+    def _record(self, stream: int) -> bool:
+        """A run is recorded for the profiler, which is told at once unless that is put off."""
+        if self._profiler is None or device.is_capturing(stream):
+            return True
+        self._profiled = True
+        if not self._emits_profile:
+            return True
+        return device.synchronize(stream) and self.report_to_profiler()
+
+    # --- Parts of a run ---
 
     def _is_ready(self, stream: int) -> bool:
         """Whether all is there that a run needs; what only correct code may rely on is checked."""
@@ -382,6 +433,13 @@ def _session(artifact: Artifact, *, lasting: bool) -> Any:
 
 
 _SESSIONS: Final[dict[Any, Any]] = {}
+
+
+@functools.cache
+def _times(log: Path) -> list[tuple[str, float]]:
+    """Invented milliseconds of the kernels of a plan, each longer than the one before it."""
+    kernels = plan_table.read(log).kernels
+    return [(kernel.name, (1 + index) / 1024) for index, kernel in enumerate(kernels)]
 
 
 def _give_back(name: str, addresses: list[int]) -> None:

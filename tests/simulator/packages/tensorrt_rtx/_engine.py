@@ -43,6 +43,7 @@ class Source:
 
     artifact: Artifact
     plan: Plan
+    log: Path  # of its build
 
 
 def find(digest: str) -> Source | None:
@@ -60,7 +61,9 @@ def _sources(root: Path, _changed: int) -> dict[str, Source]:
     bundle = Bundle.open(root)
     files = {file.path: file.sha256 for file in bundle.manifest.files}
     return {
-        files[plan.path]: Source(Artifact(name, graph, bundle.path(graph.path)), plan)
+        files[plan.path]: Source(
+            Artifact(name, graph, bundle.path(graph.path)), plan, bundle.path(plan.log)
+        )
         for variant in bundle.manifest.variants.values()
         for plans in variant.plans.values()
         for name, plan in plans.items()

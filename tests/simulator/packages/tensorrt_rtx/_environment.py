@@ -22,6 +22,8 @@ _MAGIC: Final = b"vtrt"
 refusals: set[EngineInvalidityDiagnostics] = set()
 #: Graphs that contexts compiled kernels for, because no runtime cache had them.
 compiled: list[str] = []
+#: Names by which profilers are told of kernels, where they are not those of the layer table.
+renamed: dict[str, str] = {}
 #: The bundles that this process knows beside those of the environment.
 bundles: list[Path] = []
 
@@ -30,6 +32,7 @@ def reset() -> None:
     """Forget what tests asked for."""
     refusals.clear()
     compiled.clear()
+    renamed.clear()
     bundles.clear()
 
 

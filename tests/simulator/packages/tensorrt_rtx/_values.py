@@ -36,6 +36,17 @@ class Logger(ILogger):
             print(f"[{severity.name}] {msg}")  # noqa: T201 - as the real one does
 
 
+class IProfiler:
+    """Is told how long kernels took."""
+
+    def __init__(self) -> None:
+        """Derived classes have to call it, as pybind11 asks for."""
+        self._made = True
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError("a profiler has a method report_layer_time")
+
+
 class Dims(tuple[int, ...]):
     """A shape."""
 

@@ -26,7 +26,7 @@ def turn(slowness: float, *, backend: str = "onnxruntime") -> Turn:
     if backend == "onnxruntime":
         seconds |= {"compile": (1.5,)}
     slower = {name: tuple(slowness * each for each in values) for name, values in seconds.items()}
-    return Turn(WORK, backend, "cpu", "float32", slower, plans=False, device_bytes=None)
+    return Turn(WORK, backend, "cpu", "float32", slower, plans=False, device_bytes=None, card=None)
 
 
 @pytest.fixture

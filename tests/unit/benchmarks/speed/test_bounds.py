@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 
-from sana_rt.benchmarks.speed import bounds
-from sana_rt.benchmarks.speed.turn import GraphTime
+from sana_rt.benchmarks.processes import Outcome
+from sana_rt.benchmarks.speed import bench, bounds
+from sana_rt.benchmarks.speed.turn import GraphTime, TurnCard
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, cards, plan_table, roofline, workloads
 from sana_rt.engines.freshness import Settings
 from sana_rt.engines.trt_api import TensorRT
+from sana_rt.errors import BackendError
 from sana_rt.runtime.request import for_model
 
 TIMES = (GraphTime("block_00", 4, 3.0, 0.75), GraphTime("solver", 4, 1.0, 0.25))
@@ -29,13 +34,21 @@ def bundle(block_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bund
     return Bundle.open(root)
 
 
+RTX_5090 = TurnCard("NVIDIA GeForce RTX 5090", "12.0")
+
+
 def found(
-    bundle: Bundle, variant: str = "bf16", *, plans: bool = False, **options: object
+    bundle: Bundle,
+    variant: str = "bf16",
+    *,
+    plans: bool = False,
+    played: TurnCard | None = None,
+    **options: object,
 ) -> tuple[tuple[bounds.GraphShare, ...], bounds.BoundCard | None]:
-    here = options.pop("here", None)
-    assert here is None or isinstance(here, str)
     request = for_model(bundle.manifest.model, {"prompt": "a", **options})
-    return bounds.bounded(bundle, variant, request, TIMES, plans=plans, compute_capability=here)
+    limits = bounds.limits(bundle.manifest.variant(variant), plans=plans, played=played)
+    shares = bounds.bounded(bundle, variant, request, TIMES, limits)
+    return shares, None if limits is None else limits.bound
 
 
 def test_the_bound_is_the_rooflines(bundle: Bundle) -> None:
@@ -50,16 +63,40 @@ def test_the_bound_is_the_rooflines(bundle: Bundle) -> None:
 
 
 def test_what_was_reached_is_told_of_the_plan_on_its_card(bundle: Bundle) -> None:
-    (block, _), card = found(bundle, plans=True, here="12.0")
+    (block, _), card = found(bundle, plans=True, played=RTX_5090)
     assert card is not None
     assert card.measured
     assert block.bound_seconds is not None
     assert block.reached == block.bound_seconds / 0.75
-    for plans, here in ((True, "8.9"), (False, "12.0")):
-        (block, _), card = found(bundle, plans=plans, here=here)
-        assert block.reached is None
-        assert card is not None
-        assert not card.measured
+
+
+@pytest.mark.parametrize(
+    ("plans", "name", "capability"),
+    [
+        (False, RTX_5090.name, "12.0"),
+        (True, "NVIDIA GeForce RTX 4090", "8.9"),
+        (True, "NVIDIA GeForce RTX 5090 Laptop GPU", "12.0"),  # whose peaks are others
+        (True, "Simulated card", "12.0"),
+    ],
+)
+def test_elsewhere_nothing_is_reached(
+    bundle: Bundle, plans: bool, name: str, capability: str
+) -> None:
+    (block, _), card = found(bundle, plans=plans, played=TurnCard(name, capability))
+    assert block.reached is None
+    assert block.bound_seconds
+    assert card == bounds.BoundCard("GeForce RTX 5090", "sm120", measured=False)
+
+
+def test_the_bound_is_that_of_the_card_that_played(bundle: Bundle) -> None:
+    (smaller, _), card = found(
+        bundle, plans=True, played=TurnCard("NVIDIA GeForce RTX 5080", "12.0")
+    )
+    (block, _), _ = found(bundle)
+    assert card == bounds.BoundCard("GeForce RTX 5080", "sm120", measured=True)
+    assert smaller.bound_seconds is not None
+    assert block.bound_seconds is not None
+    assert smaller.bound_seconds > block.bound_seconds
 
 
 def test_a_plan_for_other_sizes_has_no_bound(bundle: Bundle) -> None:
@@ -72,3 +109,23 @@ def test_without_plans_there_is_no_card(bundle: Bundle) -> None:
     (block, solver), card = found(bundle, variant="fp32")
     assert card is None
     assert block.bound_seconds is solver.bound_seconds is None
+
+
+def test_kernels_that_tell_no_times_end_no_benchmark(bundle: Bundle) -> None:
+    """All else is measured by then: the reason takes their place."""
+
+    def run(function: str) -> Outcome:
+        if function == "kernels":
+            raise BackendError("the profiler failed")
+        return Outcome(msgspec.to_builtins(TIMES), None)
+
+    def call(function: str, _name: str) -> SimpleNamespace:
+        return SimpleNamespace(run=lambda _report: run(function))
+
+    requests = (for_model(bundle.manifest.model, {"prompt": "a"}),)
+    setup: Any = SimpleNamespace(bundle=bundle, requests=requests, session_call=call)
+    turn: Any = SimpleNamespace(plans=True, card=RTX_5090)
+    details = bench._details(setup, "bf16", turn, lambda *_: None)
+    assert [share.time for share in details.graphs] == list(TIMES)
+    assert details.kernels == ()
+    assert bench._untimed({"bf16": details}) == {"kernels of bf16": "the profiler failed"}

@@ -17,7 +17,16 @@ from sana_rt.errors import BenchmarkError, ComparisonError
 
 from .test_turn import WORK
 
-TURN = Turn(WORK, "onnxruntime", "cpu", "float32", {"clip": (1.0,)}, plans=False, device_bytes=None)
+TURN = Turn(
+    WORK,
+    "onnxruntime",
+    "cpu",
+    "float32",
+    {"clip": (1.0,)},
+    plans=False,
+    device_bytes=None,
+    card=None,
+)
 
 
 @dataclass

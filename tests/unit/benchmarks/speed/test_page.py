@@ -12,8 +12,9 @@ import pytest
 from sana_rt.benchmarks.speed import page
 from sana_rt.benchmarks.speed.bench import Benchmark
 from sana_rt.benchmarks.speed.bounds import BoundCard, GraphShare
-from sana_rt.benchmarks.speed.report import Report
-from sana_rt.benchmarks.speed.turn import GraphTime
+from sana_rt.benchmarks.speed.kernels import KernelShare, KernelShares
+from sana_rt.benchmarks.speed.report import Report, SideReport
+from sana_rt.benchmarks.speed.turn import GraphTime, KernelTime, TurnCard
 
 replace = msgspec.structs.replace
 FRAMES = np.random.default_rng(0).integers(0, 256, (17, 40, 648, 3), np.uint8)
@@ -105,3 +106,42 @@ def test_large_pictures_become_means_of_squares() -> None:
     assert small.shape == (2, 3, 3)
     assert small[0, 0, 0] == round(float(picture[:2, :2, 0].mean()))
     assert page._smaller(picture, 1).tolist() == picture.tolist()
+
+
+def kernel(name: str, seconds: float, bound: float | None, reached: float | None) -> KernelShare:
+    return KernelShare(name, "gemm", "bfloat16", seconds, bound, reached)
+
+
+def with_kernels(report: Report, *, measured: bool) -> SideReport:
+    """Two blocks that run eight times each, half of whose time one kernel takes."""
+    reached = 0.5 if measured else None
+    blocks = (kernel("mul", 0.2, 0.1, reached), kernel("<wait>", 0.05, 0.0, None))
+    one = KernelShares("block_00", 2, blocks, (KernelTime("other", 0.15),), ("mul2", "mul3"))
+    kernels = (one, replace(one, graph="block_01", untimed=()))
+    bound = BoundCard("GeForce RTX 5090", "sm120", measured)
+    card = TurnCard("Simulated card", "12.0")
+    return replace(report.sides[0], kernels=kernels, bound=bound, card=card)
+
+
+def test_kernels_of_blocks_are_one_row_with_their_share(report: Report) -> None:
+    mul, wait = page.kernel_rows(with_kernels(report, measured=True))
+    assert (mul.graph, mul.name, mul.kind) == ("2 blocks", "mul", "gemm bfloat16")
+    assert (mul.share, wait.share) == (pytest.approx(0.5), pytest.approx(0.125))
+    assert (mul.seconds_each, mul.bound_seconds, mul.reached) == (0.2, pytest.approx(0.1), 0.5)
+    assert wait.reached is None
+
+
+def test_kernels_are_listed_with_what_was_reached_and_what_did_not_match(report: Report) -> None:
+    text = shown(replace(report, sides=(with_kernels(report, measured=True),)))
+    assert "mul 2 blocks gemm bfloat16 50.0 % 200 ms 100 ms 50 %" in text
+    assert "<wait> 2 blocks gemm bfloat16 12.5 % 50 ms – –" in text
+    assert "Of 6 names that TensorRT told times of, 4 have a row" in text
+    assert "and 2 do not; of 2 rows of kernels that move or compute something" in text
+
+
+def test_where_a_bound_was_not_measured_kernels_say_so_and_what_timed_them(report: Report) -> None:
+    text = shown(replace(report, sides=(with_kernels(report, measured=False),)))
+    assert "of 2 kernels, on Simulated card;" in text
+    assert "reached" not in text
+    assert "mul 2 blocks gemm bfloat16 50.0 % 200 ms 100 ms" in text
+    assert "By kernel" not in shown(report)
