@@ -1,7 +1,7 @@
 """Fuzz what the native library reads: ``python -m tests.native.fuzz --seconds 600 --jobs 2``.
 
 Each target (``runtime/native/tests/fuzz_*.cpp``) is libFuzzer with AddressSanitizer and
-UndefinedBehaviorSanitizer. Findings are kept below ``--output``; the exit code is 1 if there is one.
+UndefinedBehaviorSanitizer. Findings are kept below ``--output``; with one the exit code is 1.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _small_tokenizers(document: dict[str, Any]) -> Iterator[bytes]:
     model = document["model"]
     model["vocab"] = {"a": 0, "b": 1, "ab": 2, "▁": 3, "<unk>": 4, "<0x0A>": 5, "Ġ": 6, "圆": 7}
     model["merges"] = [["a", "b"]]
-    model["unk_token"] = "<unk>"  # noqa: S105 - the token of what is unknown
+    model["unk_token"] = "<unk>"
     regex = {"type": "Split", "pattern": {"Regex": r"\s+(?!\S)|\p{L}+"}, "invert": False}
     added = {"single_word": True, "lstrip": True, "rstrip": True, "normalized": True}
     document["added_tokens"] = [{"id": 8, "content": "<bos>", "special": True} | added]
@@ -89,8 +89,15 @@ def _states(folder: Path) -> Iterator[bytes]:
     from sana_rt.runtime.state import Header, Identity, Position, State
 
     options: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9, "fps": 8}
-    solver: dict[str, Any] = {"motion_score": 0, "num_inference_steps": 2, "guidance_scale": 1.0, "flow_shift": 7.0}
-    request = Request("a 圆", "blue", solver="renoise", timesteps=(1000.0, 0.5), **options, **solver)
+    solver: dict[str, Any] = {
+        "motion_score": 0,
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "flow_shift": 7.0,
+    }
+    request = Request(
+        "a 圆", "blue", solver="renoise", timesteps=(1000.0, 0.5), **options, **solver
+    )
     header = Header(
         format="sana-rt-stream", format_version=2, identity=Identity("m", "fp32", "a" * 64),
         request=request, prompts=(ScheduledPrompt(7, "b"),), position=Position(1, 2, 3),
@@ -156,11 +163,11 @@ def _fuzz(name: str, build: Path, output: Path, seconds: int) -> Result:
         str(build / f"tests/fuzz_{name}"), *LIMITS, f"-max_total_time={seconds}",
         f"-max_len={target.max_len}", f"-dict={output / name / 'dictionary'}",
         f"-artifact_prefix={findings}/", "-print_final_stats=1", "-verbosity=1",
-        *map(str, (corpus, seeds, CASES / name)),
+        *map(str, (corpus, seeds, *CASES.glob(name))),
     ]  # fmt: skip
     log = output / name / "log"
     with log.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=file, check=False, preexec_fn=_be_nice)  # noqa: PLW1509 - nothing else runs
+        subprocess.run(command, stdout=file, stderr=file, check=False, preexec_fn=_be_nice)
     result = _result(name, log.read_text(errors="replace"), seconds, findings)
     click.echo(f"{name}: {result.executions:,} files read, {result.edges:,} edges, {log}")
     for finding in result.findings:
@@ -190,7 +197,9 @@ def _write_dictionary(seeds: Path, path: Path) -> None:
 
 def _result(name: str, log: str, seconds: float, findings: Path) -> Result:
     statistics = {key: int(value) for key, value in _STATISTIC.findall(log)}
-    edges, features = max((tuple(map(int, each)) for each in _COVERAGE.findall(log)), default=(0, 0))
+    edges, features = max(
+        (tuple(map(int, each)) for each in _COVERAGE.findall(log)), default=(0, 0)
+    )
     return Result(
         target=name,
         executions=statistics.get("number_of_executed_units", 0),
