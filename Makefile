@@ -35,8 +35,13 @@ VARIANT := $(if $(RECIPE),$(basename $(notdir $(RECIPE))),bf16)
 # library of the wheel, unless ONNXRUNTIME_ROOT has both.
 NATIVE := build/native
 ONNXRUNTIME_ROOT ?= build/onnxruntime
+CONFIGURE = cmake -S runtime/native --log-level WARNING \
+  -DONNXRUNTIME_ROOT="$(abspath $(ONNXRUNTIME_ROOT))" \
+  -DONNXRUNTIME_LIBRARY="$$(ls $(abspath $(VENV))/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.1.*)"
+COMPILERS ?= g++ clang++
+SANITIZERS ?= address thread
 
-.PHONY: help setup demo engines generate native native-if-possible check test test-everywhere fuzz faults simulate lint types sbom bench gpu-checks clean
+.PHONY: help setup demo engines generate native native-if-possible native-dependencies native-sanitize native-fuzz check test test-everywhere fuzz faults simulate lint types sbom bench gpu-checks clean
 
 help: ## List the tasks
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -70,13 +75,30 @@ generate: setup ## BUNDLE=dir (made of CHECKPOINT if it is not there) PROMPT="..
 	@[ -e "$$BUNDLE" ] || $(BIN)/sana-rt export "$$CHECKPOINT" "$$BUNDLE"
 	$(BIN)/sana-rt generate "$$BUNDLE" "$$PROMPT" --output $(OUT)/video.mp4 --overwrite
 
-native: setup ## Build the C library and its tests in build/native; says which Debian packages it needs
+native: native-dependencies ## Build the C library and its tests in build/native; says which Debian packages it needs
+	$(CONFIGURE) -B $(NATIVE) -DCMAKE_COMPILE_WARNING_AS_ERROR=$(if $(CI),ON,OFF)
+	cmake --build $(NATIVE) --parallel $(JOBS)
+
+native-dependencies: setup
 	@runtime/native/dependencies.sh check
 	@[ -d "$(ONNXRUNTIME_ROOT)" ] || runtime/native/dependencies.sh headers "$(ONNXRUNTIME_ROOT)"
-	cmake -S runtime/native -B $(NATIVE) --log-level WARNING \
-	  -DONNXRUNTIME_ROOT="$(abspath $(ONNXRUNTIME_ROOT))" \
-	  -DONNXRUNTIME_LIBRARY="$$(ls $(abspath $(VENV))/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.1.*)"
-	cmake --build $(NATIVE) --parallel 2
+
+# A build with each compiler and each sanitizer; warnings are errors in all of them.
+native-sanitize: native-dependencies ## COMPILERS="g++ clang++" SANITIZERS="address thread": the native tests under sanitizers
+	for compiler in $(COMPILERS); do for sanitizer in $(SANITIZERS); do \
+	  echo "== $$compiler, $$sanitizer"; build=$(NATIVE)-$$compiler-$$sanitizer; \
+	  $(CONFIGURE) -B $$build -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DCMAKE_CXX_COMPILER=$$compiler \
+	    -DSANA_RT_SANITIZE=$${sanitizer/address/address,undefined} && \
+	  cmake --build $$build --parallel $(JOBS) && \
+	  SANA_RT_BUILD=$$build $(BIN)/pytest tests/native/test_programs.py tests/native/test_tokens.py || exit 1; \
+	done; done
+
+native-fuzz: native-dependencies ## SECONDS=300 JOBS=2: spoil what the native library reads (clang, libFuzzer) -> out/native-fuzz
+	$(CONFIGURE) -B $(NATIVE)-fuzz -DCMAKE_CXX_COMPILER=clang++ \
+	  -DSANA_RT_FUZZERS=ON -DSANA_RT_SANITIZE=address,undefined
+	cmake --build $(NATIVE)-fuzz --parallel $(JOBS)
+	$(BIN)/python -m tests.native.fuzz --build $(NATIVE)-fuzz --seconds $(SECONDS) --jobs $(JOBS) \
+	  --output $(OUT)/native-fuzz
 
 check: lint types native-if-possible test ## Lint, types and all tests
 

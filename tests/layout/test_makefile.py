@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TASKS = {
-    *("help", "setup", "demo", "engines", "generate", "native"),
+    *("help", "setup", "demo", "engines", "generate", "native", "native-sanitize", "native-fuzz"),
     *("check", "lint", "types", "test", "test-everywhere", "fuzz", "faults"),
     *("simulate", "sbom", "bench", "gpu-checks", "clean"),
 }

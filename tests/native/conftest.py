@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from sana_rt.export.checkpoint import Parts, open_checkpoint
 from sana_rt.export.onnx_export import export_bundle
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build/native"
+#: `make native-sanitize` names others.
+BUILD = Path(os.environ.get("SANA_RT_BUILD", ROOT / "build/native")).absolute()
 CHECKPOINTS = ROOT / "examples/shapes/checkpoints"
 
 

@@ -6,16 +6,34 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 
-def _passes(program: Path, **environment: str) -> None:
+DATA = Path(__file__).parents[1] / "data"
+CASES = {
+    "manifest": "manifests",
+    **{name: f"native/fuzz/{name}" for name in ("tokenizer", "state", "array")},
+}
+
+
+def _passes(program: Path, *arguments: Path, **environment: str) -> None:
     ran = subprocess.run(
-        [program], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        [program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
     )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
 
 
 def test_parts(build: Path) -> None:
     _passes(build / "tests/unit_tests")
+
+
+@pytest.mark.parametrize("target", CASES)
+def test_files_of_fuzzers(target: str, build: Path) -> None:
+    """Seeds, and what was found: read, or refused, without a crash and in time."""
+    _passes(build / f"tests/replay_{target}", DATA / CASES[target])
 
 
 def test_interface(build: Path, small_bundle: Path, causal_bundle: Path) -> None:

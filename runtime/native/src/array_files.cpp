@@ -107,37 +107,6 @@ HostTensor parse_header(std::string_view header) {
   return tensor;
 }
 
-HostTensor parse_array(std::string_view data) {
-  Scanner scanner(data);
-  if (!scanner.skip(kMagic)) damaged("it does not begin like an array of numpy");
-  const auto version = scanner.take(2);
-  if (version.empty() || version[0] < 1 || version[0] > 3) damaged("its version is unknown");
-  const auto width = version[0] == 1 ? std::size_t{2} : std::size_t{4};
-  const auto encoded = scanner.take(width);
-  std::size_t length = 0;
-  for (std::size_t i = encoded.size(); i-- > 0;) {
-    length = length << 8U | static_cast<unsigned char>(encoded[i]);
-  }
-  if (encoded.size() < width || length > kMaxHeader || length > scanner.left().size()) {
-    damaged("its header is too long");
-  }
-  auto tensor = parse_header(scanner.take(length));
-  const auto values = scanner.left();
-  std::size_t wanted = 0;
-  try {
-    wanted = num_bytes(tensor.dtype, tensor.shape);
-  } catch (const Error&) {
-    damaged("its shape is impossible");
-  }
-  if (wanted != values.size()) {
-    damaged(concat("an array of shape ", listed(tensor.shape), " has ", wanted, " bytes, not ",
-                   values.size()));
-  }
-  const auto* begin = reinterpret_cast<const std::byte*>(values.data());
-  tensor.data.assign(begin, begin + values.size());
-  return tensor;
-}
-
 std::string read_member(zip_t* archive, zip_uint64_t index, std::size_t size) {
   const std::unique_ptr<zip_file_t, CloseFile> file(zip_fopen_index(archive, index, 0));
   if (file == nullptr) damaged("a member cannot be opened");
@@ -249,6 +218,37 @@ void write_archive(const std::filesystem::path& path, const Arrays& arrays) {
 }
 
 }  // namespace
+
+HostTensor parse_array(std::string_view data) {
+  Scanner scanner(data);
+  if (!scanner.skip(kMagic)) damaged("it does not begin like an array of numpy");
+  const auto version = scanner.take(2);
+  if (version.empty() || version[0] < 1 || version[0] > 3) damaged("its version is unknown");
+  const auto width = version[0] == 1 ? std::size_t{2} : std::size_t{4};
+  const auto encoded = scanner.take(width);
+  std::size_t length = 0;
+  for (std::size_t i = encoded.size(); i-- > 0;) {
+    length = length << 8U | static_cast<unsigned char>(encoded[i]);
+  }
+  if (encoded.size() < width || length > kMaxHeader || length > scanner.left().size()) {
+    damaged("its header is too long");
+  }
+  auto tensor = parse_header(scanner.take(length));
+  const auto values = scanner.left();
+  std::size_t wanted = 0;
+  try {
+    wanted = num_bytes(tensor.dtype, tensor.shape);
+  } catch (const Error&) {
+    damaged("its shape is impossible");
+  }
+  if (wanted != values.size()) {
+    damaged(concat("an array of shape ", listed(tensor.shape), " has ", wanted, " bytes, not ",
+                   values.size()));
+  }
+  const auto* begin = reinterpret_cast<const std::byte*>(values.data());
+  tensor.data.assign(begin, begin + values.size());
+  return tensor;
+}
 
 Arrays read_arrays(const std::filesystem::path& path) {
   std::error_code error;

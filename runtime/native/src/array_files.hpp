@@ -19,6 +19,8 @@ class DamagedArrayError : public std::runtime_error {
 
 using Arrays = std::map<std::string, HostTensor>;
 
+// One array (.npy) that is in memory.
+HostTensor parse_array(std::string_view data);
 // The arrays of a file. An Error STORAGE where it cannot be read at all.
 Arrays read_arrays(const std::filesystem::path& path);
 // The same of a file that is in memory.

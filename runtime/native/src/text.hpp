@@ -30,10 +30,15 @@ class PromptTokenizer {
   // The most tokens that the text encoder is given.
   std::int64_t max_length(bool instruction) const;
 
-  // A prompt (with the instruction) or a negative prompt (without).
+  // A prompt (with the instruction) or a negative prompt (without). A TokenizerError where the
+  // tokenizer's patterns or rules take a text nowhere.
   TokenizedPrompt encode(std::string text, bool instruction) const;
 
  private:
+  std::vector<Token> tokens(const std::string& text) const;
+  void check() const;
+
+  std::filesystem::path path_;
   TextSpec spec_;
   Tokenizer tokenizer_;
 };

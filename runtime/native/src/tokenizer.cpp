@@ -12,6 +12,7 @@ namespace sana_rt::runtime {
 namespace {
 
 constexpr JsonLimits kLimits{.depth = 64};
+constexpr std::size_t kMostBytes = std::size_t{16} << 20;  // of a text, while parts rewrite it
 // How GPT-2 cuts a text into words: openai/gpt-2, encoder.py.
 constexpr const char* kWords =
     R"({"Regex": "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"})";
@@ -127,6 +128,13 @@ std::vector<Piece> split(const Piece& piece, const Pattern& pattern, Behavior be
   return pieces;
 }
 
+// Parts that each make a text longer could fill any memory.
+void check_size(const Piece& piece) {
+  if (piece.bytes.size() > kMostBytes) {
+    throw DocumentError(Rule::kLimit, concat("a text grows beyond ", kMostBytes, " bytes in it"));
+  }
+}
+
 Piece replace(const Piece& piece, const Pattern& pattern, const std::string& content) {
   Piece result;
   for (const auto& one : stretches(pattern, piece.bytes, false)) {
@@ -138,6 +146,7 @@ Piece replace(const Piece& piece, const Pattern& pattern, const std::string& con
       result.bytes += content;
       result.origin.insert(result.origin.end(), content.size(), piece.origin[one.begin]);
     }
+    check_size(result);
   }
   return result;
 }
@@ -164,6 +173,7 @@ Piece byte_level(const Piece& piece) {
     result.bytes += character;
     result.origin.insert(result.origin.end(), character.size(), piece.origin[at]);
   }
+  check_size(result);
   return result;
 }
 

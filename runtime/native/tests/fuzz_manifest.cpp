@@ -1,6 +1,4 @@
 // Any bytes as a manifest: read, or refused with a named error.
-#include <string_view>
-
 #include "error.hpp"
 #include "manifest.hpp"
 

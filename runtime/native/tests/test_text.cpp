@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "data.hpp"
+#include "error.hpp"
 #include "text.hpp"
 #include "tokenizer.hpp"
 #include "unicode.hpp"
@@ -46,6 +47,36 @@ TEST_CASE("text that is not UTF-8 is found") {
   CHECK(invalid_utf8("ab\xff") == 2);
   CHECK(invalid_utf8("\xed\xa0\x80") == 0);  // half of a surrogate pair
   CHECK(invalid_utf8("a\xe5\x9c") == 1);
+}
+
+TEST_CASE("parts that make a text grow without end are refused") {
+  auto document = read_json(kTokenizer);
+  const nlohmann::json part = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aaaa"}};
+  document["normalizer"] = {{"type", "Sequence"}, {"normalizers", std::vector(30, part)}};
+  CHECK_THROWS_AS(Tokenizer::parse(document.dump()).encode("a"), DocumentError);
+  document["normalizer"] = part;
+  CHECK(Tokenizer::parse(document.dump()).encode("a").size() > 1);
+}
+
+TEST_CASE("a search that does not end is an error of the tokenizer") {
+  auto document = read_json(kTokenizer);
+  document["pre_tokenizer"] = {{"type", "Split"}, {"behavior", "Isolated"}, {"invert", false},
+                               {"pattern", {{"Regex", "(a|aa|(a*)*)*$|b"}}}};
+  const auto path = std::filesystem::temp_directory_path() / "sana_rt_tokenizer.json";
+  std::ofstream(path) << document;
+  TextSpec spec{};
+  spec.bos_token_id = 2;
+  spec.vocab_size = 512;
+  spec.max_tokens = 8;
+  const PromptTokenizer tokenizer(path, spec);
+  std::filesystem::remove(path);
+  CHECK(tokenizer.encode("a", false).truncated_tokens == 0);
+  try {
+    tokenizer.encode(std::string(3000, 'a') + 'c', false);
+    FAIL("it was encoded");
+  } catch (const Error& error) {
+    CHECK(error.status() == SANA_TOKENIZER_ERROR);
+  }
 }
 
 TEST_CASE("a tokenizer with a part that is not known is refused") {
