@@ -202,11 +202,20 @@ def _show(bundle: Bundle, damaged: list[str] | None, *, everything: bool) -> Non
         ("variant", "dtype", "size>", "worst error>", "tolerance>", "plans for"),
         [(name, *_variant_row(bundle, each)) for name, each in manifest.variants.items()],
     )
+    loras = list(_lora_rows(manifest.variants))
+    if loras:
+        output.table("LoRAs merged into the weights", ("variant", "LoRA", "SHA-256"), loras)
     if everything:
         for name, variant in manifest.variants.items():
             _show_variant(bundle, name, variant)
     else:
         output.note("\nGraphs, signatures and plans: sana-rt inspect --all")
+
+
+def _lora_rows(variants: Mapping[str, Variant]) -> Iterator[tuple[str, str, str]]:
+    for name, variant in variants.items():
+        for index, lora in enumerate(variant.source.loras):
+            yield "" if index else name, str(lora), lora.sha256[:12]
 
 
 def _variant_row(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
