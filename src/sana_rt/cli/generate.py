@@ -14,7 +14,8 @@ from sana_rt.cli import output as show
 from sana_rt.cli import paths
 from sana_rt.cli.clip_output import ClipOutput, hashes, output_options
 from sana_rt.cli.command import Command
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
+from sana_rt.cli.playing import FILE, Reporter, given_options, notes, request_options, show_plan
+from sana_rt.cli.wanted_size import Wanted
 
 if TYPE_CHECKING:
     from sana_rt.runtime.autoencoder import Frames
@@ -46,6 +47,9 @@ def command(
     no_metadata: bool,
     overwrite: bool,
     as_json: bool,
+    aspect: str | None,
+    size: str | None,
+    seconds: float | None,
     image: Path | None,
     fit: Fit,
     noise: Path | None,
@@ -89,8 +93,10 @@ def command(
         timeout=timeout,
         max_memory=max_memory,
     )
-    request = session.request(conditioned=image is not None, **given)
-    inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
+    wanted = Wanted(aspect, size, seconds)
+    request = wanted.request(session, given, options, conditioned=image is not None)
+    with notes():
+        inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if output is None and save_latents is None and contact_sheet is None:
         target = target.called(request)
     decode = target.path is not None or contact_sheet is not None
