@@ -212,6 +212,7 @@ def given_options(
     *,
     prompt_embeds: Path | None = None,
     resume: Path | None = None,
+    prompts: Path | None = None,
 ) -> dict[str, Any]:
     """The options that were given: those of the configuration file, under those of the line.
 
@@ -225,7 +226,7 @@ def given_options(
             "PROMPT and --prompt-embeds are both given.",
             expected="one of the two: the embeddings take the place of the prompt.",
         )
-    prompted = prompt_embeds is not None or resume is not None
+    prompted = any(each is not None for each in (prompt_embeds, resume, prompts))
     silent = options.pop("no_motion_score")
     given = requests.read_options(config) if config else {}
     given |= {name: value for name, value in options.items() if value is not None}
@@ -259,10 +260,12 @@ def notes() -> Iterator[None]:
 class Reporter:
     """Shows progress and warnings on stderr, and measures how long each stage takes."""
 
-    def __init__(self) -> None:
-        self.console = show.stderr()
+    def __init__(self, title: str = "") -> None:
+        """``title`` begins every line about a clip that is one of several; its bars go again."""
+        self.console, self._title = show.stderr(), title
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console)
+        remaining = TimeRemainingColumn()
+        self._bar = Bar(*columns, remaining, console=self.console, transient=bool(title))
         self._lines = None if self.console.is_terminal else Lines(self.console)
         self._tasks: dict[str, TaskID] = {}
         self._watch = Stopwatch()
@@ -289,10 +292,10 @@ class Reporter:
 
     def _show(self, progress: Progress) -> None:
         if self._lines is not None:
-            self._lines(_STAGES[progress.stage], progress.done, progress.total)
+            self._lines(self._title + _STAGES[progress.stage], progress.done, progress.total)
             return
         if progress.stage not in self._tasks:
-            description = _STAGES[progress.stage]
+            description = self._title + _STAGES[progress.stage]
             self._tasks[progress.stage] = self._bar.add_task(description, total=progress.total)
         self._bar.update(self._tasks[progress.stage], completed=progress.done)
 

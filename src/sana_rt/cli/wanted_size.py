@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +34,25 @@ class Wanted:
         *,
         conditioned: bool,
         resume: State | None = None,
+        tell: Callable[[str], None] = show.note,
     ) -> Request:
         """A request of the options ``given``, with this size and length; says what they became.
 
         Raises what :meth:`resolve` and :meth:`Session.request` do.
         """
-        options = self.resolve(session.model, given, line)
+        options = self.resolve(session.model, given, line, tell)
         made = session.request(
             resume=resume, seconds=self.seconds, conditioned=conditioned, **options
         )
-        self._tell_length(made)
+        self._tell_length(made, tell)
         return made
 
     def resolve(
-        self, model: ModelSpec, given: Mapping[str, Any], line: Mapping[str, Any]
+        self,
+        model: ModelSpec,
+        given: Mapping[str, Any],
+        line: Mapping[str, Any],
+        tell: Callable[[str], None] = show.note,
     ) -> dict[str, Any]:
         """The options ``given`` with the height and width that follow.
 
@@ -69,30 +74,30 @@ class Wanted:
             raise UsageError(
                 f"{' and '.join(names)} are given.", expected="one way of saying the size."
             )
-        size = self._size(model)
+        size = self._size(model, tell)
         return {**options, "height": size.height, "width": size.width}
 
-    def _size(self, model: ModelSpec) -> Size:
+    def _size(self, model: ModelSpec, tell: Callable[[str], None]) -> Size:
         if self.aspect is not None:
             size = frame_sizes.of_aspect(model, *frame_sizes.parse(self.aspect, ":/"))
-            show.note(f"Note: {self.aspect} is {size}, the nearest size of {model.name}.")
+            tell(f"Note: {self.aspect} is {size}, the nearest size of {model.name}.")
             return size
         assert self.size is not None
         width, height = frame_sizes.parse(self.size.lower(), "x×*")
         size = frame_sizes.nearest(model, width, height)
         if size != (width, height):
             multiples = " and ".join(map(str, model.size_multiples[::-1]))
-            show.note(
+            tell(
                 f"Note: {self.size} becomes {size}: {model.name} makes widths and heights that "
                 f"are multiples of {multiples}."
             )
         return size
 
-    def _tell_length(self, request: Request) -> None:
+    def _tell_length(self, request: Request, tell: Callable[[str], None]) -> None:
         """Say what became of the seconds, where it is not just what was asked for."""
         made = request.num_frames / request.fps
         if self.seconds is not None and abs(made - self.seconds) > 1 / (2 * request.fps):
-            show.note(
+            tell(
                 f"Note: {self.seconds:g} s become {request.num_frames} frames, {made:.4g} s: one "
                 "frame, then whole latent frames."
             )
