@@ -32,7 +32,7 @@ from sana_rt.export.weights import (
     read_json,
 )
 from sana_rt.files import sha256
-from sana_rt.manifest import Source
+from sana_rt.manifest import Lora, Source
 from sana_rt.model_spec import (
     PRESETS,
     ModelSpec,
@@ -54,7 +54,8 @@ FETCHED_NAME: Final = "sana_rt_fetched.json"
 class Checkpoint:
     """The parts of a model; a part that is absent is None and ``notes`` say why.
 
-    Tensors have diffusers' names (transformers' for the text encoder) in every layout.
+    Tensors have diffusers' names (transformers' for the text encoder) in every layout. ``loras``
+    are merged into those of the transformer that are ``changed``.
     """
 
     name: str
@@ -65,6 +66,8 @@ class Checkpoint:
     text_encoder: Weights | None = None
     tokenizer: Path | None = None
     notes: tuple[str, ...] = ()
+    loras: tuple[Lora, ...] = ()
+    changed: frozenset[str] = frozenset()
 
     def part(self, name: PartName) -> Weights:
         """The tensors of a part that the checkpoint has."""
@@ -78,12 +81,8 @@ class Checkpoint:
         """Where the weights came from; every weight file is read once to hash it.
 
         ``sha256`` is that of the text with one line ``<SHA-256 of the file>  <part>/<name>`` for
-        each weight file, sorted.
+        each weight file, sorted; for ``loras`` see :meth:`Source.with_loras`.
         """
-        return self._source
-
-    @cached_property
-    def _source(self) -> Source:
         names: tuple[PartName, ...] = ("transformer", "vae", "text_encoder")
         lines = sorted(
             f"{sha256(path)}  {name}/{path.name}\n"
@@ -92,7 +91,8 @@ class Checkpoint:
             for path in self.part(name).files
         )
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
-        return Source(checkpoint=self.name, layout=self.layout, sha256=digest)
+        source = Source(checkpoint=self.name, layout=self.layout, sha256=digest)
+        return source.with_loras(self.loras)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sana_rt import freshness
 from sana_rt.bundle import Bundle
 from sana_rt.files import sha256
-from sana_rt.manifest import Variant
+from sana_rt.manifest import Lora, Variant
 from sana_rt.model_spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class VariantKey:
     """All that decides what an exported variant is; each field is a reason of its own."""
 
     checkpoint: str = field(metadata={"opaque": True})
+    loras: tuple[Lora, ...] = field(metadata={"opaque": True})
     model: ModelSpec = field(metadata={"opaque": True})
     tokenizer: str | None = field(metadata={"opaque": True})
     dtype: str
@@ -46,7 +47,7 @@ def reasons(root: Path, checkpoint: Checkpoint, options: ExportOptions) -> tuple
     if not Bundle.exists(root):
         return (NEVER,)
     bundle = Bundle.read(root)
-    variant = bundle.manifest.variants.get(options.name)
+    variant = bundle.manifest.variants.get(options.name(checkpoint.source))
     if variant is None or variant.quantization is not None:
         return (NEVER,)
     return tuple(_differences(bundle, variant, checkpoint, options))
@@ -59,7 +60,8 @@ def _differences(
     tokenizer = manifest.tokenizer
     compared = all(graph.verification for graph in variant.graphs.values())
     there = VariantKey(
-        checkpoint=variant.source.sha256,
+        checkpoint=variant.source.base,
+        loras=variant.source.loras,
         model=manifest.model,
         tokenizer=None if tokenizer is None else manifest.file(tokenizer).sha256,
         dtype=variant.dtype,
@@ -67,7 +69,8 @@ def _differences(
         maker=variant.maker,
     )
     wanted = VariantKey(
-        checkpoint=checkpoint.source.sha256,
+        checkpoint=checkpoint.source.base,
+        loras=checkpoint.source.loras,
         model=checkpoint.spec,
         tokenizer=None if checkpoint.tokenizer is None else sha256(checkpoint.tokenizer),
         dtype=options.dtype,

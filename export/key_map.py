@@ -63,6 +63,20 @@ def to_diffusers(weights: Weights) -> Weights:
     return Weights(renamed, weights.files)
 
 
+def to_original(layer: str) -> str:
+    """The name of the original's layer that has the weights of a layer of diffusers."""
+    block = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", f"{layer}.")
+    if block is None:
+        return _replace_prefix(f"{layer}.", _reversed(_PREFIXES)).removesuffix(".")
+    fused = {part: whole for whole, parts in _FUSED.items() for part in parts}
+    rest = _replace_prefix(block[2], _reversed(_BLOCK_PREFIXES) | fused)
+    return f"blocks.{block[1]}.{rest}".removesuffix(".")
+
+
+def _reversed(table: dict[str, str]) -> dict[str, str]:
+    return {new: old for old, new in table.items()}
+
+
 def _translated(name: str, tensor: LazyTensor) -> Iterator[tuple[str, LazyTensor]]:
     block = _BLOCK.fullmatch(name)
     if block is None:

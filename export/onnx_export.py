@@ -6,6 +6,7 @@ own, read from the checkpoint one tensor at a time. Memory is bounded by the lar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import ManifestValueError, UsageError
-from sana_rt.export import autoencoders, freshness, verify
+from sana_rt.export import autoencoders, freshness, shared, verify
 from sana_rt.export.checkpoint import TOKENIZER_NAME, Checkpoint
 from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.graph_passes import Weight
@@ -31,7 +32,7 @@ from sana_rt.export.trace import OPSET, TORCH_DTYPES, Topology, trace
 from sana_rt.export.weights import Weights
 from sana_rt.files import lock, sha256, storage_errors, write_bytes
 from sana_rt.graph_names import DECODER
-from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Variant
+from sana_rt.manifest import MANIFEST_NAME, Graph, Manifest, Source, Variant
 from sana_rt.model_spec import differences
 from sana_rt.progress import ReportProgress, silent
 from sana_rt.weights_file import Extent
@@ -51,7 +52,8 @@ _DESCRIPTIONS: Final[dict[DType, str]] = {
 class ExportOptions:
     """How to export: the type of weights and activations, the variant's name, and checking.
 
-    ``overwrite`` replaces a bundle of another checkpoint or of other settings, all of it.
+    By default the name is that of the type and, if there are some, of the LoRAs. ``overwrite``
+    replaces a bundle of another checkpoint or of other settings, all of it.
     """
 
     dtype: DType = "float32"
@@ -59,12 +61,11 @@ class ExportOptions:
     verify: bool = True
     overwrite: bool = False
 
-    @property
-    def name(self) -> str:
-        """The variant's name; by default that of the type."""
+    def name(self, source: Source) -> str:
+        """What the variant of the weights of ``source`` is called."""
         if self.variant is not None:
             return self.variant
-        return {"float32": "fp32", "bfloat16": "bf16"}[self.dtype]
+        return source.variant_name({"float32": "fp32", "bfloat16": "bf16"}[self.dtype])
 
 
 def export_bundle(
@@ -75,24 +76,28 @@ def export_bundle(
 ) -> Bundle:
     """Write ``checkpoint`` as one variant of the bundle at ``root``.
 
-    A bundle that exists keeps its other variants; a variant of the same name is replaced when
-    the new one is complete, and not before. ``progress`` is called with the name of each graph
-    before it is written, and at the end. Whether that is necessary says
+    A bundle that exists keeps its other variants, and graphs that one of them has already are
+    shared with it; a variant of the same name is replaced when the new one is complete, and not
+    before. ``progress`` is called with the name of each graph before it is written, and at the
+    end. Whether that is necessary says
     :func:`sana_rt.export.freshness.reasons`. Raises :class:`UsageError` where ``root`` holds
     something else, :class:`LockedError`, :class:`StorageError`, :class:`CheckpointFormatError`
     for weights that are not finite, and :class:`VerificationError`.
     """
     options = options or ExportOptions()
-    _check_name(options.name)
+    name = options.name(checkpoint.source)
+    _check_name(name)
     _check_place(root)
     with lock(root):
         before = Bundle.read(root).manifest if Bundle.exists(root) else None
         kept = _kept(root, before, checkpoint, options)
-        with new_folder(root, options.name, before) as folder:
-            graphs = _write_graphs(checkpoint, folder, options, progress)
+        _check_replaced(root, kept.variants.get(name), name, checkpoint)
+        with new_folder(root, name, before) as folder:
+            there = shared.graphs(Bundle(root, kept), checkpoint, options.dtype, besides=name)
+            graphs = _write_graphs(checkpoint, folder, options, there, progress)
             variant = _variant(checkpoint, options.dtype, graphs)
             after = msgspec.structs.replace(
-                kept.with_variants({options.name: variant}),
+                kept.with_variants({name: variant}),
                 created_by=_CREATED_BY,
                 tokenizer=_write_tokenizer(checkpoint, root, before),
             )
@@ -133,17 +138,17 @@ def _kept(
 
 
 def _same_model(manifest: Manifest, checkpoint: Checkpoint) -> bool:
-    hashes = {variant.source.sha256 for variant in manifest.variants.values()}
-    return checkpoint.source.sha256 in hashes and manifest.model == checkpoint.spec
+    hashes = {variant.source.base for variant in manifest.variants.values()}
+    return checkpoint.source.base in hashes and manifest.model == checkpoint.spec
 
 
 def _check_same_model(root: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
     source, remedy = checkpoint.source, "export to another directory, or replace it: --overwrite."
     sources = [variant.source for variant in manifest.variants.values()]
-    if source.sha256 not in {each.sha256 for each in sources}:
+    if source.base not in {each.base for each in sources}:
         raise UsageError(
-            f"{root} is a bundle of {sources[0].checkpoint}, sha256 {sources[0].sha256}.",
-            expected=f"one of {source.checkpoint}, sha256 {source.sha256}.",
+            f"{root} is a bundle of {sources[0].checkpoint}, sha256 {sources[0].base}.",
+            expected=f"one of {source.checkpoint}, sha256 {source.base}.",
             remedy=remedy,
         )
     found = [
@@ -158,12 +163,29 @@ def _check_same_model(root: Path, manifest: Manifest, checkpoint: Checkpoint) ->
         )
 
 
+def _check_replaced(root: Path, before: Variant | None, name: str, checkpoint: Checkpoint) -> None:
+    """A variant is replaced by one with the same LoRAs, be they trained further, or none."""
+    if before is None:
+        return
+    there, wanted = (
+        ", ".join(map(str, source.loras)) or "no LoRA"
+        for source in (before.source, checkpoint.source)
+    )
+    if there != wanted:
+        raise UsageError(
+            f"The variant {name!r} of {root} has {there}.",
+            expected=f"a name that is free, or one of a variant with {wanted}.",
+            remedy="give another --variant, or remove that one first (sana-rt remove).",
+        )
+
+
 def _variant(checkpoint: Checkpoint, dtype: DType, graphs: dict[str, Graph]) -> Variant:
     autoencoder = autoencoders.find(checkpoint.spec.vae) if DECODER in graphs else None
     decoder = None if autoencoder is None else autoencoder.window()
+    loras = ", ".join(map(str, checkpoint.source.loras))
     return Variant(
         dtype,
-        _DESCRIPTIONS[dtype],
+        _DESCRIPTIONS[dtype] + (f" Merged into them: {loras}." if loras else ""),
         checkpoint.source,
         graphs,
         decoder=decoder,
@@ -172,20 +194,26 @@ def _variant(checkpoint: Checkpoint, dtype: DType, graphs: dict[str, Graph]) -> 
 
 
 def _write_graphs(
-    checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: ReportProgress
+    checkpoint: Checkpoint,
+    folder: Path,
+    options: ExportOptions,
+    there: Mapping[str, Graph],
+    progress: ReportProgress,
 ) -> dict[str, Graph]:
-    """Every graph of the checkpoint, traced, written and checked, by name."""
+    """Every graph of the checkpoint, by name: traced and written, unless it is ``there``."""
     planned = definitions(checkpoint, options.dtype)
     topologies: dict[str, Topology] = {}
     graphs = {}
     for index, definition in enumerate(planned):
         progress(definition.name, index, len(planned))
-        if definition.topology not in topologies:
-            dims = TRACE_SIZES.dims(checkpoint.spec)
-            topologies[definition.topology] = trace(definition, dims)
-        topology = topologies[definition.topology]
-        graph = write_graph(topology, definition, checkpoint.part(definition.source), folder)
-        if options.verify:
+        graph = there.get(definition.name)
+        if graph is None:
+            if definition.topology not in topologies:
+                dims = TRACE_SIZES.dims(checkpoint.spec)
+                topologies[definition.topology] = trace(definition, dims)
+            topology = topologies[definition.topology]
+            graph = write_graph(topology, definition, checkpoint.part(definition.source), folder)
+        if options.verify and graph.verification is None:
             found = verify.compare(definition, folder.parent / graph.path, checkpoint)
             verify.require(definition.name, found)
             graph = msgspec.structs.replace(graph, verification=found)

@@ -31,7 +31,7 @@ from sana_rt.export.graphs import Sizes, definitions
 from sana_rt.export.modules.gemma2 import ScaledEmbedding
 from sana_rt.export.weights import Weights
 from sana_rt.files import sha256
-from sana_rt.manifest import Graph, Manifest, Variant, Verification
+from sana_rt.manifest import Graph, Lora, Manifest, Variant, Verification
 from sana_rt.model_spec import ModelSpec, differences
 from sana_rt.tensors import TensorSpec, resolve
 
@@ -94,7 +94,7 @@ class Finding:
 
 
 def is_of(bundle: Bundle, checkpoint: Checkpoint) -> bool | None:
-    """Whether any variant is of the weights of ``checkpoint``; every weight file is hashed.
+    """Whether any variant is of ``checkpoint``, LoRAs aside; every weight file is hashed.
 
     None if that cannot be told: a checkpoint without a part that the bundle has is hashed
     without it.
@@ -102,7 +102,7 @@ def is_of(bundle: Bundle, checkpoint: Checkpoint) -> bool | None:
     variants = bundle.manifest.variants.values()
     if any(_absent(name, checkpoint) for variant in variants for name in variant.graphs):
         return None
-    return checkpoint.source.sha256 in {variant.source.sha256 for variant in variants}
+    return checkpoint.source.base in {variant.source.base for variant in variants}
 
 
 def verify_bundle(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -116,10 +116,11 @@ def verify_bundle(bundle: Bundle, checkpoint: Checkpoint) -> Iterator[Finding]:
     yield Finding("files", _passed(not damaged), "\n".join(damaged.values()) or whole)
     yield _model(bundle, checkpoint)
     yield _tokenizer(bundle, checkpoint)
-    sha256 = None if is_of(bundle, checkpoint) is None else checkpoint.source.sha256
+    source = checkpoint.source
+    base = None if is_of(bundle, checkpoint) is None else source.base
     for name, variant in bundle.manifest.variants.items():
         yield from _recorded(name, variant)
-        if (reason := _reason(variant, sha256)) is not None:
+        if (reason := _reason(variant, base, source.loras)) is not None:
             yield Finding(name, "not checked", reason, name)
         else:
             yield from _graphs(bundle, name, checkpoint, damaged)
@@ -167,15 +168,18 @@ def _recorded(name: str, variant: Variant) -> Iterator[Finding]:
             yield Finding(what, "failed", message, name, graph_name, found)
 
 
-def _reason(variant: Variant, sha256: str | None) -> str | None:
+def _reason(variant: Variant, base: str | None, loras: tuple[Lora, ...]) -> str | None:
     """Why a variant's graphs are not compared with modules, if they are not."""
     if variant.quantization is not None:
         return "quantized: its graphs are not the modules'; sana-rt quality compares what it plays"
     if variant.dtype not in _DTYPES:
         return f"{variant.dtype}: compared are {' and '.join(_DTYPES)}"
     source = variant.source
-    if sha256 not in (None, source.sha256):
-        return f"of another checkpoint: {source.checkpoint}, SHA-256 {source.sha256}"
+    if base not in (None, source.base):
+        return f"of another checkpoint: {source.checkpoint}, SHA-256 {source.base}"
+    if source.loras != loras:
+        merged = " and ".join(f"{each} (SHA-256 {each.sha256[:12]})" for each in source.loras)
+        return f"it has {merged or 'no LoRA'}: give what it has with --lora"
     return None
 
 

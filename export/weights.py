@@ -119,17 +119,28 @@ def read_json(path: Path) -> dict[str, Any]:
     size, and none that is an answer on depth; a key that is there twice it reads over.
     """
     try:
-        content = json.loads(documents.read_bytes(path), object_pairs_hook=_object)
-        json.dumps(content, ensure_ascii=False).encode()  # an escape can be half a character
-    except RecursionError as error:
-        raise CheckpointFormatError(f"{path} is nested too deeply.") from error
+        data = documents.read_bytes(path)
     except ValueError as error:
         raise CheckpointFormatError(
             f"{path} cannot be read as JSON: {error}.", remedy=_TRANSFERRED
         ) from error
+    return parse_json(data, str(path))
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object, which ``where`` says where it is from; see :func:`read_json`."""
+    try:
+        content = json.loads(data, object_pairs_hook=_object)
+        json.dumps(content, ensure_ascii=False).encode()  # an escape can be half a character
+    except RecursionError as error:
+        raise CheckpointFormatError(f"{where} is nested too deeply.") from error
+    except ValueError as error:
+        raise CheckpointFormatError(
+            f"{where} cannot be read as JSON: {error}.", remedy=_TRANSFERRED
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointFormatError(
-            f"{path} holds a JSON {type(content).__name__}.", expected="an object."
+            f"{where} holds a JSON {type(content).__name__}.", expected="an object."
         )
     return content
 
@@ -191,6 +202,13 @@ def open_safetensors(path: Path) -> Weights:
             )
     tensors = {name: LazyTensor(shape, _reader(path, name)) for name, shape in shapes.items()}
     return Weights(tensors, (path,))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What the header says beside the tensors of a file that :func:`open_safetensors` opened."""
+    with safe_open(path, framework="pt") as file:
+        found: dict[str, str] = file.metadata() or {}
+    return found
 
 
 def _reader(path: Path, name: str) -> Callable[[], torch.Tensor]:

@@ -44,18 +44,22 @@ class CalibrationTable(Frozen, frozen=True):
     @property
     def record(self) -> Calibration:
         """What a manifest says of it."""
-        return Calibration(self.algorithm, self.sha256, self.prompts, self.passes)
+        return Calibration(self.algorithm, self.sha256, self.prompts, self.checkpoint, self.passes)
 
     def of_layer(self, layer: str) -> tuple[float, tuple[float, ...] | None]:
         """The largest magnitude of a layer's input, and its channel scales if it has some."""
         return self.amax[layer], self.channel_scales.get(layer)
 
     def check(self, source: Source, formats: Mapping[str, QuantizedFormat]) -> None:
-        """Raise :class:`CalibrationError` for other weights, or other formats of layers."""
-        if self.checkpoint != source.sha256:
+        """Raise :class:`CalibrationError` for other weights, or other formats of layers.
+
+        A calibration of the checkpoint does for its weights with LoRAs as well.
+        """
+        if self.checkpoint not in (source.sha256, source.base):
             raise CalibrationError(
                 f"The calibration is of the checkpoint with SHA-256 {self.checkpoint}.",
-                expected=f"{source.sha256}, that of {source.checkpoint}.",
+                expected=" or ".join(dict.fromkeys((source.sha256, source.base)))
+                + f", that of {source.checkpoint}.",
                 remedy=_REMEDY,
             )
         missing = [layer for layer in formats if layer not in self.amax]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from sana_rt.bundle import Bundle
 from sana_rt.bundle_writer import new_folder, publish
 from sana_rt.errors import UsageError
 from sana_rt.files import lock
-from sana_rt.manifest import Form, Graph, Manifest, Quantization, Variant
+from sana_rt.manifest import Form, Graph, Manifest, Quantization, Source, Variant
 from sana_rt.progress import ReportProgress, silent
 from sana_rt.quantize import freshness, graph_file, quantized_layer, rewrite
 from sana_rt.quantize import recipe as recipes
@@ -24,6 +25,7 @@ from sana_rt.quantize.layers import Layer, layers_of
 from sana_rt.quantize.quantized_layer import QuantizedFormat, QuantizedLayer
 from sana_rt.quantize.recipe import LoadedRecipe, Recipe
 
+_SOURCE_DTYPES: Final = ("float32", "bfloat16")  # the preferred one first
 Rewrite = Callable[[ModelProto, tuple[Layer, ...], Mapping[str, QuantizedLayer]], ModelProto]
 
 
@@ -43,6 +45,7 @@ class _Job:
     """Everything that decides what the new graphs are, and the folder they go to."""
 
     bundle: Bundle
+    source: str  # the variant that weights are taken from
     folder: Path
     forms: tuple[_Form, ...]
     formats: Mapping[str, QuantizedFormat]  # of the layers that are quantized
@@ -54,7 +57,7 @@ class _Job:
         written: dict[str, dict[str, Graph]] = {form.name: {} for form in self.forms}
         for index, name in enumerate(names):
             progress(name, index, len(names))
-            read = (source_variant(self.bundle.manifest), *(form.base for form in self.forms))
+            read = (self.source, *(form.base for form in self.forms))
             for variant in dict.fromkeys(read):
                 self.bundle.check_graph(self.bundle.manifest.variant(variant).graphs[name])
             quantized = self._quantize(name)
@@ -65,8 +68,7 @@ class _Job:
 
     def _quantize(self, name: str) -> dict[str, QuantizedLayer]:
         """The layers of one graph, quantized from the source's weights."""
-        source = source_variant(self.bundle.manifest)
-        path = self.bundle.path(self.bundle.manifest.variant(source).graphs[name].path)
+        path = self.bundle.path(self.bundle.manifest.variant(self.source).graphs[name].path)
         model = graph_file.read(path)
         return _quantize(model, layers_of(name, model), path.parent, self.formats, self.table)
 
@@ -88,9 +90,11 @@ class _Job:
         )
 
 
-def variant_names(manifest: Manifest, recipe: str) -> list[str]:
-    """The variants of the recipe called ``recipe`` that a bundle has."""
-    return [*manifest.of_recipe(recipe, "device"), *manifest.of_recipe(recipe, "emulation")]
+def variant_names(manifest: Manifest, recipe: str, source: str) -> list[str]:
+    """The variants that a recipe made of the weights of ``source``, the device's first."""
+    weights = manifest.variant(source).source.sha256
+    names = [*manifest.of_recipe(recipe, "device"), *manifest.of_recipe(recipe, "emulation")]
+    return [name for name in names if manifest.variant(name).source.sha256 == weights]
 
 
 def quantize_bundle(
@@ -98,6 +102,7 @@ def quantize_bundle(
     loaded: LoadedRecipe,
     table: CalibrationTable | None = None,
     progress: ReportProgress = silent,
+    source: str | None = None,
 ) -> Bundle:
     """Add the variants of a recipe to the bundle at ``root``, or replace them.
 
@@ -106,8 +111,9 @@ def quantize_bundle(
     from the float32 variant if there is one, so that they agree in every bit. Graphs in which
     nothing is quantized stay those of the variant that it is made from.
 
-    Without a calibration ``table`` the inputs of layers have the scale 1. Whether anything is to
-    be made says :func:`reasons`.
+    ``source`` is a variant of the weights, by default the one of :func:`source_variant`. Without
+    a calibration ``table`` the inputs of layers have the scale 1; that of the checkpoint may be
+    used for its weights with LoRAs, too. Whether anything is to be made says :func:`reasons`.
 
     Raises:
         RecipeError: the recipe is for another model.
@@ -118,16 +124,17 @@ def quantize_bundle(
         BundleFileError: a graph to quantize is not the one that the manifest lists.
         LockedError: another process is writing the bundle.
     """
-    name = recipes.variant_name(loaded.recipe, "device")
     with lock(root):
         bundle = Bundle.open(root)
-        forms = _forms(bundle.manifest, loaded.recipe)
-        formats = layer_formats(bundle, loaded)
+        source = source_variant(bundle.manifest, source)
+        forms = _forms(bundle.manifest, loaded.recipe, source)
+        formats = layer_formats(bundle, loaded, source)
+        weights = bundle.manifest.variant(source).source
         if table is not None:
-            source = bundle.manifest.variant(source_variant(bundle.manifest)).source
-            table.check(source, formats)
+            table.check(weights, formats)
+        name = weights.variant_name(recipes.variant_name(loaded.recipe, "device"))
         with new_folder(root, name, bundle.manifest) as folder:
-            graphs = _Job(bundle, folder, forms, formats, table).write(progress)
+            graphs = _Job(bundle, source, folder, forms, formats, table).write(progress)
             variants = {
                 form.name: _variant(bundle, form, graphs[form.name], loaded, table)
                 for form in forms
@@ -136,27 +143,33 @@ def quantize_bundle(
 
 
 def reasons(
-    bundle: Bundle, loaded: LoadedRecipe, calibration: Mapping[str, object]
+    bundle: Bundle,
+    loaded: LoadedRecipe,
+    calibration: Mapping[str, object],
+    source: str | None = None,
 ) -> dict[str, tuple[str, ...]]:
     """Why each variant of the recipe would be made again, by its name; none if it is current.
 
     ``calibration`` are the fields of the manifest's that are known in advance. Raises what
     :func:`quantize_bundle` would if the recipe does not fit; reads all files of the variants.
     """
-    forms = _forms(bundle.manifest, loaded.recipe)
+    forms = _forms(bundle.manifest, loaded.recipe, source_variant(bundle.manifest, source))
     return {
         form.name: freshness.reasons(bundle, form.name, form.base, loaded.sha256, calibration)
         for form in forms
     }
 
 
-def layer_formats(bundle: Bundle, loaded: LoadedRecipe) -> dict[str, QuantizedFormat]:
+def layer_formats(
+    bundle: Bundle, loaded: LoadedRecipe, source: str | None = None
+) -> dict[str, QuantizedFormat]:
     """The formats that a recipe gives to layers, without those that stay as they are.
 
     Raises what :func:`quantize_bundle` would if the recipe does not fit; reads no weights.
     """
-    layers = _layers(bundle, source_variant(bundle.manifest))
-    for form in _forms(bundle.manifest, loaded.recipe):
+    source = source_variant(bundle.manifest, source)
+    layers = _layers(bundle, source)
+    for form in _forms(bundle.manifest, loaded.recipe, source):
         if set(_layers(bundle, form.base)) != set(layers):
             raise UsageError(
                 f"The variants of the bundle differ in their layers ({form.base!r} is another).",
@@ -211,17 +224,32 @@ def _quantize(
     return quantized
 
 
-def source_variant(manifest: Manifest) -> str:
-    """The variant that weights are taken from: float32 before bfloat16, not quantized itself."""
-    for dtype in ("float32", "bfloat16"):
-        for name, variant in manifest.variants.items():
-            if variant.dtype == dtype and variant.quantization is None:
-                return name
-    raise UsageError(
-        f"The bundle has only the variants {', '.join(manifest.variants)}.",
-        expected="one in float32 or bfloat16 that is not quantized.",
-        remedy="export the checkpoint (sana-rt export).",
-    )
+def source_variant(manifest: Manifest, like: str | None = None) -> str:
+    """The variant that weights are taken from: float32 before bfloat16, not quantized itself.
+
+    It has the weights of the variant ``like``; by default those of the checkpoint without LoRAs
+    or, where there are none, the first with some.
+    """
+    wanted = None if like is None else manifest.variant(like).source.sha256
+    plain = [
+        (name, variant)
+        for name, variant in manifest.variants.items()
+        if variant.quantization is None
+        and variant.dtype in _SOURCE_DTYPES
+        and wanted in (None, variant.source.sha256)
+    ]
+    if not plain:
+        raise UsageError(
+            f"The bundle has only the variants {', '.join(manifest.variants)}.",
+            expected="one in float32 or bfloat16 that is not quantized.",
+            remedy="export the checkpoint (sana-rt export).",
+        )
+
+    def preference(item: tuple[str, Variant]) -> tuple[bool, int]:
+        _, variant = item
+        return bool(variant.source.loras), _SOURCE_DTYPES.index(variant.dtype)
+
+    return min(plain, key=preference)[0]
 
 
 def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
@@ -235,36 +263,36 @@ def read_layers(bundle: Bundle, variant: str) -> dict[str, tuple[Layer, ...]]:
     return found
 
 
-def _forms(manifest: Manifest, recipe: Recipe) -> tuple[_Form, ...]:
-    """What is made of the variants that have the weights of :func:`source_variant`."""
-    sha256 = manifest.variant(source_variant(manifest)).source.sha256
+def _forms(manifest: Manifest, recipe: Recipe, source: str) -> tuple[_Form, ...]:
+    """What is made of the variants that have the weights of ``source``."""
+    weights = manifest.variant(source).source
     plain = {
         variant.dtype: name
         for name, variant in reversed(manifest.variants.items())
-        if variant.quantization is None and variant.source.sha256 == sha256
+        if variant.quantization is None and variant.source.sha256 == weights.sha256
     }
     forms = []
     if "bfloat16" in plain:
-        name, base = _name(manifest, recipe, "device", sha256), plain["bfloat16"]
+        name, base = _name(manifest, recipe, "device", weights), plain["bfloat16"]
         forms.append(_Form(name, base, "device", rewrite.device, "for TensorRT"))
     if "float32" in plain:
-        name, base = _name(manifest, recipe, "emulation", sha256), plain["float32"]
+        name, base = _name(manifest, recipe, "emulation", weights), plain["float32"]
         forms.append(_Form(name, base, "emulation", rewrite.emulation, "emulated in float32"))
     return tuple(forms)
 
 
-def _name(manifest: Manifest, recipe: Recipe, form: Form, sha256: str) -> str:
+def _name(manifest: Manifest, recipe: Recipe, form: Form, weights: Source) -> str:
     """The variant that the recipe made of the same weights before, or the name of a new one."""
     for name in manifest.of_recipe(recipe.name, form):
-        if manifest.variants[name].source.sha256 == sha256:
+        if manifest.variants[name].source.sha256 == weights.sha256:
             return name
-    name = recipes.variant_name(recipe, form)
+    name = weights.variant_name(recipes.variant_name(recipe, form))
     if name in manifest.variants:
         raise UsageError(
             f"The bundle has a variant {name!r}, which the recipe {recipe.name!r} did not make "
             "from these weights.",
             expected="a name that is free.",
-            remedy="give the recipe another name.",
+            remedy="give the recipe another name, or remove that one first (sana-rt remove).",
         )
     return name
 

@@ -42,7 +42,7 @@ class ClipRecord(Frozen, frozen=True):
     request: dict[str, Value]
     prompts: tuple[TimedPrompt, ...] = ()
     recommit: bool = False
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Literal["crop", "stretch", "pad"] = "crop"
     inputs: dict[str, str] = msgspec.field(default_factory=dict)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     format: Literal["sana-rt-clip"] = "sana-rt-clip"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from sana_rt.errors import RequestError
 from sana_rt.files import read_at_most, storage_errors, write_bytes
-from sana_rt.runtime import comments
+from sana_rt.runtime import comments, image_metadata
 from sana_rt.runtime.comments import Tags
 
 Image = NDArray[np.uint8]
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "stretch", "pad"]
 
 
 class _Format(NamedTuple):
@@ -40,6 +41,18 @@ _FORMATS: Final = (
     _Format("webp", b"WEBP", at=8),
     _Format("bmp", b"BM"),
 )
+_OPAQUE: Final = 255
+#: What makes a picture upright, by its orientation in EXIF.
+_TURNS: Final[Mapping[int, Callable[[Image], Image]]] = {
+    1: lambda picture: picture,
+    2: np.fliplr,
+    3: lambda picture: np.rot90(picture, 2),
+    4: np.flipud,
+    5: lambda picture: picture.swapaxes(0, 1),
+    6: lambda picture: np.rot90(picture, -1),
+    7: lambda picture: np.rot90(picture, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 _NO_TAGS: Final[Tags] = {}
 _SHEET_COLUMNS: Final = 3
 _SHEET_PICTURES: Final = 9
@@ -56,23 +69,43 @@ _EXPECTED: Final = f"a whole PNG, JPEG, WebP or BMP of at most {_MAX_PIXELS:,} p
 def read_image(path: Path, height: int, width: int, fit: Fit = "crop") -> Image:
     """A picture scaled to ``height`` by ``width``; its format is read off its content.
 
-    ``fit`` says what becomes of another aspect: "crop" cuts the picture around its middle
-    first; "stretch" distorts it, as diffusers does.
+    It is turned as its EXIF says. What is transparent becomes black, and the colours of another
+    profile than sRGB are taken for sRGB's; both are warned of. ``fit`` says what becomes of
+    another aspect: "crop" cuts the picture around its middle first; "stretch" distorts it, as
+    diffusers does; "pad" leaves it whole between black bars.
 
     Returns:
         u8 [height, width, 3].
 
     Raises:
-        RequestError: the file holds no picture that can be decoded, or only a part of one.
+        RequestError: the file holds no picture that can be decoded, or only a part of one, or an
+            animation.
         StorageError: it cannot be read.
     """
     picture = _decode(path)
     if fit == "crop":
         picture = _middle(picture, height, width)
+    elif fit == "pad":
+        return _padded(picture, height, width)
+    return _scaled(picture, height, width)
+
+
+def _scaled(picture: Image, height: int, width: int) -> Image:
     if picture.shape[:2] == (height, width):
         return picture
     lanczos = Interpolation.LANCZOS
     return _rgb(_frame(picture).reformat(width=width, height=height, interpolation=lanczos))
+
+
+def _padded(picture: Image, height: int, width: int) -> Image:
+    """All of the picture in the middle of ``height`` by ``width``, what is left over black."""
+    scale = min(height / picture.shape[0], width / picture.shape[1])
+    inner_height, inner_width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    padded = np.zeros((height, width, 3), np.uint8)
+    inner = _scaled(picture, inner_height, inner_width)
+    padded[top : top + inner_height, left : left + inner_width] = inner
+    return padded
 
 
 def _middle(picture: Image, height: int, width: int) -> Image:
@@ -130,6 +163,12 @@ def _decode(path: Path) -> Image:
         head = file.read(_HEAD_BYTES)
         form = next((form for form in _FORMATS if head.startswith(form.begin, form.at)), None)
         data = head + read_at_most(file, _MAX_BYTES) if form else b""
+    if head.startswith(b"GIF8") or image_metadata.is_animated(data):
+        raise RequestError(
+            f"{path} is not a picture but an animation, or in a format for such.",
+            expected=_EXPECTED,
+            remedy="save the frame that the video is to begin with as a PNG.",
+        )
     if form is None or len(data) > _MAX_BYTES or form.end not in data:
         raise RequestError(f"{path} is not a picture that can be read.", expected=_EXPECTED)
     try:
@@ -137,11 +176,36 @@ def _decode(path: Path) -> Image:
         assert isinstance(decoder, av.VideoCodecContext)
         decoder.options = _OPTIONS
         frame, *_ = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
-        return _rgb(frame)
+        picture = _opaque(frame, path)
+        _check_profile(data, path)
     except (av.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         raise RequestError(
             f"{path} is not a picture that can be decoded: {error}.", expected=_EXPECTED
         ) from error
+    return np.ascontiguousarray(_TURNS[image_metadata.orientation(data)](picture))
+
+
+def _opaque(frame: av.VideoFrame, path: Path) -> Image:
+    """The colours of a frame, on black where it is transparent."""
+    if not (frame.format.has_palette or any(each.is_alpha for each in frame.format.components)):
+        return _rgb(frame)
+    rgba = np.asarray(frame.to_ndarray(format="rgba"), np.uint8)
+    alpha = rgba[..., 3:].astype(np.uint16)
+    if (alpha == _OPAQUE).all():
+        return rgba[..., :3]
+    warnings.warn(f"{path} is transparent in parts, which become black.", stacklevel=2)
+    return ((rgba[..., :3] * alpha + _OPAQUE // 2) // _OPAQUE).astype(np.uint8)
+
+
+def _check_profile(data: bytes, path: Path) -> None:
+    """Warn of colours that are not shown as they are meant."""
+    profile = image_metadata.colour_profile(data)
+    if profile is not None and b"sRGB" not in profile.replace(b"\0", b""):  # its text has 16 bits
+        warnings.warn(
+            f"{path} has a colour profile, which is not applied: its colours are taken for sRGB. "
+            "Convert it to sRGB first if they look wrong.",
+            stacklevel=2,
+        )
 
 
 def _frame(image: Image) -> av.VideoFrame:

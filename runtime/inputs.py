@@ -96,8 +96,8 @@ def brought(
 ) -> Inputs:
     """What a caller brings along for ``request``, as arrays or as the files that hold them.
 
-    A picture in a file is cut or stretched (``fit``) to the aspect of the request, and scaled to
-    its size; an array has that size. :meth:`Inputs.check` judges them.
+    A picture in a file is cut, stretched or padded (``fit``) to the aspect of the request, and
+    scaled to its size; an array has that size. :meth:`Inputs.check` judges them.
     """
     return Inputs(
         noise=None if noise is None else _array(noise, read_noise),

@@ -63,8 +63,8 @@ def select(
 
     ``auto`` prefers plans for the card, where there are any. Without ``variant`` it is the first
     one that the backend prefers: on a CPU in ``float32``, on a GPU in ``bfloat16`` before
-    ``float32``. A quantized variant is played only when it is
-    asked for.
+    ``float32``; one with LoRAs only where there is none without. A quantized variant is played
+    only when it is asked for.
 
     Raises:
         BackendError: none can; every refusal is listed with its reason.
@@ -103,7 +103,8 @@ def _names(backend: str) -> tuple[str, ...]:
 def _played(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str | None:
     if wanted is not None:
         return wanted if wanted in offers.playable else None
-    return next((name for name in offers.playable if variants[name].quantization is None), None)
+    plain = [name for name in offers.playable if variants[name].quantization is None]
+    return min(plain, key=lambda name: bool(variants[name].source.loras), default=None)
 
 
 def _reasons(offers: Offers, variants: Mapping[str, Variant], wanted: str | None) -> str:

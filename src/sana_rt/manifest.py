@@ -5,12 +5,14 @@ The format is specified in ``docs/manifest.md``; these types generate its JSON S
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -54,6 +56,7 @@ MAX_INTEGER: Final = (1 << 53) - 1  # what every JSON reader holds exactly
 MAX_FILES: Final = 65_536
 MAX_FILE_BYTES: Final = 1 << 40
 MAX_PATH_CHARS: Final = 255
+_SUFFIX_CHARS: Final = 32  # of a variant's name that say which LoRAs it has
 
 # A part of a path starts with no dot (hidden files, "..") and ends with none (Windows drops it).
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._+-]*[A-Za-z0-9_+-])?"
@@ -127,20 +130,85 @@ class DimRange(Frozen, frozen=True):
         return str(self.min) if self.is_fixed else f"{self.min}..{self.max}"
 
 
+class Lora(Frozen, frozen=True):
+    """A LoRA file that was merged into a transformer's weights, and how much of it."""
+
+    name: str
+    sha256: Sha256
+    scale: float
+
+    def __str__(self) -> str:
+        """As ``sana-rt export --lora`` takes it."""
+        return self.name if self.scale == 1 else f"{self.name}={self.scale:g}"
+
+
+class Merged(Frozen, frozen=True):
+    """What merged weights were made of: ``base`` is the checkpoint's hash."""
+
+    base: Sha256
+    loras: Annotated[tuple[Lora, ...], Meta(min_length=1)]
+
+
 class Source(Frozen, frozen=True):
-    """The checkpoint that weights came from; the hash alone says whether two are the same."""
+    """Where weights came from; the hash alone says whether two are the same."""
 
     checkpoint: str
     layout: str
     sha256: Sha256
+    merged: Merged | None = None
+
+    @property
+    def base(self) -> str:
+        """The hash of the checkpoint alone."""
+        return self.sha256 if self.merged is None else self.merged.base
+
+    @property
+    def loras(self) -> tuple[Lora, ...]:
+        """The LoRAs that were merged into the checkpoint's weights."""
+        return () if self.merged is None else self.merged.loras
+
+    def with_loras(self, loras: Iterable[Lora]) -> Source:
+        """The source of this checkpoint's weights with ``loras`` merged into them; none is this.
+
+        ``sha256`` becomes that of the text with the lines ``<base>  checkpoint`` and, for each
+        LoRA, ``<SHA-256 of the file>  lora <scale>``, sorted.
+        """
+        ordered = tuple(sorted(loras, key=lambda each: (each.name, each.sha256)))
+        if not ordered:
+            return self
+        lines = [f"{self.base}  checkpoint\n"]
+        lines += [f"{each.sha256}  lora {each.scale!r}\n" for each in ordered]
+        digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+        return msgspec.structs.replace(self, sha256=digest, merged=Merged(self.base, ordered))
+
+    def variant_name(self, name: str) -> str:
+        """What a new variant of these weights is called, that of the checkpoint's being ``name``.
+
+        ``fp32`` with ``Style.safetensors=0.8`` becomes ``fp32-style-0.8``.
+        """
+        if not self.loras:
+            return name
+        parts = []
+        for lora in self.loras:
+            parts.append(PurePosixPath(lora.name).stem)
+            parts += [] if lora.scale == 1 else [f"{lora.scale:g}"]
+        suffix = re.sub(r"[^a-z0-9._-]+", "-", "-".join(parts).lower())
+        if len(suffix) > _SUFFIX_CHARS:
+            suffix = f"{suffix[: _SUFFIX_CHARS - 9]}-{self.sha256[:8]}"
+        return f"{name}-{suffix}"
 
 
 class Calibration(Frozen, frozen=True):
-    """How the scales of layers' inputs were found: the hash of the table, and what was played."""
+    """How the scales of layers' inputs were found: the hash of the table, and what was played.
+
+    ``source_sha256`` is the source of the weights that played: the variant's own, or those of
+    its checkpoint without the LoRAs.
+    """
 
     algorithm: Name
     sha256: Sha256
     prompts_sha256: Sha256
+    source_sha256: Sha256
     passes: Count
 
 
@@ -357,13 +425,17 @@ class Manifest(Frozen, frozen=True, dict=True):
         return msgspec.structs.replace(variant, plans=plans)
 
     def of_recipe(self, recipe: str, form: Form) -> tuple[str, ...]:
-        """The variants that a recipe made in this form, whatever they are called."""
-        return tuple(
+        """The variants that a recipe made in this form, whatever they are called.
+
+        Those of the checkpoint's own weights come before those with LoRAs.
+        """
+        found = [
             name
             for name, variant in self.variants.items()
             if variant.quantization is not None
             and (variant.quantization.recipe, variant.quantization.form) == (recipe, form)
-        )
+        ]
+        return tuple(sorted(found, key=lambda name: bool(self.variants[name].source.loras)))
 
 
 def _ranges(names: Iterable[str], ranges: Mapping[str, DimRange]) -> str:
@@ -570,7 +642,8 @@ def _check_model(model: ModelSpec) -> None:
 def _check_variant(name: str, variant: Variant, model: ModelSpec) -> None:
     check_name(name, "variant")
     check_dtype(variant.dtype, f"variant {name!r}")
-    _check_sha256(f"the source of {name!r}", variant.source.sha256)
+    for text in (variant.source.sha256, variant.source.base, *_hashes(variant.source.loras)):
+        _check_sha256(f"the source of {name!r}", text)
     _check_quantization(name, variant.quantization)
     for graph_name, graph in variant.graphs.items():
         check_name(graph_name, "graph")
@@ -707,6 +780,10 @@ def _dim(tensors: Iterable[TensorSpec], name: str, axis: int) -> Dim | None:
 _REMEDY: Final = "export the checkpoint again; a manifest is not meant to be changed by hand."
 
 
+def _hashes(loras: Iterable[Lora]) -> Iterator[str]:
+    return (each.sha256 for each in loras)
+
+
 def _check_quantization(where: str, quantization: Quantization | None) -> None:
     if quantization is None:
         return
@@ -715,7 +792,7 @@ def _check_quantization(where: str, quantization: Quantization | None) -> None:
     found = quantization.calibration
     if found is not None:
         check_name(found.algorithm, "calibration algorithm")
-        for text in (found.sha256, found.prompts_sha256):
+        for text in (found.sha256, found.prompts_sha256, found.source_sha256):
             _check_sha256(f"the calibration of {where}", text)
 
 

@@ -232,7 +232,9 @@ def test_the_table_reaches_the_graph(root: Path, table: CalibrationTable) -> Non
     bundle = variant.quantize_bundle(root, recipe("block_01/attn1.to_q"), table)
     made = bundle.manifest.variant("fp8-own-emulation")
     assert made.quantization == Quantization("own", "1" * 64, "emulation", table.record)
-    assert table.record == Calibration("max", table.sha256, table.prompts, table.passes)
+    assert table.record == Calibration(
+        "max", table.sha256, table.prompts, table.checkpoint, table.passes
+    )
     path = bundle.path(made.graphs["block_01"].path)
     scale = graph_file.value(graph_file.read(path), "attn1.to_q/input_scale", path.parent)
     assert scale == fp8_scale(table.amax["block_01/attn1.to_q"])

@@ -31,7 +31,9 @@ from sana_rt.manifest import (
     File,
     Form,
     Graph,
+    Lora,
     Manifest,
+    Merged,
     Plan,
     Quantization,
     Source,
@@ -60,13 +62,15 @@ tensors = st.builds(
     st.lists(st.integers(0, MAX_DIM) | dim_names, max_size=8).map(tuple),
 )
 recipe_names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,31}", fullmatch=True)
-sources = st.builds(Source, texts, texts, hashes)
+scales = st.floats(allow_nan=False, allow_infinity=False)
+loras = st.lists(st.builds(Lora, texts, hashes, scales), min_size=1, max_size=3).map(tuple)
+sources = st.builds(Source, texts, texts, hashes, st.none() | st.builds(Merged, hashes, loras))
 quantizations = st.none() | st.builds(
     Quantization,
     recipe_names,
     hashes,
     st.sampled_from(["device", "emulation"]),
-    st.none() | st.builds(Calibration, recipe_names, hashes, hashes, st.integers(1, 1000)),
+    st.none() | st.builds(Calibration, recipe_names, hashes, hashes, hashes, st.integers(1, 1000)),
 )
 signatures = st.lists(tensors, max_size=3, unique_by=lambda tensor: tensor.name).map(tuple)
 verifications = st.builds(

@@ -25,12 +25,12 @@ Candidate candidate(const char* name, std::vector<DType> dtypes,
           std::move(missing), std::move(open)};
 }
 
-// The variant to play: the wanted one, or the preferred one that is not quantized. Reasons go to
-// `refusals`.
+// The variant to play: the wanted one, or the preferred one that is not quantized, of the
+// checkpoint's own weights before those with LoRAs. Reasons go to `refusals`.
 std::optional<std::string> played(const Candidate& candidate, const Manifest& manifest,
                                   const std::string& wanted, std::string& refusals) {
   std::optional<std::string> best;
-  std::size_t best_rank = candidate.dtypes.size();
+  std::size_t best_rank = 2 * candidate.dtypes.size();
   for (const auto& [name, variant] : manifest.variants) {
     if (!wanted.empty() && name != wanted) continue;
     const auto reason = candidate.refusal(variant);
@@ -39,9 +39,10 @@ std::optional<std::string> played(const Candidate& candidate, const Manifest& ma
                                                              "if asked for"), "; ");
       continue;
     }
-    const auto rank = static_cast<std::size_t>(
+    const auto preference = static_cast<std::size_t>(
         std::find(candidate.dtypes.begin(), candidate.dtypes.end(), variant.dtype) -
         candidate.dtypes.begin());
+    const auto rank = preference + (variant.has_loras ? candidate.dtypes.size() : 0);
     if (rank < best_rank) {
       best = name;
       best_rank = rank;

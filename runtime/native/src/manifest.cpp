@@ -160,6 +160,7 @@ bool as_calibration(const Json& value, const Path& path) {
   check_name(fields.required("algorithm", as_string), "calibration algorithm");
   fields.required("sha256", as_sha256);
   fields.required("prompts_sha256", as_sha256);
+  fields.required("source_sha256", as_sha256);
   fields.required("passes", as_count);
   fields.finish();
   return true;
@@ -241,13 +242,37 @@ DecodeWindow as_window(const Json& value, const Path& path) {
   return window;
 }
 
+bool as_lora(const Json& value, const Path& path) {
+  Fields fields(value, path);
+  fields.required("name", as_string);
+  fields.required("sha256", as_sha256);
+  fields.required("scale", as_number);
+  fields.finish();
+  return true;
+}
+
+bool as_merged(const Json& value, const Path& path) {
+  Fields fields(value, path);
+  fields.required("base", as_sha256);
+  if (fields.required("loras", [](const Json& loras, const Path& where) {
+        return as_list(loras, where, as_lora);
+      }).empty()) {
+    throw Error(SANA_MANIFEST_VALUE_ERROR, concat(path, " has no LoRA."),
+                {.expected = "at least one.", .remedy = kRemedy});
+  }
+  fields.finish();
+  return true;
+}
+
+// Whether LoRAs were merged into the checkpoint's weights.
 bool as_source(const Json& value, const Path& path) {
   Fields fields(value, path);
   fields.required("checkpoint", as_string);
   fields.required("layout", as_string);
   fields.required("sha256", as_sha256);
+  const bool merged = fields.nullable("merged", as_merged).has_value();
   fields.finish();
-  return true;
+  return merged;
 }
 
 std::map<std::string, Graph> as_graphs(const Json& value, const Path& path) {
@@ -395,7 +420,7 @@ Variant as_variant(const Json& value, const Path& path) {
   Variant variant{};
   variant.dtype = dtype_of(fields.required("dtype", as_string), path);
   fields.required("description", as_string);
-  fields.required("source", as_source);
+  variant.has_loras = fields.required("source", as_source);
   variant.graphs = fields.required("graphs", as_graphs);
   variant.plans = fields.defaulted("plans", decltype(variant.plans){}, as_targets);
   variant.quantization = fields.nullable("quantization", as_quantization);

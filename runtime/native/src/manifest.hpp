@@ -58,6 +58,7 @@ struct DecodeWindow {
 
 struct Variant {
   DType dtype;
+  bool has_loras;  // merged into the checkpoint's weights
   std::map<std::string, Graph> graphs;
   std::map<std::string, std::map<std::string, Plan>> plans;  // by target, then graph
   std::optional<Quantization> quantization;

@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, Entry]] = {
     "stream": Entry("Generate a long video at constant memory; stop and resume it.", "cpu"),
     "sensitivity": Entry("Measure how much error quantizing each layer causes.", "build,bench,cpu"),
     "quality": Entry("Measure how much quality quantization costs.", "bench,cpu"),
-    "list": Entry("List recipes, models, cards and workloads."),
+    "list": Entry("List recipes, models, cards and workloads, and the variants of a bundle."),
     "bench": Entry("Measure how fast variants are, beside each other and diffusers.", "bench,cpu"),
     "compare": Entry("Compare two reports of `sana-rt bench`.", "bench,cpu"),
     "demo": Entry("Run the whole workflow with a small random checkpoint.", "build,cpu"),

@@ -29,7 +29,7 @@ _OPTIONS: Final = (
     click.option(
         "-o",
         "--output",
-        type=_FILE,
+        type=click.Path(path_type=Path),
         help="File to write: clip.mp4, clip.gif, or a pattern such as frames/%04d.png for a PNG "
         "per frame.  [default: an mp4 called by PROMPT and the seed]",
     ),
@@ -83,7 +83,7 @@ class ClipOutput:
 
     def called(self, request: Request) -> ClipOutput:
         """With a name of its own that no file has, made of the prompt and the seed."""
-        stem = f"{_slug(request.prompt)}-{request.seed}"
+        stem = f"{slug(request.prompt)}-{request.seed}"
         names = (f"{stem}{suffix}.mp4" for suffix in _suffixes())
         path = next(path for path in map(Path, names) if not path.exists())
         paths.check({"--output": path}, {})
@@ -149,14 +149,14 @@ def hashes(inputs: Mapping[str, Path | None]) -> dict[str, str]:
     return {name: files.sha256(path) for name, path in inputs.items() if path is not None}
 
 
-def _slug(prompt: str) -> str:
+def slug(prompt: str) -> str:
     """The first words of a prompt, as a part of a file's name."""
-    slug = ""
+    words = ""
     for word in re.findall(r"\w+", prompt.lower()):
-        if len(slug) + len(word) > _SLUG_CHARS:
+        if len(words) + len(word) > _SLUG_CHARS:
             break
-        slug += f"{word}-"
-    return slug.removesuffix("-") or "clip"
+        words += f"{word}-"
+    return words.removesuffix("-") or "clip"
 
 
 def _suffixes() -> Iterator[str]:

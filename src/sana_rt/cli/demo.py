@@ -102,7 +102,7 @@ def _other(bundle: Path, checkpoint: Path) -> str | None:
         return None
     source = open_checkpoint(checkpoint).source
     found = [variant.source for variant in Bundle.read(bundle).manifest.variants.values()]
-    return None if source.sha256 in {each.sha256 for each in found} else found[0].checkpoint
+    return None if source.base in {each.base for each in found} else found[0].checkpoint
 
 
 def _run(ctx: click.Context, title: str, name: str, *arguments: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, progress
 from sana_rt.cli.command import Command, json_option
+from sana_rt.cli.lora_option import Chosen, lora_option
 from sana_rt.cli.stopwatch import Stopwatch
 from sana_rt.model_spec import PRESETS
 
@@ -30,7 +31,12 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     show_default=True,
     help="Data type of weights and activations: fp32 for CPUs, bf16 for RTX cards.",
 )
-@click.option("--variant", help="Name of the new variant in the bundle.  [default: the --dtype]")
+@click.option(
+    "--variant",
+    help="Name of the new variant in the bundle.  [default: the --dtype, then each --lora's file "
+    "and scale]",
+)
+@lora_option
 @click.option(
     "--preset",
     metavar="NAME|FILE",
@@ -74,6 +80,7 @@ def command(
     *,
     dtype: str,
     variant: str | None,
+    loras: tuple[Chosen, ...],
     preset: str | None,
     vae: Path | None,
     text_encoder: Path | None,
@@ -93,11 +100,14 @@ def command(
     interrupted export leaves the bundle as it was; run it again. The last line on stdout is
     the path of the bundle.
 
+    --lora merges LoRAs into the transformer's weights (docs/lora.md). The result is a variant of
+    its own, which shares all graphs that did not change with the others of BUNDLE.
+
     Nothing is done if the variant is current: its files are intact, and the checkpoint, the
     settings, the data type, this program's code and the versions of onnx, onnxscript and torch
     are those that it was exported with.
     """
-    from sana_rt.export import freshness
+    from sana_rt.export import freshness, lora
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.onnx_export import ExportOptions, export_bundle
 
@@ -107,6 +117,8 @@ def command(
         parts=Parts(vae, text_encoder, tokenizer),
         instruction=instruction,
     )
+    if loras:
+        opened = lora.merge(opened, loras)
     for note in opened.notes:
         output.note(f"Warning: {note}")
     watch = Stopwatch()
@@ -118,12 +130,15 @@ def command(
         if reasons:
             export_bundle(opened, bundle, options, report)
             watch.lap("export")
+    name = options.name(opened.source)
     if not reasons:
-        output.note(f"{options.name} of {bundle} is current; --force exports it again.")
+        output.note(f"{name} of {bundle} is current; --force exports it again.")
     elif reasons != (freshness.NEVER,):
-        output.note(f"Exported {options.name} again: {'; '.join(reasons)}.")
+        output.note(f"Exported {name} again: {'; '.join(reasons)}.")
+    elif loras:
+        output.note(f"The variant {name} has {', '.join(map(str, opened.source.loras))}.")
     if as_json:
-        output.json(_facts(bundle, options.name, reasons) | {"seconds": watch.report()})
+        output.json(_facts(bundle, name, reasons) | {"seconds": watch.report()})
     else:
         click.echo(bundle)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from sana_rt.cli import output as show
 from sana_rt.cli import paths
 from sana_rt.cli.clip_output import ClipOutput, hashes, output_options
 from sana_rt.cli.command import Command
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
+from sana_rt.cli.playing import FILE, Reporter, given_options, notes, request_options, show_plan
+from sana_rt.cli.wanted_size import Wanted
 
 if TYPE_CHECKING:
     from sana_rt.runtime.autoencoder import Frames
@@ -36,6 +38,13 @@ if TYPE_CHECKING:
 @click.option(
     "--save-latents", type=FILE, help="Write the latents [1, C, T, h, w] to this .npy file."
 )
+@click.option(
+    "--prompts",
+    type=FILE,
+    help="Generate a video for every line of this file, a prompt or a JSON object with prompt, "
+    "seed, aspect, seconds, ..., into the folder --output; what is there already is not made "
+    "again.  [default folder: the name of the file]",
+)
 @request_options
 def command(
     bundle: Path,
@@ -43,9 +52,13 @@ def command(
     output: Path | None,
     contact_sheet: Path | None,
     save_latents: Path | None,
+    prompts: Path | None,
     no_metadata: bool,
     overwrite: bool,
     as_json: bool,
+    aspect: str | None,
+    size: str | None,
+    seconds: float | None,
     image: Path | None,
     fit: Fit,
     noise: Path | None,
@@ -68,19 +81,15 @@ def command(
 
     With --save-latents or --contact-sheet, a video is written only if --output is given. Save
     the latents if BUNDLE has no autoencoder, or to decode elsewhere.
+
+    With --prompts, --output is a folder, and results.jsonl in it says what became of each line.
+    The same command goes on where it was stopped, and tries again what failed; it exits with 1
+    if something did.
     """
-    target = ClipOutput(output, contact_sheet, not no_metadata, overwrite)
-    files = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
-    target.check(files | {"--config": config})
-    paths.check_suffix("--save-latents", save_latents, ".npy")
-    latents_file = {"--save-latents": save_latents}
-    paths.check(latents_file, files | target.named, overwrite=overwrite)
-    from sana_rt.runtime import clip_record
-    from sana_rt.runtime.inputs import brought
     from sana_rt.runtime.session import Session
 
-    given = given_options(config, options, prompt_embeds=prompt_embeds)
-    session = Session.open(
+    opened = partial(
+        Session.open,
         bundle,
         variant=variant,
         backend=backend,
@@ -89,8 +98,51 @@ def command(
         timeout=timeout,
         max_memory=max_memory,
     )
-    request = session.request(conditioned=image is not None, **given)
-    inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
+    wanted = Wanted(aspect, size, seconds)
+    if prompts is not None:
+        from sana_rt.cli import clip_list
+
+        clip_list.refuse(
+            {
+                "PROMPT": options["prompt"],
+                "--save-latents": save_latents,
+                "--contact-sheet": contact_sheet,
+                "--noise": noise,
+                "--prompt-embeds": prompt_embeds,
+            }
+        )
+        clip_list.generate(
+            clip_list.ListOptions(
+                prompts=prompts,
+                folder=output or Path(prompts.stem),
+                given=given_options(config, options, prompts=prompts),
+                line=options,
+                wanted=wanted,
+                image=image,
+                fit=fit,
+                metadata=not no_metadata,
+                overwrite=overwrite,
+                check_finite=check_finite,
+            ),
+            opened,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
+    target = ClipOutput(output, contact_sheet, not no_metadata, overwrite)
+    files = {"--image": image, "--noise": noise, "--prompt-embeds": prompt_embeds}
+    target.check(files | {"--config": config})
+    paths.check_suffix("--save-latents", save_latents, ".npy")
+    latents_file = {"--save-latents": save_latents}
+    paths.check(latents_file, files | target.named, overwrite=overwrite)
+    from sana_rt.runtime import clip_record
+    from sana_rt.runtime.inputs import brought
+
+    given = given_options(config, options, prompt_embeds=prompt_embeds)
+    session = opened()
+    request = wanted.request(session, given, options, conditioned=image is not None)
+    with notes():
+        inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if output is None and save_latents is None and contact_sheet is None:
         target = target.called(request)
     decode = target.path is not None or contact_sheet is not None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from sana_rt import geometry
+from sana_rt import frame_sizes, geometry
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, paths, progress
@@ -18,6 +18,7 @@ from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.cli.printable import printable
 from sana_rt.engines.cards import CARDS
 from sana_rt.errors import BundleFileError, some
+from sana_rt.frame_sizes import Size
 from sana_rt.manifest import Graph, Plan, Variant
 from sana_rt.model_spec import ModelSpec
 
@@ -152,6 +153,10 @@ def _summary(bundle: Bundle, damaged: list[str] | None, wrong: dict[str, str]) -
         "hashes_checked": damaged is not None,
         "damaged": damaged or [],
         "wrong": wrong,
+        "sizes": [
+            {"width": size.width, "height": size.height, "aspects": names}
+            for size, names in _sizes(bundle.manifest.model).items()
+        ],
         "manifest": msgspec.to_builtins(bundle.manifest),
     }
 
@@ -202,11 +207,37 @@ def _show(bundle: Bundle, damaged: list[str] | None, *, everything: bool) -> Non
         ("variant", "dtype", "size>", "worst error>", "tolerance>", "plans for"),
         [(name, *_variant_row(bundle, each)) for name, each in manifest.variants.items()],
     )
+    loras = list(_lora_rows(manifest.variants))
+    if loras:
+        output.table("LoRAs merged into the weights", ("variant", "LoRA", "SHA-256"), loras)
     if everything:
+        _show_sizes(manifest.model)
         for name, variant in manifest.variants.items():
             _show_variant(bundle, name, variant)
     else:
         output.note("\nGraphs, signatures and plans: sana-rt inspect --all")
+
+
+def _sizes(model: ModelSpec) -> dict[Size, list[str]]:
+    """The sizes that the model was trained at, each with the named aspects that become it."""
+    return {size: frame_sizes.aspects_of(model, size) for size in frame_sizes.sizes(model)}
+
+
+def _show_sizes(model: ModelSpec) -> None:
+    output.table(
+        f"Sizes of {model.name}",
+        ("size", "width : height>", "--aspect"),
+        [
+            (str(size), f"{size.width / size.height:.2f}", ", ".join(names))
+            for size, names in _sizes(model).items()
+        ],
+    )
+
+
+def _lora_rows(variants: Mapping[str, Variant]) -> Iterator[tuple[str, str, str]]:
+    for name, variant in variants.items():
+        for index, lora in enumerate(variant.source.loras):
+            yield "" if index else name, str(lora), lora.sha256[:12]
 
 
 def _variant_row(bundle: Bundle, variant: Variant) -> tuple[str, ...]:
@@ -244,6 +275,7 @@ def _size_rows(model: ModelSpec) -> list[tuple[str, str]]:
     """Which sizes and lengths the model generates."""
     most = model.transformer.rope_max_positions
     height, width = model.size_multiples
+    sizes = _sizes(model)
     longest, stride = geometry.longest_clip(model), model.vae.temporal_stride
     return [
         (
@@ -251,6 +283,7 @@ def _size_rows(model: ModelSpec) -> list[tuple[str, str]]:
             f"height a multiple of {height} up to {most * height:,}, width of {width} up to "
             f"{most * width:,}",
         ),
+        ("--aspect", ", ".join(f"{names[0]} {size}" for size, names in sizes.items() if names)),
         ("lengths", f"{stride}k + 1 frames: 1, {stride + 1}, {2 * stride + 1}, ... {longest:,}"),
     ]
 

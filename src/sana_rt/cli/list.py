@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from sana_rt.bundle import Bundle
 from sana_rt.cli import output
 from sana_rt.cli.command import Command
 from sana_rt.engines import cards, workloads
+from sana_rt.errors import UsageError
 from sana_rt.model_spec import PRESETS
 from sana_rt.quantize import recipe as recipes
 
@@ -71,25 +74,46 @@ def _workloads() -> list[Entry]:
     ]
 
 
+def _variants(root: Path) -> list[Entry]:
+    return [
+        {
+            "variant": name,
+            "dtype": variant.dtype,
+            "loras": [f"{lora} ({lora.sha256[:12]})" for lora in variant.source.loras],
+            "quantization": None if variant.quantization is None else str(variant.quantization),
+            "plans_for": list(variant.plans),
+        }
+        for name, variant in Bundle.read(root).manifest.variants.items()
+    ]
+
+
 _LISTS: Final[dict[str, Callable[[], list[Entry]]]] = {
     "recipes": _recipes,
     "models": _models,
     "cards": _cards,
     "workloads": _workloads,
 }
+_VARIANTS: Final = "variants"
 
 
 @click.command(cls=Command, epilog="Example: sana-rt list recipes")
-@click.argument("what", type=click.Choice(list(_LISTS)))
+@click.argument("what", type=click.Choice([*_LISTS, _VARIANTS]))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-def command(what: str, *, as_json: bool) -> None:
+def command(what: str, bundle: Path | None, *, as_json: bool) -> None:
     """List the names that options take.
 
     recipes are for quantize and bound (--recipe); models for export (--preset) and bound
     (--model); cards for bound and inspect (--device), their targets for build (--target);
-    workloads for build (--workload).
+    workloads for build (--workload). `sana-rt list variants BUNDLE` lists what BUNDLE has for
+    --variant, with the LoRAs that were merged into each.
     """
-    entries = _LISTS[what]()
+    if (what == _VARIANTS) != (bundle is not None):
+        raise UsageError(
+            f"{what} are {'of a bundle' if what == _VARIANTS else 'of no bundle'}.",
+            expected=f"`sana-rt list {what}{' BUNDLE' if what == _VARIANTS else ''}`.",
+        )
+    entries = _LISTS[what]() if bundle is None else _variants(bundle)
     if as_json:
         output.json(entries)
         return

@@ -46,6 +46,18 @@ _OPTIONS: Final = (
         "  [default: the model's]",
     ),
     click.option(
+        "--aspect",
+        metavar="W:H",
+        help="Aspect ratio of the video, such as 16:9, 9:16 or 1:1: the nearest of the sizes that "
+        "the model was trained at (`sana-rt inspect BUNDLE` lists them).",
+    ),
+    click.option(
+        "--size",
+        metavar="WxH",
+        help="Width and height of the video in pixels, such as 1280x704; rounded to what the "
+        "model can make.  [default: the model's]",
+    ),
+    click.option(
         "--height",
         type=int,
         help="Height of the video in pixels, a multiple of 16 or 32 for the released models.  "
@@ -62,6 +74,12 @@ _OPTIONS: Final = (
         type=int,
         help="Length of the video in frames: 4k + 1, or 8k + 1 if the autoencoder compresses time "
         "by 8.  [default: the model's]",
+    ),
+    click.option(
+        "--seconds",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Length of the video in seconds, rounded up to whole latent frames; of a stream, "
+        "counted from its beginning.  [default: the model's; with --resume, the stream's]",
     ),
     click.option("--fps", type=int, help="Frames per second, 1 to 240.  [default: the model's]"),
     click.option(
@@ -116,11 +134,11 @@ _OPTIONS: Final = (
     click.option("--image", type=FILE, help="Image to use as the first frame (image-to-video)."),
     click.option(
         "--fit",
-        type=click.Choice(["crop", "stretch"]),
+        type=click.Choice(["crop", "stretch", "pad"]),
         default="crop",
         show_default=True,
-        help="How to fit an --image of another aspect ratio: crop it around its centre, or "
-        "stretch it as diffusers does.",
+        help="How to fit an --image of another aspect ratio: crop it around its centre, "
+        "stretch it as diffusers does, or pad it with black.",
     ),
     click.option(
         "--noise",
@@ -194,6 +212,7 @@ def given_options(
     *,
     prompt_embeds: Path | None = None,
     resume: Path | None = None,
+    prompts: Path | None = None,
 ) -> dict[str, Any]:
     """The options that were given: those of the configuration file, under those of the line.
 
@@ -207,8 +226,7 @@ def given_options(
             "PROMPT and --prompt-embeds are both given.",
             expected="one of the two: the embeddings take the place of the prompt.",
         )
-    prompted = prompt_embeds is not None or resume is not None
-
+    prompted = any(each is not None for each in (prompt_embeds, resume, prompts))
     silent = options.pop("no_motion_score")
     given = requests.read_options(config) if config else {}
     given |= {name: value for name, value in options.items() if value is not None}
@@ -230,13 +248,24 @@ def show_plan(session: Session, plan: MemoryPlan, *, as_json: bool) -> None:
         click.echo(plan.table())
 
 
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Show warnings as notes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: show.note(f"Note: {message}")
+        yield
+
+
 class Reporter:
     """Shows progress and warnings on stderr, and measures how long each stage takes."""
 
-    def __init__(self) -> None:
-        self.console = show.stderr()
+    def __init__(self, title: str = "") -> None:
+        """``title`` begins every line about a clip that is one of several; its bars go again."""
+        self.console, self._title = show.stderr(), title
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Bar(*columns, TimeRemainingColumn(), console=self.console)
+        remaining = TimeRemainingColumn()
+        self._bar = Bar(*columns, remaining, console=self.console, transient=bool(title))
         self._lines = None if self.console.is_terminal else Lines(self.console)
         self._tasks: dict[str, TaskID] = {}
         self._watch = Stopwatch()
@@ -263,10 +292,10 @@ class Reporter:
 
     def _show(self, progress: Progress) -> None:
         if self._lines is not None:
-            self._lines(_STAGES[progress.stage], progress.done, progress.total)
+            self._lines(self._title + _STAGES[progress.stage], progress.done, progress.total)
             return
         if progress.stage not in self._tasks:
-            description = _STAGES[progress.stage]
+            description = self._title + _STAGES[progress.stage]
             self._tasks[progress.stage] = self._bar.add_task(description, total=progress.total)
         self._bar.update(self._tasks[progress.stage], completed=progress.done)
 

@@ -117,7 +117,7 @@ def command(
         for index, line in enumerate(lines)
     ]
     baseline = _baseline(manifest) if baseline is None else baseline.strip()
-    names = _emulations(manifest) if variants is None else _variants(manifest, variants)
+    names = _emulations(manifest, baseline) if variants is None else _variants(manifest, variants)
     with progress.shown("Loading") as report:
         comparison = compare.compare(
             opened,
@@ -152,15 +152,18 @@ def _variants(manifest: Manifest, given: str) -> list[str]:
     return [played.get(name, name) for name in names]
 
 
-def _emulations(manifest: Manifest) -> list[str]:
+def _emulations(manifest: Manifest, baseline: str) -> list[str]:
+    weights = manifest.variant(baseline).source.sha256
     names = [
         name
         for name, variant in manifest.variants.items()
-        if variant.quantization is not None and variant.quantization.form == "emulation"
+        if variant.quantization is not None
+        and variant.quantization.form == "emulation"
+        and variant.source.sha256 == weights
     ]
     if not names:
         raise UsageError(
-            "The bundle has no quantized variant that a CPU can play.",
+            f"The bundle has no quantized variant of {baseline!r} that a CPU can play.",
             expected="an emulation (fake quantization).",
             remedy="make one with `sana-rt quantize`.",
         )
@@ -168,9 +171,13 @@ def _emulations(manifest: Manifest) -> list[str]:
 
 
 def _baseline(manifest: Manifest) -> str:
-    for name, variant in manifest.variants.items():
-        if variant.quantization is None and variant.dtype == "float32":
-            return name
+    found = [
+        (bool(variant.source.loras), name)
+        for name, variant in manifest.variants.items()
+        if variant.quantization is None and variant.dtype == "float32"
+    ]
+    if found:
+        return min(found, key=lambda each: each[0])[1]
     raise UsageError(
         "The bundle has no float32 variant to compare with.",
         expected="a float32 variant, or --baseline.",

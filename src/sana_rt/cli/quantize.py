@@ -57,6 +57,10 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
     help="Use this .json file from --save-calibration instead of --prompts.",
 )
 @click.option("--save-calibration", type=_FILE, help="Write the calibration to this .json file.")
+@click.option(
+    "--variant",
+    help="Variant whose weights to quantize, such as one with LoRAs.  [default: the checkpoint's]",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option("--force", is_flag=True, help="Quantize again what is current.")
 @overwrite_option
@@ -71,6 +75,7 @@ def command(
     algorithm: Algorithm | None,
     calibration: Path | None,
     save_calibration: Path | None,
+    variant: str | None,
     threads: int | None,
     force: bool,
     overwrite: bool,
@@ -82,6 +87,9 @@ def command(
     float32 variant. With --prompts, short clips are generated first to measure the range of
     the layers' inputs; without calibration the scale of every input is 1. If anything fails,
     BUNDLE is left as it was.
+
+    Of a --variant with LoRAs, --prompts measures it itself; --calibration may be of the checkpoint
+    without them, and the manifest says which it is.
 
     Nothing is done if the variants are current: their files are intact, and the checkpoint, the
     recipe, the calibration (the algorithm and the prompts, or the file), this program's code and
@@ -97,22 +105,23 @@ def command(
     )
     loaded = recipes.load(recipe)
     opened = Bundle.open(bundle)
-    formats = variants.layer_formats(opened, loaded)
+    source = variants.source_variant(opened.manifest, variant)
+    formats = variants.layer_formats(opened, loaded, source)
     table = _read(calibration, algorithm)
     asked = _Calibration(prompts, algorithm or "max", save_calibration, threads)
     with progress.shown("Reading graphs") as report:
-        reasons = variants.reasons(opened, loaded, asked.known(table))
+        weights = opened.manifest.variant(source).source.sha256
+        reasons = variants.reasons(opened, loaded, asked.known(table, weights), source)
         made = opened
         if force or save_calibration is not None or any(reasons.values()):
             if prompts is not None:
-                table = asked.measure(opened, formats, report)
-            made = variants.quantize_bundle(bundle, loaded, table, report)
+                table = asked.measure(opened, source, formats, report)
+            made = variants.quantize_bundle(bundle, loaded, table, report, source)
         else:
             output.note(f"Current: {', '.join(reasons)}; --force quantizes again.")
-    _tell_missing(made, loaded, bundle)
-    facts = [
-        _facts(made, name) for name in variants.variant_names(made.manifest, loaded.recipe.name)
-    ]
+    names = variants.variant_names(made.manifest, loaded.recipe.name, source)
+    facts = [_facts(made, name) for name in names]
+    _tell_missing(made, names, loaded, bundle)
     if as_json:
         output.json([each._asdict() for each in facts])
         return
@@ -167,25 +176,31 @@ class _Calibration:
     save: Path | None
     threads: int | None
 
-    def known(self, table: CalibrationTable | None) -> dict[str, Any]:
+    def known(self, table: CalibrationTable | None, weights: str) -> dict[str, Any]:
         """What a manifest will say of it, as far as that is known before the work."""
         if table is not None:
             return msgspec.structs.asdict(table.record)
         if self.prompts is None:
             return {}
         _, sha256 = prompts_file.read(self.prompts)
-        return {"algorithm": self.algorithm, "prompts_sha256": sha256}
+        return {
+            "algorithm": self.algorithm,
+            "prompts_sha256": sha256,
+            "source_sha256": weights,
+        }
 
     def measure(
-        self, bundle: Bundle, formats: Mapping[str, QuantizedFormat], report: Report
+        self,
+        bundle: Bundle,
+        name: str,
+        formats: Mapping[str, QuantizedFormat],
+        report: Report,
     ) -> CalibrationTable:
-        """Play the prompts, measure, and keep the table if that is wanted."""
+        """Play the prompts on the variant ``name``, measure, and keep the table if wanted."""
         from sana_rt.cli.recorded_passes import recorded_passes
         from sana_rt.quantize import calibrate, calibration_table
-        from sana_rt.quantize import variant as variants
 
         assert self.prompts is not None
-        name = variants.source_variant(bundle.manifest)
         with recorded_passes(bundle, name, self.prompts, self.threads, report) as passes:
             table = calibrate.calibrate(
                 bundle,
@@ -201,16 +216,23 @@ class _Calibration:
         return table
 
 
-def _tell_missing(made: Bundle, loaded: LoadedRecipe, root: Path) -> None:
-    """Say which of the two variants was not made, why, and what makes both."""
+def _tell_missing(made: Bundle, names: list[str], loaded: LoadedRecipe, root: Path) -> None:
+    """Say which of the two variants is not among ``names``, why, and what makes both."""
+    made_forms = {_form(made, name) for name in names}
     for form, (dtype, option) in _BASES.items():
-        if not made.manifest.of_recipe(loaded.recipe.name, form):
+        if form not in made_forms:
             name = recipes.variant_name(loaded.recipe, form)
             output.note(
                 f"{name} was not made: the bundle has no {dtype} variant to make it from. "
                 f"For both, run `sana-rt export CHECKPOINT {root} --dtype {option}` with the "
                 "bundle's checkpoint, then this command again."
             )
+
+
+def _form(made: Bundle, name: str) -> Form:
+    quantization = made.manifest.variant(name).quantization
+    assert quantization is not None
+    return quantization.form
 
 
 class Facts(NamedTuple):

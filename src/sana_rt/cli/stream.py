@@ -11,7 +11,8 @@ from sana_rt.cli import output as show
 from sana_rt.cli import paths
 from sana_rt.cli.clip_output import ClipOutput, hashes, output_options
 from sana_rt.cli.command import Command
-from sana_rt.cli.playing import FILE, Reporter, given_options, request_options, show_plan
+from sana_rt.cli.playing import FILE, Reporter, given_options, notes, request_options, show_plan
+from sana_rt.cli.wanted_size import Wanted
 from sana_rt.errors import SanaRTError, UsageError
 from sana_rt.geometry import video_frames
 from sana_rt.interrupts import deferred
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
 @output_options
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Length of the video in seconds, counted from the beginning of the stream.  "
-    "[default: the model's; with --resume, the stream's]",
-)
 @click.option(
     "--prompt-at",
     "prompts_at",
@@ -69,11 +64,13 @@ def command(
     no_metadata: bool,
     overwrite: bool,
     as_json: bool,
-    seconds: float | None,
     prompts_at: tuple[tuple[float, str], ...],
     recommit: bool,
     save_state: Path | None,
     resume: Path | None,
+    aspect: str | None,
+    size: str | None,
+    seconds: float | None,
     image: Path | None,
     fit: Fit,
     noise: Path | None,
@@ -125,10 +122,10 @@ def command(
             expected="a block-causal model (LongSANA) with --save-state.",
         )
     state = State.load(resume) if resume else None
-    if seconds is not None and options["num_frames"] is None:
-        given.pop("num_frames", None)  # of the configuration file
-    request = session.request(resume=state, seconds=seconds, conditioned=image is not None, **given)
-    inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
+    wanted, conditioned = Wanted(aspect, size, seconds), image is not None
+    request = wanted.request(session, given, options, resume=state, conditioned=conditioned)
+    with notes():
+        inputs = brought(request, image=image, fit=fit, noise=noise, prompt_embeds=prompt_embeds)
     if dry_run:
         show_plan(session, session.plan(request, inputs), as_json=as_json)
         return

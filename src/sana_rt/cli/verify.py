@@ -11,6 +11,7 @@ from rich.progress import track
 from sana_rt.bundle import Bundle
 from sana_rt.cli import output, verify_backend
 from sana_rt.cli.command import Command
+from sana_rt.cli.lora_option import Chosen, lora_option
 from sana_rt.cli.printable import printable
 from sana_rt.errors import UsageError, VerificationError
 from sana_rt.manifest import Source
@@ -32,6 +33,7 @@ _PATH: Final = click.Path(path_type=Path, exists=True)
     type=_PATH,
     help="Text encoder of the checkpoint, if `sana-rt export` was given --text-encoder.",
 )
+@lora_option
 @click.option(
     "--backend",
     help="Instead of with CHECKPOINT, compare what this backend makes of every graph or plan with "
@@ -47,14 +49,16 @@ def command(
     *,
     vae: Path | None,
     text_encoder: Path | None,
+    loras: tuple[Chosen, ...],
     backend: str | None,
     variant: str | None,
     as_json: bool,
 ) -> None:
     """Compare every graph of BUNDLE with the module of CHECKPOINT, and every file with its hash.
 
-    CHECKPOINT is what BUNDLE was exported from; the first line says whether it is. An error is the
-    largest absolute difference between the outputs of ONNX Runtime and of the PyTorch module,
+    CHECKPOINT is what BUNDLE was exported from; the first line says whether it is. With --lora the
+    variants that have just these LoRAs are compared, without it those that have none. An error is
+    the largest absolute difference between the outputs of ONNX Runtime and of the PyTorch module,
     divided by the largest value. What cannot be compared here (quantized graphs, plans, parts that
     are not given) is listed as not checked. Exits with 1 if any check fails, or if CHECKPOINT is
     another. `sana-rt inspect` checks the files alone, without a checkpoint or PyTorch, and shows
@@ -70,12 +74,15 @@ def command(
         raise UsageError(
             "There is nothing to compare the bundle with.", expected="CHECKPOINT, or --backend."
         )
+    from sana_rt.export import lora
     from sana_rt.export.checkpoint import Parts, open_checkpoint
     from sana_rt.export.verify import is_of, verify_bundle
 
     opened = Bundle.read(bundle)
     parts = Parts(vae, text_encoder)
     source = open_checkpoint(checkpoint, preset=opened.manifest.model, parts=parts)
+    if loras:
+        source = lora.merge(source, loras)
     same = is_of(opened, source)
     if same is False:
         raise _another(opened, checkpoint, source.source)
@@ -84,7 +91,7 @@ def command(
     steps = verify_bundle(opened, source)
     findings = list(track(steps, "Verifying", console=output.stderr(), transient=True))
     if as_json:
-        report = {"path": str(checkpoint), "sha256": source.source.sha256, "same": same}
+        report = {"path": str(checkpoint), "sha256": source.source.base, "same": same}
         output.json({"checkpoint": report, "findings": [_facts(each) for each in findings]})
     else:
         _show(findings)
@@ -101,7 +108,7 @@ def command(
 def _another(bundle: Bundle, path: Path, given: Source) -> VerificationError:
     return VerificationError(
         f"{path} is not the checkpoint of {bundle.root}: the SHA-256 of its weights is "
-        f"{given.sha256}.",
+        f"{given.base}.",
         expected=f"{_sources(bundle)}.",
         remedy="give the checkpoint that was exported, with --vae and --text-encoder if "
         "`sana-rt export` was given them.",
@@ -110,7 +117,7 @@ def _another(bundle: Bundle, path: Path, given: Source) -> VerificationError:
 
 def _introduction(bundle: Bundle, path: Path, given: Source, *, same: bool | None) -> str:
     if same:
-        return f"{path} is the checkpoint of {bundle.root}: SHA-256 {given.sha256}."
+        return f"{path} is the checkpoint of {bundle.root}: SHA-256 {given.base}."
     return (
         f"{path} lacks a part that {bundle.root} has, so its hash does not tell whether it is "
         f"the checkpoint: {_sources(bundle)}."
@@ -118,8 +125,9 @@ def _introduction(bundle: Bundle, path: Path, given: Source, *, same: bool | Non
 
 
 def _sources(bundle: Bundle) -> str:
-    found = dict.fromkeys(each.source for each in bundle.manifest.variants.values())
-    return " and ".join(f"{each.checkpoint}, SHA-256 {each.sha256}" for each in found)
+    sources = [variant.source for variant in bundle.manifest.variants.values()]
+    found = {each.base: each.checkpoint for each in reversed(sources)}
+    return " and ".join(f"{name}, SHA-256 {base}" for base, name in reversed(found.items()))
 
 
 def _facts(finding: Finding) -> dict[str, Any]:

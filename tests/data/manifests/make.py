@@ -157,9 +157,15 @@ QUANTIZED: Json = {
         "algorithm": "awq-lite",
         "sha256": HASH,
         "prompts_sha256": HASH,
+        "source_sha256": HASH,
         "passes": 12,
     },
 }
+LORA: Json = {"name": "Style (v2).safetensors", "sha256": HASH, "scale": 0.8}
+SOURCE = "variants:fp32:source"
+MERGED = changed(
+    MINIMAL, f"{SOURCE}:merged", {"base": HASH[::-1], "loras": [LORA, {**LORA, "scale": -1}]}
+)
 GRAPH = "variants:fp32:graphs:timestep"
 GRAPHS = MINIMAL["variants"]["fp32"]["graphs"]
 PLAN_FILES = [{**FILE, "path": PLAN[key]} for key in ("path", "log")]
@@ -197,6 +203,7 @@ def valid() -> dict[str, Json]:
         "verified": changed(MINIMAL, f"{GRAPH}:verification", verification),
         "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", quantized),
         "two_checkpoints": changed(MINIMAL, "variants:fp32-lora", other_source),
+        "loras": MERGED,
         "quantized": changed(MINIMAL, "variants:fp32:quantization", QUANTIZED),
         "quantized_without_calibration": changed(
             MINIMAL, "variants:fp32:quantization", without(QUANTIZED, "calibration")
@@ -440,6 +447,7 @@ def fields() -> dict[str, Case]:
         "autoencoder_without_kind": Case(field, dump(without(MINIMAL, "model:vae:kind"))),
         "missing_field": Case(field, dump(without(MINIMAL, f"{GRAPH}:opset"))),
         "number_as_text": Case(kind, dump(changed(MINIMAL, "files:0:bytes", "321"))),
+        "scale_as_text": Case(kind, dump(changed(MERGED, f"{SOURCE}:merged:loras:0:scale", "0.8"))),
         "number_as_float": Case(kind, dump(changed(MINIMAL, "files:0:bytes", 321.0)), schema=False),
         "true_as_number": Case(kind, dump(changed(MINIMAL, f"{GRAPH}:opset", True))),
         "null_for_list": Case(kind, dump(changed(MINIMAL, f"{GRAPH}:weights", None))),
@@ -457,6 +465,11 @@ def values() -> dict[str, Case]:
     quantized = "variants:fp32:quantization"
     made = changed(MINIMAL, quantized, QUANTIZED)
     return {
+        "merged_of_nothing": Case(error, dump(changed(MERGED, f"{SOURCE}:merged:loras", []))),
+        "short_base_hash": Case(error, dump(changed(MERGED, f"{SOURCE}:merged:base", HASH[:-1]))),
+        "short_lora_hash": Case(
+            error, dump(changed(MERGED, f"{SOURCE}:merged:loras:1:sha256", HASH[:-1]))
+        ),
         "unknown_form": Case(error, dump(changed(made, f"{quantized}:form", "int4"))),
         "recipe_in_capitals": Case(error, dump(changed(made, f"{quantized}:recipe", "Paper"))),
         "short_recipe_hash": Case(
