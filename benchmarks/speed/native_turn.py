@@ -40,7 +40,8 @@ class Clock:
 def play(begin: float) -> None:
     """Play a clip in this process: ``BUNDLE PROMPT THREADS`` in ``sys.argv``; JSON to stdout."""
     clock = Clock()
-    onnxruntime.InferenceSession.run_with_iobinding = lambda *given: clock.run(*given)
+    # A function is bound to its session, as a method of the clock would not be.
+    onnxruntime.InferenceSession.run_with_iobinding = lambda *given: clock.run(*given)  # noqa: PLW0108
     _, bundle, prompt, threads = sys.argv
     digest, first = hashlib.sha256(), 0.0
     with sana_rt.open(bundle, threads=int(threads)) as player:
