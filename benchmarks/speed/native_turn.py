@@ -48,6 +48,6 @@ def play(begin: float) -> None:
         for frames in player.generate(prompt, progress=clock.progress):
             first = first or time.monotonic()
             digest.update(frames.tobytes())
-    turn = {"main": begin, "first_frame": first, "last_frame": time.monotonic()}
+    turn: dict[str, Any] = {"main": begin, "first_frame": first, "last_frame": time.monotonic()}
     turn |= {"peak_resident_bytes": machine.peak_resident_bytes(), "steps": clock.steps}
     sys.stdout.write(json.dumps(turn | {"frames": digest.hexdigest()}))
