@@ -40,13 +40,14 @@ class Clock:
 def play(begin: float) -> None:
     """Play a clip in this process: ``BUNDLE PROMPT THREADS`` in ``sys.argv``; JSON to stdout."""
     clock = Clock()
-    onnxruntime.InferenceSession.run_with_iobinding = lambda *given: clock.run(*given)
+    # A function is bound to its session, as a method of the clock would not be.
+    onnxruntime.InferenceSession.run_with_iobinding = lambda *given: clock.run(*given)  # noqa: PLW0108
     _, bundle, prompt, threads = sys.argv
     digest, first = hashlib.sha256(), 0.0
     with sana_rt.open(bundle, threads=int(threads)) as player:
         for frames in player.generate(prompt, progress=clock.progress):
             first = first or time.monotonic()
             digest.update(frames.tobytes())
-    turn = {"main": begin, "first_frame": first, "last_frame": time.monotonic()}
+    turn: dict[str, Any] = {"main": begin, "first_frame": first, "last_frame": time.monotonic()}
     turn |= {"peak_resident_bytes": machine.peak_resident_bytes(), "steps": clock.steps}
     sys.stdout.write(json.dumps(turn | {"frames": digest.hexdigest()}))

@@ -111,8 +111,7 @@ def test_every_graph_that_ran_is_timed(root: Path, report: Report) -> None:
         assert (runs["block_00"], runs["solver"], runs["vae_decoder"]) == (4, 4, 4)
         assert (runs["text_encoder"], runs["vae_decoder_first"]) == (2, 1)
         assert sum(share.share for share in side.graphs) == pytest.approx(1)
-        busy = sum(share.time.seconds for share in side.graphs)
-        assert busy < 3 * side.boundaries["clip"].spread.most
+        assert all(share.time.seconds > 0 for share in side.graphs)
         assert side.host_peak_bytes is not None
         assert 50e6 < side.host_peak_bytes < 2e9
         assert side.bound is None

@@ -11,6 +11,7 @@ from sana_rt import benchmarks
 from sana_rt.benchmarks.quality import compare
 from sana_rt.benchmarks.speed.export_memory import ExportReport
 from sana_rt.benchmarks.speed.max_memory import MaxMemoryReport
+from sana_rt.benchmarks.speed.native import NativeReport
 from sana_rt.benchmarks.speed.report import Report
 from sana_rt.benchmarks.speed.streaming import StreamingReport
 
@@ -19,6 +20,7 @@ REPORTS = {
     "bench-shapes": Report,
     "export-memory": ExportReport,
     "max-memory": MaxMemoryReport,
+    "native": NativeReport,
     "quality-shapes": compare.Report,
     "streaming": StreamingReport,
 }
@@ -35,7 +37,9 @@ def test_a_file_is_what_its_program_writes(name: str) -> None:
     assert msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n" == data
 
 
-@pytest.mark.parametrize("name", ["bench-shapes", "export-memory", "max-memory", "streaming"])
+@pytest.mark.parametrize(
+    "name", ["bench-shapes", "export-memory", "max-memory", "native", "streaming"]
+)
 def test_seconds_and_bytes_come_with_their_conditions(name: str) -> None:
     conditions = msgspec.json.decode(RESULTS.joinpath(f"{name}.json").read_bytes())["conditions"]
     assert {"processor", "cores", "threads", "load_average", "python", "sana-rt"} <= set(conditions)
