@@ -174,7 +174,7 @@ def _divided(
     made = defaultdict[bytes, list[str]](list)
     for result in results.latest.values():
         path = options.folder / result.output
-        if result.status == "done" and path.is_file() and path.stat().st_size == result.bytes:
+        if result.status == "done" and path.is_file() and path.stat().st_size == result.size:
             made[result.settings].append(result.output)
     kept, rest = [], []
     for clip in clips:
@@ -299,5 +299,5 @@ def _finish(options: ListOptions, found: dict[int, Result], kept: int, *, as_jso
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    names = ("output", "status", "bytes", "seconds", "error")
+    names = ("output", "status", "size", "seconds", "error")
     return {name: getattr(result, name) for name in names}

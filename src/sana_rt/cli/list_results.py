@@ -21,14 +21,15 @@ NAME: Final = "results.jsonl"
 class Result(Frozen, frozen=True):
     """A clip that was begun, and how that ended; the last line of an ``output`` counts.
 
-    ``record`` is all that the clip is made of; ``seconds`` is what it took.
+    ``record`` is all that the clip is made of; ``size`` are the bytes of the whole video, and
+    ``seconds`` is what it took.
     """
 
     output: str
     status: Literal["started", "done", "failed"]
     line: int
     record: ClipRecord
-    bytes: Natural | None = None
+    size: Natural | None = None
     seconds: float | None = None
     error: str | None = None
 
@@ -40,9 +41,7 @@ class Result(Frozen, frozen=True):
     def ended(self, seconds: float, *, size: int | None = None, error: str | None = None) -> Result:
         """The result of a clip that was started; with an ``error`` it failed."""
         status: Literal["done", "failed"] = "done" if error is None else "failed"
-        return msgspec.structs.replace(
-            self, status=status, seconds=seconds, bytes=size, error=error
-        )
+        return msgspec.structs.replace(self, status=status, seconds=seconds, size=size, error=error)
 
 
 def settings(record: ClipRecord) -> bytes:
