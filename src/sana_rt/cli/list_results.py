@@ -55,10 +55,16 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self.latest: dict[str, Result] = {}
-        data = documents.read_bytes(self._path) if self._path.exists() else b""
+        data = self._read() if self._path.exists() else b""
         self._size = data.rfind(b"\n") + 1  # of whole lines: a killed process left the rest
         for number, line in enumerate(data[: self._size].splitlines(), 1):
             self._take(number, line)
+
+    def _read(self) -> bytes:
+        try:
+            return documents.read_bytes(self._path)
+        except DocumentError as error:
+            raise UsageError(f"{self._path} cannot be read: {error}.") from error
 
     def _take(self, number: int, line: bytes) -> None:
         try:
