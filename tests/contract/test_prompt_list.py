@@ -214,6 +214,14 @@ def test_options_of_one_clip_are_refused(run: Any, tmp_path: Path) -> None:
     assert "--save-latents and --contact-sheet and --prompts are given" in result.stderr
 
 
+def test_the_output_is_a_folder(run: Any, tmp_path: Path) -> None:
+    result = run(folder="clip.mp4")
+    assert result.exit_code == 2
+    assert "is the name of a clip" in result.stderr
+    (tmp_path / "taken").touch()
+    assert run(folder="taken").exit_code == 2
+
+
 def test_a_dry_run_makes_nothing(run: Any, tmp_path: Path) -> None:
     result = run("--dry-run", "--json")
     assert result.exit_code == 0, result.output

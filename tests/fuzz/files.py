@@ -6,6 +6,7 @@ import functools
 import json
 import lzma
 import shutil
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -314,7 +315,104 @@ def _images(folder: Path) -> list[bytes]:
 
     random = np.random.default_rng(0)
     write_png(folder / "seed.png", random.integers(256, size=(40, 50, 3), dtype=np.uint8))
-    return [(folder / "seed.png").read_bytes()]
+    plain = (folder / "seed.png").read_bytes()
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    chunk = b"eXIf" + exif
+    turned = len(exif).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return [plain, plain[:33] + turned + plain[33:]]  # behind the header
+
+
+def _read_lora(path: Path) -> object:
+    from typing import NamedTuple
+
+    import torch
+
+    from sana_rt.export import lora, tensor_shapes
+    from sana_rt.export.checkpoint import Checkpoint
+    from sana_rt.export.weights import LazyTensor, Weights
+
+    class Chosen(NamedTuple):
+        path: Path
+        scale: float
+
+    tensors = {
+        name: LazyTensor(shape, lambda shape=shape: torch.zeros(shape))
+        for name, shape in tensor_shapes.transformer(SMALL).items()
+    }
+    merged = lora.merge(Checkpoint("x", "diffusers", SMALL, Weights(tensors)), [Chosen(path, 0.8)])
+    return [merged.transformer.load(name) for name in merged.changed]
+
+
+def _loras(folder: Path) -> list[bytes]:
+    """As diffusers writes one, with PEFT's settings, and as kohya's scripts do."""
+    import torch
+    from safetensors.torch import save_file
+
+    layer, width = "transformer_blocks.0.attn1.to_q", SMALL.transformer.width
+    factors = torch.ones(2, width), torch.ones(width, 2)
+    settings = {"lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 3.0}, "use_rslora": True}
+    header = {f"transformer.{key}": value for key, value in settings.items()}
+    names = [f"transformer.{layer}.lora_{side}.weight" for side in "AB"]
+    save_file(
+        dict(zip(names, factors, strict=True)),
+        folder / "seed.safetensors",
+        {"lora_adapter_metadata": json.dumps(header)},
+    )
+    kohya = f"lora_unet_{layer.replace('.', '_')}"
+    names = [f"{kohya}.lora_{side}.weight" for side in ("down", "up")]
+    tensors = dict(zip(names, factors, strict=True)) | {f"{kohya}.alpha": torch.ones(())}
+    fused = "lora_unet_blocks_1_attn_qkv.lora_{}.weight"
+    tensors |= {
+        fused.format("down"): factors[0].clone(),
+        fused.format("up"): torch.ones(3 * width, 2),
+    }
+    save_file(tensors, folder / "other.safetensors")
+    return [(folder / name).read_bytes() for name in ("seed.safetensors", "other.safetensors")]
+
+
+def _read_list(path: Path) -> object:
+    from sana_rt.cli import prompt_list
+    from sana_rt.runtime import request
+
+    lines = prompt_list.read(path)
+    tell: list[str] = []
+
+    def made(line: prompt_list.Line) -> object:
+        options = line.wanted.resolve(SMALL, line.options, line.options, tell.append)
+        return request.asked(SMALL, options, seconds=line.wanted.seconds)
+
+    return prompt_list.judged(path, lines, lambda line: line.number, made)
+
+
+_LIST = b"""\
+a red circle
+{"prompt": "two", "seed": 7, "aspect": "9:16", "seconds": 3, "negative_prompt": ""}
+{"prompt": "three", "size": "64x96", "num_inference_steps": 4, "guidance_scale": 1.5}
+"""
+
+
+def _read_results(path: Path) -> object:
+    from sana_rt.cli import list_results
+
+    folder = path.parent / "clips"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / list_results.NAME)
+    return list_results.Results(folder).latest
+
+
+def _results(_: Path) -> list[bytes]:
+    record = {
+        "command": "generate",
+        "model": "small",
+        "source": {"checkpoint": "x", "layout": "diffusers", "sha256": "0" * 64},
+        "variant": "fp32",
+        "request": {"prompt": "x", "height": 32, "guidance_scale": 4.5, "timesteps": None},
+        "format": "sana-rt-clip",
+        "format_version": 1,
+    }
+    result = {"output": "0001-x-0.mp4", "status": "started", "line": 1, "record": record}
+    done = {**result, "status": "done", "size": 1000, "seconds": 1.5}
+    return ["".join(f"{json.dumps(each)}\n" for each in (result, done)).encode()]
 
 
 _JSON = mutations.any_of((mutations.of_json,) * 4 + (mutations.of_bytes,))
@@ -335,6 +433,8 @@ FILES = (
     Target("workload", ".toml", lambda _: [_WORKLOAD], _TEXT, _read_workload),
     Target("instruction", ".txt", lambda _: [_PROMPTS], _TEXT, _read_instruction),
     Target("prompts", ".txt", lambda _: [_PROMPTS], _TEXT, _read_prompts),
+    Target("prompt-list", ".txt", lambda _: [_LIST], _TEXT, _read_list),
+    Target("results", ".jsonl", _results, _TEXT, _read_results),
     Target("prompt", ".txt", lambda _: [_PROMPTS], _TEXT, _read_prompt),
     Target(
         "noise",
@@ -350,6 +450,13 @@ FILES = (
         _safetensors,
         mutations.any_of((mutations.of_safetensors, mutations.of_bytes)),
         _read_safetensors,
+    ),
+    Target(
+        "lora",
+        ".safetensors",
+        _loras,
+        mutations.any_of((mutations.of_safetensors, mutations.of_bytes)),
+        _read_lora,
     ),
     Target("torch", ".pth", _torch_files, _ZIP, _read_torch),
     Target("tokenizer", ".json", _tokenizers, _JSON, _read_tokenizer),

@@ -21,6 +21,7 @@ FOUNDATION = {
     "errors",
     "figures",
     "files",
+    "frame_sizes",
     "freshness",
     "geometry",
     "graph_names",

@@ -21,15 +21,17 @@ from diffusers import (
 )
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sana_rt import graph_names
 from sana_rt.bundle import Bundle
 from sana_rt.cli import cli
-from sana_rt.export import key_map, lora, onnx_export, tensor_shapes
+from sana_rt.export import freshness, key_map, lora, onnx_export, tensor_shapes, verify
 from sana_rt.export import trace as tracing
 from sana_rt.export.checkpoint import Checkpoint, open_checkpoint
 from sana_rt.export.graph_definition import GraphDefinition
+from sana_rt.export.graphs import definitions
 from sana_rt.export.modules.transformer import Transformer
 from sana_rt.export.onnx_export import ExportOptions, export_bundle
 from sana_rt.export.trace import Topology
@@ -351,6 +353,43 @@ def test_what_a_variant_has_is_shown(root: Path, files: dict[str, Path]) -> None
         assert shown.exit_code == 0, shown.output
         assert "style.safetensors=0.8" in shown.output
         assert sha256(files["style"])[:12] in shown.output
+
+
+def test_what_is_current_is_not_exported_again(
+    root: Path, small_checkpoint: Path, files: dict[str, Path], tmp_path: Path
+) -> None:
+    run = ["export", str(small_checkpoint), str(root), "--no-verify", "--lora"]
+    current = CliRunner().invoke(cli, [*run, f"{files['style']}=0.8"])
+    assert current.exit_code == 0, current.output
+    assert f"fp32-style-0.8 of {root} is current" in current.stderr
+    taken = CliRunner().invoke(cli, [*run, str(files["style"]), "--variant", "fp32"])
+    assert taken.exit_code == 2
+    assert f"The variant 'fp32' of {root} has no LoRA." in taken.stderr
+    trained = dict(load_file(files["style"]))
+    trained[next(iter(trained))] *= 2
+    with safe_open(files["style"], "pt") as file:
+        save_file(trained, tmp_path / "style.safetensors", file.metadata())
+    further = merged(small_checkpoint, {"style": tmp_path / "style.safetensors"})
+    found = freshness.reasons(root, further, ExportOptions(verify=False))
+    assert found == ("the loras changed",)
+
+
+def test_verifying_a_variant(root: Path, small_checkpoint: Path, files: dict[str, Path]) -> None:
+    bundle = Bundle.open(root)
+    style = {"fp32-style-0.8": bundle.manifest.variant("fp32-style-0.8")}
+    alone = Bundle(root, msgspec.structs.replace(bundle.manifest, variants=style))
+    findings = verify.verify_bundle(alone, open_checkpoint(small_checkpoint))
+    reasons = {each.what: each.message for each in findings if each.outcome == "not checked"}
+    assert reasons["fp32-style-0.8"].startswith("it has style.safetensors=0.8 (SHA-256 ")
+    assert reasons["fp32-style-0.8"].endswith("give what it has with --lora")
+    checkpoint = merged(small_checkpoint, {"style": files["style"]})
+    definition = next(
+        each for each in definitions(checkpoint, "float32") if each.name == "block_01"
+    )
+    graph = bundle.manifest.variant("fp32-style-0.8").graphs["block_01"]
+    assert verify.compare(definition, bundle.path(graph.path), checkpoint).passed
+    plain = bundle.manifest.variant("fp32").graphs["block_01"]
+    assert not verify.compare(definition, bundle.path(plain.path), checkpoint).passed
 
 
 def test_the_checkpoints_own_weights_are_played_unasked(root: Path, tmp_path: Path) -> None:

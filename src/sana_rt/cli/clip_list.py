@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sana_rt.runtime.request import Request
     from sana_rt.runtime.session import Session
 
+_CLIPS: Final = {".mp4", ".gif", ".png"}
 #: After these no other clip can be made either.
 _FATAL: Final = (DeviceLostError, StorageError, SystemMemoryError)
 
@@ -95,6 +96,11 @@ def generate(
             other settings: nothing was done.
         RequestError: some clips failed; the others are made.
     """
+    if options.folder.suffix in _CLIPS and not options.folder.is_dir():
+        raise UsageError(
+            f"--output {options.folder} is the name of a clip.",
+            expected="with --prompts, a folder for all of them.",
+        )
     lines = prompt_list.read(options.prompts)
     place = options.folder / NAME
     paths.check({"--output": place}, {"--prompts": options.prompts}, overwrite=True)
@@ -158,10 +164,7 @@ def _clips(options: ListOptions, lines: tuple[Line, ...], session: Session) -> t
         of = clip_record.of(session, "generate", request, inputs=files, fit=options.fit)
         return _Clip(line.number, request, of)
 
-    made: tuple[_Clip, ...] = prompt_list.judged(
-        options.prompts, lines, lambda line: line.number, clip
-    )
-    return made
+    return prompt_list.judged(options.prompts, lines, lambda line: line.number, clip)
 
 
 def _divided(
@@ -174,7 +177,7 @@ def _divided(
     made = defaultdict[bytes, list[str]](list)
     for result in results.latest.values():
         path = options.folder / result.output
-        if result.status == "done" and path.is_file() and path.stat().st_size == result.bytes:
+        if result.status == "done" and path.is_file() and path.stat().st_size == result.size:
             made[result.settings].append(result.output)
     kept, rest = [], []
     for clip in clips:
@@ -244,7 +247,7 @@ class _Work:
             done += clip.work
             left = (time.monotonic() - begun) / done * (total - done)
             rest = f"; about {_minutes(left)} left" if done < total else ""
-            why = "" if result.error is None else f" failed: {result.error.splitlines()[0]}"
+            why = "" if result.error is None else f" failed: {result.error.partition(chr(10))[0]}"
             show.note(f"{count}: {clip.output}{why}, {result.seconds:.3g} s{rest}")
 
     def _one(self, clip: _Clip, count: str) -> Result:
@@ -299,5 +302,5 @@ def _finish(options: ListOptions, found: dict[int, Result], kept: int, *, as_jso
 
 
 def _facts(result: Result) -> dict[str, Any]:
-    names = ("output", "status", "bytes", "seconds", "error")
+    names = ("output", "status", "size", "seconds", "error")
     return {name: getattr(result, name) for name in names}

@@ -21,14 +21,15 @@ NAME: Final = "results.jsonl"
 class Result(Frozen, frozen=True):
     """A clip that was begun, and how that ended; the last line of an ``output`` counts.
 
-    ``record`` is all that the clip is made of; ``seconds`` is what it took.
+    ``record`` is all that the clip is made of; ``size`` are the bytes of the whole video, and
+    ``seconds`` is what it took.
     """
 
     output: str
     status: Literal["started", "done", "failed"]
     line: int
     record: ClipRecord
-    bytes: Natural | None = None
+    size: Natural | None = None
     seconds: float | None = None
     error: str | None = None
 
@@ -40,9 +41,7 @@ class Result(Frozen, frozen=True):
     def ended(self, seconds: float, *, size: int | None = None, error: str | None = None) -> Result:
         """The result of a clip that was started; with an ``error`` it failed."""
         status: Literal["done", "failed"] = "done" if error is None else "failed"
-        return msgspec.structs.replace(
-            self, status=status, seconds=seconds, bytes=size, error=error
-        )
+        return msgspec.structs.replace(self, status=status, seconds=seconds, size=size, error=error)
 
 
 def settings(record: ClipRecord) -> bytes:
@@ -56,10 +55,16 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self.latest: dict[str, Result] = {}
-        data = documents.read_bytes(self._path) if self._path.exists() else b""
+        data = self._read() if self._path.exists() else b""
         self._size = data.rfind(b"\n") + 1  # of whole lines: a killed process left the rest
         for number, line in enumerate(data[: self._size].splitlines(), 1):
             self._take(number, line)
+
+    def _read(self) -> bytes:
+        try:
+            return documents.read_bytes(self._path)
+        except DocumentError as error:
+            raise UsageError(f"{self._path} cannot be read: {error}.") from error
 
     def _take(self, number: int, line: bytes) -> None:
         try:

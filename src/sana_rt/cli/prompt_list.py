@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sana_rt import documents
 from sana_rt.cli.wanted_size import Wanted
 from sana_rt.documents import DocumentError
 from sana_rt.errors import SanaRTError, UsageError
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _SIZES: Final = Wanted.__dataclass_fields__.keys()
 _SHOWN: Final = 5
@@ -40,9 +43,12 @@ def read(path: Path) -> tuple[Line, ...]:
     return judged(path, lines, lambda each: each[0], lambda each: _line(*each))
 
 
-def judged(path: Path, items: Any, number: Callable[[Any], int], make: Any) -> tuple[Any, ...]:
+def judged(
+    path: Path, items: Sequence[T], number: Callable[[T], int], make: Callable[[T], U]
+) -> tuple[U, ...]:
     """What ``make`` makes of each item; all lines that are refused are counted, some named."""
-    made, refused = [], []
+    made: list[U] = []
+    refused: list[str] = []
     for item in items:
         try:
             made.append(make(item))
