@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "error.hpp"
-#include "files.hpp"
 #include "unicode.hpp"
 
 namespace sana_rt::runtime {
@@ -12,11 +11,10 @@ namespace {
 constexpr std::size_t kMaxBytes = std::size_t{64} << 20;
 constexpr const char* kRemedy = "use the tokenizer of the same checkpoint as the text encoder.";
 
-Tokenizer read(const std::filesystem::path& path) {
+Tokenizer parse(const std::string& content, const std::filesystem::path& path) {
   try {
-    const auto document = read_file(path, kMaxBytes);
-    if (document.size() > kMaxBytes) throw DocumentError(Rule::kLimit, "it has more than 64 MiB");
-    return Tokenizer::parse(document);
+    if (content.size() > kMaxBytes) throw DocumentError(Rule::kLimit, "it has more than 64 MiB");
+    return Tokenizer::parse(content);
   } catch (const DocumentError& error) {
     throw Error(SANA_TOKENIZER_ERROR,
                 concat(path.string(), " cannot be read as a tokenizer: ", error.what(), "."),
@@ -47,8 +45,9 @@ void check(const Tokenizer& tokenizer, const TextSpec& spec, const std::filesyst
 
 }  // namespace
 
-PromptTokenizer::PromptTokenizer(const std::filesystem::path& path, TextSpec spec)
-    : spec_(std::move(spec)), tokenizer_(read(path)) {
+PromptTokenizer::PromptTokenizer(const std::string& content, const std::filesystem::path& path,
+                                 TextSpec spec)
+    : spec_(std::move(spec)), tokenizer_(parse(content, path)) {
   check(tokenizer_, spec_, path);
 }
 
