@@ -174,6 +174,11 @@ def cpu(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
     return OnnxRuntime("onnxruntime", HostMemory(), (CPU, {}), options.threads)
 
 
+def cuda_options(stream: int) -> dict[str, str]:
+    """What the CUDA provider is told: the first GPU and our stream."""
+    return {"device_id": "0", "user_compute_stream": str(stream), "use_tf32": "0"}
+
+
 def cuda(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
     """The CUDA provider on the first GPU; float32 stays float32 (no TF32)."""
     if CUDA not in ort.get_available_providers():
@@ -185,9 +190,9 @@ def cuda(options: BackendOptions = DEFAULT_OPTIONS) -> OnnxRuntime:
     from sana_rt.runtime.backends.cuda import CudaMemory  # noqa: PLC0415 (an optional dependency)
 
     memory = CudaMemory(options.timeout)
-    provider = {"device_id": "0", "user_compute_stream": str(memory.stream), "use_tf32": "0"}
+    provider = CUDA, cuda_options(memory.stream)
     try:
-        return OnnxRuntime("onnxruntime-cuda", memory, (CUDA, provider), options.threads)
+        return OnnxRuntime("onnxruntime-cuda", memory, provider, options.threads)
     except BackendError:
         memory.close()
         raise

@@ -45,6 +45,18 @@ class SessionOptions(_Sized):
         ("progress_user", c_void_p),
         ("log", c_void_p),
         ("log_user", c_void_p),
+        ("timeout", c_double),
+        ("plugin", c_char_p),
+        ("kernel_cache", c_char_p),
+    ]
+
+
+class DeviceInfo(_Sized):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("backend", c_char_p),
+        ("available", c_bool),
+        ("reason", c_char_p),
     ]
 
 
@@ -126,6 +138,18 @@ class Library:
     def open(self, bundle: Path, **options: Any) -> Session:
         """A session on a bundle."""
         return Session(self, bundle, options)
+
+    def devices(self) -> dict[str, str]:
+        """Why each backend is not available; nothing if it is."""
+        self.c.sana_device_count.restype = c_size_t
+        self.c.sana_device_describe.argtypes = [c_size_t, c_void_p]
+        found = {}
+        for index in range(self.c.sana_device_count()):
+            info = DeviceInfo()
+            assert self.c.sana_device_describe(index, byref(info)) == OK
+            assert info.available == (not info.reason)
+            found[info.backend.decode()] = info.reason.decode()
+        return found
 
     def load(self, path: Path) -> State:
         """A state from its file."""

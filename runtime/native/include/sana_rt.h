@@ -99,7 +99,9 @@ typedef enum sana_status {
   SANA_MANIFEST_SHAPE_ERROR = 39,       /* a tensor with an impossible dtype, name or dimension */
   SANA_BACKEND_ERROR = 50,              /* no backend plays the variant, each with its reason */
   SANA_BINDING_ERROR = 51,              /* a buffer that does not fit its graph */
-  SANA_DEVICE_MEMORY_ERROR = 52         /* the memory plan does not fit the device */
+  SANA_DEVICE_MEMORY_ERROR = 52,        /* the memory plan does not fit the device */
+  SANA_MISSING_DEPENDENCY_ERROR = 53,   /* a library that has to be installed is not */
+  SANA_DEVICE_LOST_ERROR = 54           /* the GPU failed or does not answer: restart the process */
 } sana_status;
 
 /* The name of Python's error, as "ManifestSyntaxError"; "OK" and "Done" for what is none. */
@@ -109,12 +111,19 @@ SANA_API const char* sana_status_name(sana_status status);
 
 typedef struct sana_device_info {
   size_t struct_size;
-  const char* backend; /* "onnxruntime" (the CPU), "onnxruntime-cuda"; valid for ever */
+  const char* backend; /* as below; valid for ever */
   bool available;
   const char* reason; /* why it is not available, or ""; valid until the thread's next call */
 } sana_device_info;
 
-/* Backends of this build, in the order in which a session tries them. */
+/* Backends of this build, in the order in which a session tries them:
+ *
+ *   "onnxruntime-cuda"  ONNX Runtime's CUDA provider, if its library has one; bfloat16 and float32
+ *   "onnxruntime-rtx"   NVIDIA's TensorRT-RTX plug-in for ONNX Runtime; also graphs in operators
+ *                       that only TensorRT has (NVFP4)
+ *   "onnxruntime"       ONNX Runtime on the CPU; float32
+ *
+ * Describing loads the driver, and the plug-in where it is found, to see whether they work. */
 SANA_API size_t sana_device_count(void);
 SANA_API sana_status sana_device_describe(size_t index, sana_device_info* info);
 
@@ -140,6 +149,8 @@ typedef struct sana_variant_info {
   const char* quantization; /* the recipe, or NULL */
   bool playable;            /* by the CPU backend */
   const char* refusal;      /* why not, or "" */
+  bool playable_on_gpu;     /* by one of the GPU's backends, where it is available */
+  const char* gpu_refusal;  /* why not, or "" */
 } sana_variant_info;
 
 /* Reads and checks the manifest, and that every listed file has its listed size. */
@@ -186,6 +197,11 @@ typedef struct sana_session_options {
   void* progress_user;
   sana_log_callback log;
   void* log_user;
+  double timeout;     /* seconds that a GPU may take to answer before it is given up; 0: 600 */
+  const char* plugin; /* the library of NVIDIA's plug-in, the same for all sessions of a process;
+                       * NULL: $SANA_RT_PLUGIN, else where its wheel puts it beside ONNX Runtime */
+  const char* kernel_cache; /* the folder for what the plug-in compiles; NULL: as in Python,
+                             * sana-rt/kernels in $XDG_CACHE_HOME, else ~/.cache */
 } sana_session_options;
 
 SANA_API void sana_session_options_init(sana_session_options* options);

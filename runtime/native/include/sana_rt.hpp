@@ -294,6 +294,8 @@ struct SessionOptions {
   // Called between steps. Returning false cancels the clip; it must not throw.
   std::function<bool(const sana_progress&)> progress;
   std::function<void(sana_log_level, std::string_view)> log;
+  double timeout = 0;  // seconds that a GPU may take to answer; 0: the default
+  std::optional<std::string> plugin, kernel_cache;
 };
 
 // A variant of a model on a device. Plays one clip at a time. Clips keep what they need of it, but
@@ -335,6 +337,9 @@ class Session {
     c.threads = options_->threads;
     c.keep_text_encoder = options_->keep_text_encoder;
     c.check_finite = options_->check_finite;
+    c.timeout = options_->timeout;
+    c.plugin = detail::c_str(options_->plugin);
+    c.kernel_cache = detail::c_str(options_->kernel_cache);
     if (options_->progress) {
       c.progress = [](void* user, const sana_progress* progress) {
         return static_cast<SessionOptions*>(user)->progress(*progress);

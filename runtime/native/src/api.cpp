@@ -48,6 +48,8 @@ constexpr StatusName kStatusNames[] = {
     {SANA_BACKEND_ERROR, "BackendError"},
     {SANA_BINDING_ERROR, "BindingError"},
     {SANA_DEVICE_MEMORY_ERROR, "DeviceMemoryError"},
+    {SANA_MISSING_DEPENDENCY_ERROR, "MissingDependencyError"},
+    {SANA_DEVICE_LOST_ERROR, "DeviceLostError"},
 };
 
 // What every handle has: the text of its last error.
@@ -217,7 +219,8 @@ Embeds prompt_embeds(const sana_clip_params& params, const TextSpec& text) {
 
 struct sana_model : Handle {
   std::shared_ptr<const Bundle> bundle;
-  std::vector<std::string> refusals;      // of each variant
+  std::vector<std::string> refusals;      // of each variant, by the CPU backend
+  std::vector<std::string> gpu_refusals;  // by all of the GPU's
   std::vector<std::string> quantization;  // of each variant
 };
 
@@ -297,6 +300,18 @@ sana_frames frames_of(const Pictures& pictures) {
           pictures.first_frame};
 }
 
+// Why no backend of a GPU plays a variant, or "".
+std::string gpu_refusal(const Variant& variant) {
+  std::string all;
+  for (const auto& candidate : candidates()) {
+    if (!candidate.on_gpu()) continue;
+    const auto reason = candidate.refusal(variant);
+    if (!reason) return "";
+    all += concat(all.empty() ? "" : "; ", candidate.name, ": ", *reason);
+  }
+  return all;
+}
+
 // The next frames of a clip, or the error that ended it.
 sana_status advance(sana_clip& clip) {
   if (clip.ended != SANA_OK) throw Error(clip.ended, clip.ended_error);
@@ -351,6 +366,7 @@ sana_status sana_model_open(const char* folder, sana_model** model) {
     auto bundle = std::make_shared<const Bundle>(Bundle::open(folder));
     for (const auto& [name, variant] : bundle->manifest.variants) {
       (*model)->refusals.push_back(candidates().back().refusal(variant).value_or(""));
+      (*model)->gpu_refusals.push_back(gpu_refusal(variant));
       (*model)->quantization.push_back(variant.quantization ? variant.quantization->recipe : "");
     }
     (*model)->bundle = std::move(bundle);
@@ -399,6 +415,8 @@ sana_status sana_model_variant(const sana_model* model, size_t index, sana_varia
     values.quantization = variant.quantization ? model->quantization[index].c_str() : nullptr;
     values.playable = model->refusals[index].empty();
     values.refusal = model->refusals[index].c_str();
+    values.playable_on_gpu = model->gpu_refusals[index].empty();
+    values.gpu_refusal = model->gpu_refusals[index].c_str();
     fill(info, values);
     return SANA_OK;
   });
@@ -424,6 +442,9 @@ sana_status sana_session_open(const sana_model* model, const sana_session_option
     wanted.threads = given.threads;
     wanted.keep_text_encoder = given.keep_text_encoder;
     wanted.check_finite = given.check_finite;
+    wanted.timeout = given.timeout;
+    wanted.plugin = given.plugin == nullptr ? "" : given.plugin;
+    wanted.kernel_cache = given.kernel_cache == nullptr ? "" : given.kernel_cache;
     wanted.log = [log = given.log, user = given.log_user](sana_log_level level,
                                                           const std::string& message) {
       if (log != nullptr) log(user, level, message.c_str());

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,7 +12,6 @@
 
 #include "buffers.hpp"
 #include "manifest.hpp"
-#include "memory_plan.hpp"
 
 namespace sana_rt::runtime {
 
@@ -42,28 +42,57 @@ class Context {
   virtual std::unique_ptr<Binding> bind(const BufferMap& inputs, const BufferMap& outputs) = 0;
 };
 
+// The sizes of named dimensions that graphs run with.
+using Sizes = std::map<std::string, DimRange>;
+
+// A graph that a backend opens: the content of its file, which was checked, and where that lies,
+// with its weights beside it.
+struct Artifact {
+  std::string name;
+  Signature signature;
+  std::filesystem::path path;
+  std::string content;
+  Sizes sizes;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
 
   virtual const std::string& name() const = 0;
   virtual Memory& memory() = 0;
+  // Whether what it opens runs with the sizes of its artifact only.
+  virtual bool specializes() const { return false; }
   // One that is not `lasting` runs a few times: it is quick to load and leaves nothing behind.
-  virtual std::unique_ptr<Context> open(const std::string& graph, const Signature& signature,
-                                        const std::filesystem::path& path, bool lasting) = 0;
+  virtual std::unique_ptr<Context> open(const Artifact& artifact, bool lasting) = 0;
+  // Gives back memory that only graphs used which are closed by now.
+  virtual void trim() {}
+};
+
+// How a backend runs: CPU threads; of a GPU the seconds that it may take to answer, where the
+// plug-in is and where it keeps what it compiles. Empty paths leave the choice to the backend.
+struct BackendOptions {
+  int threads = 1;
+  double timeout = 600;
+  std::filesystem::path plugin = {}, kernel_cache = {};
 };
 
 // A backend that is not open yet.
 struct Candidate {
   const char* name;
-  // Why it does not play a variant, or nothing.
-  std::function<std::optional<std::string>(const Variant&)> refusal;
-  // Dtypes of variants, the preferred one first.
+  // Dtypes of variants, the preferred one first, and whether it has TensorRT's operators.
   std::vector<DType> dtypes;
-  // Why it cannot be opened on this machine, or nothing.
-  std::function<std::optional<std::string>()> missing;
-  // With a number of CPU threads.
-  std::function<std::unique_ptr<Backend>(int)> open;
+  bool tensorrt;
+  // An Error where it cannot work.
+  std::function<std::unique_ptr<Backend>(const BackendOptions&)> open;
+  // The same Error without opening it.
+  std::function<void()> check;
+
+  // Why it does not play a variant, or nothing.
+  std::optional<std::string> refusal(const Variant& variant) const;
+  // Why it cannot work on this machine, or nothing.
+  std::optional<std::string> missing() const;
+  bool on_gpu() const { return dtypes.size() > 1; }
 };
 
 // In the order in which they are tried.
@@ -74,6 +103,6 @@ const std::vector<Candidate>& candidates();
 std::pair<std::unique_ptr<Backend>, std::string> select_backend(const std::string& backend,
                                                                 const Manifest& manifest,
                                                                 const std::string& variant,
-                                                                int threads);
+                                                                const BackendOptions& options);
 
 }  // namespace sana_rt::runtime

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tensor_spec.hpp"
@@ -28,6 +30,8 @@ struct Buffer {
   std::vector<Buffer> halves() const;
 };
 
+using BufferMap = std::map<std::string, Buffer>;
+
 // A tensor in the host's memory. bfloat16, which files of arrays lack, travels as float32.
 struct HostTensor {
   DType dtype = DType::kFloat32;
@@ -49,6 +53,8 @@ class Memory {
 
   virtual ~Memory() = default;
 
+  // Says in words what comes now, for messages about the device.
+  virtual void begin(const std::string& /*moment*/) {}
   // Zeros. A DeviceMemoryError where there is no room.
   virtual Allocation allocate(std::size_t nbytes) = 0;
   // Bytes that can still be allocated, or nothing where the device does not say.

@@ -1,9 +1,11 @@
 #include "bundle.hpp"
 
+#include <algorithm>
 #include <set>
 
 #include "error.hpp"
 #include "files.hpp"
+#include "onnx_file.hpp"
 
 namespace sana_rt::runtime {
 namespace {
@@ -40,6 +42,68 @@ void check_size(const fs::path& root, const File& file) {
   }
 }
 
+[[noreturn]] void refuse(const std::string& happened, const std::string& expected,
+                         const char* remedy = kRemedy) {
+  throw Error(SANA_BUNDLE_FILE_ERROR, happened, {.expected = expected, .remedy = remedy});
+}
+
+// The bytes of a graph's weight files, by their names from the folder of its own.
+std::map<std::string, std::uint64_t> weight_sizes(const Graph& graph, const Manifest& manifest) {
+  const auto folder = graph.path.substr(0, graph.path.rfind('/') + 1);  // none is npos + 1
+  std::map<std::string, std::uint64_t> sizes;
+  for (const auto& path : graph.weights) {
+    if (!path.starts_with(folder)) continue;
+    sizes.emplace(path.substr(folder.size()),
+                  static_cast<std::uint64_t>(manifest.files.at(path).bytes));
+  }
+  return sizes;
+}
+
+// Every tensor outside of the graph's file lies in one that is listed for it.
+void check_outside(const fs::path& path, const std::vector<Outside>& tensors,
+                   const std::map<std::string, std::uint64_t>& sizes) {
+  for (const auto& [location, offset, length] : tensors) {
+    const auto found = sizes.find(location);
+    if (found == sizes.end()) {
+      std::vector<std::string> names;
+      for (const auto& [name, size] : sizes) names.push_back(name);
+      refuse(concat(path.string(), " keeps weights in ", in_quotes(location), "."),
+             concat("a file that the manifest lists for it: ", listed(names), "."),
+             "do not use this bundle: no command of sana-rt writes such a graph.");
+    }
+    if (offset > found->second || length > found->second - offset) {
+      refuse(concat(path.string(), " reads ", in_quotes(location), " at byte ", offset, ", ", length,
+                    " bytes."),
+             concat("at most ", found->second, ", its size."));
+    }
+  }
+}
+
+OnnxTensor listed_tensor(const TensorSpec& spec) {
+  return {spec.name, dtype_name(spec.dtype), spec.shape};
+}
+
+std::string in_words(const OnnxTensor& tensor) {
+  std::vector<std::string> dims;
+  for (const auto& dim : tensor.shape) {
+    dims.push_back(std::visit([](const auto& one) { return concat(one); }, dim));
+  }
+  return concat(in_quotes(tensor.name), " (", tensor.dtype, " ", listed(dims), ")");
+}
+
+void check_side(const fs::path& path, const char* side, const std::vector<OnnxTensor>& found,
+                const std::vector<TensorSpec>& specs) {
+  std::vector<OnnxTensor> wanted;
+  std::transform(specs.begin(), specs.end(), std::back_inserter(wanted), listed_tensor);
+  const auto [there, expected] =
+      std::mismatch(found.begin(), found.end(), wanted.begin(), wanted.end());
+  if (there == found.end() && expected == wanted.end()) return;
+  const auto words = [](auto at, auto end) { return at == end ? "nothing" : in_words(*at); };
+  refuse(concat(path.string(), " has ", words(there, found.end()), " as ", side, "[",
+                there - found.begin(), "]."),
+         concat(words(expected, wanted.end()), ", as the manifest says."));
+}
+
 }  // namespace
 
 Bundle Bundle::open(const fs::path& root) {
@@ -58,6 +122,36 @@ Bundle Bundle::open(const fs::path& root) {
   Bundle bundle{root, decode_manifest(read_file(path, kMaxManifestBytes))};
   for (const auto& [name, file] : bundle.manifest.files) check_size(root, file);
   return bundle;
+}
+
+std::string Bundle::content(const std::string& relative) const {
+  const auto& file = manifest.files.at(relative);
+  check_size(root, file);
+  auto content = read_file(root / file.path, static_cast<std::size_t>(file.bytes));
+  const auto actual = sha256(content);
+  if (actual != file.sha256) {
+    refuse(concat((root / file.path).string(), " has SHA-256 ", actual, "."), file.sha256);
+  }
+  return content;
+}
+
+std::string Bundle::onnx(const Graph& graph) const {
+  const auto path = this->path(graph.path);
+  auto content = this->content(graph.path);
+  try {
+    const auto found = OnnxFile::parse(content);
+    check_outside(path, found.outside, weight_sizes(graph, manifest));
+    if (found.opset != graph.opset) {
+      refuse(concat(path.string(), " has opset ", found.opset, "."),
+             concat(graph.opset, ", as the manifest says."));
+    }
+    check_side(path, "inputs", found.inputs, graph.signature.inputs);
+    check_side(path, "outputs", found.outputs, graph.signature.outputs);
+  } catch (const DamagedOnnx& error) {
+    refuse(concat(path.string(), " is not an ONNX graph: ", error.what(), "."), "");
+  }
+  for (const auto& weights : graph.weights) check_size(root, manifest.files.at(weights));
+  return content;
 }
 
 std::string Bundle::graphs_sha256(const std::string& variant) const {

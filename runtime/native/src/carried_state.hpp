@@ -10,13 +10,16 @@
 namespace sana_rt::runtime {
 
 // The running sums S and ksum and the last frame of z, of every block. Blocks write into one
-// scratch; a pass that shall count commits it, block by block.
+// scratch; a pass that shall count commits it, block by block. Each block's is a tensor of its own,
+// since TensorRT asks for aligned addresses.
 class CarriedState {
  public:
   static constexpr std::array kNames{"state_s", "state_k", "state_z"};
 
   // State of `blocks` blocks (1 if none commits) and scratch.
   static std::vector<Region> regions(const Signature& block, std::int64_t blocks);
+  // What `download` returns: the state of all blocks as one tensor.
+  static std::vector<Region> snapshot(const Signature& block, std::int64_t blocks);
 
   CarriedState(Memory& memory, const BufferMap& buffers);
 
@@ -33,7 +36,7 @@ class CarriedState {
 
  private:
   Memory& memory_;
-  BufferMap carried_;
+  std::map<std::string, std::vector<Buffer>> carried_;  // of each block
   BufferMap scratch_;
 };
 

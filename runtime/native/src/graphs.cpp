@@ -1,9 +1,18 @@
 #include "graphs.hpp"
 
-
 #include "error.hpp"
+#include "graph_names.hpp"
 
 namespace sana_rt::runtime {
+namespace {
+
+// The sizes that a graph sees: some see one sample of a batch.
+Sizes own(const std::string& name, Sizes sizes) {
+  if (is_single(name)) sizes["batch"] = {1, 1, 1};
+  return sizes;
+}
+
+}  // namespace
 
 Graphs::Graphs(const Bundle& bundle, std::string variant, std::unique_ptr<Backend> backend,
                bool check_finite)
@@ -35,12 +44,21 @@ std::uint64_t Graphs::loaded_bytes() const {
   return sum;
 }
 
+bool Graphs::serve(const Sizes& sizes) {
+  const bool stale = backend_->specializes() && sizes != sizes_;
+  if (stale) opened_.clear();
+  sizes_ = sizes;
+  return stale;
+}
+
 Context& Graphs::open(const std::string& name, bool lasting) {
   auto& context = opened_[name];
   if (context == nullptr) {
     try {
       const auto& found = graph(name);
-      context = backend_->open(name, found.signature, bundle_.path(found.path), lasting);
+      context = backend_->open({name, found.signature, bundle_.path(found.path),
+                                bundle_.onnx(found), own(name, sizes_)},
+                               lasting);
     } catch (...) {
       opened_.erase(name);
       throw;
@@ -61,6 +79,7 @@ void Graphs::begin(const void* player, std::string moment) {
                  .remedy = "finish a clip first, or open a second session."});
   }
   moment_ = std::move(moment);
+  memory().begin(moment_);
 }
 
 void Graphs::run(const Program& program) {

@@ -9,6 +9,7 @@
 
 #include "backend.hpp"
 #include "bundle.hpp"
+#include "memory_plan.hpp"
 
 namespace sana_rt::runtime {
 
@@ -45,11 +46,18 @@ class Graphs {
   // Of the graphs that are loaded.
   std::uint64_t loaded_bytes() const;
 
+  // Runs with these sizes of dimensions from here on. Returns whether no binding may be used any
+  // more, because the graphs were made for others.
+  bool serve(const Sizes& sizes);
+
+  // Loads a graph, unless it is; an Error BUNDLE_FILE where its file is not as listed.
   Context& open(const std::string& name, bool lasting = true);
   // Gives a graph's memory back, once no binding of it is left.
   void close(const std::string& name) { opened_.erase(name); }
   std::shared_ptr<Binding> bind(const std::string& name, const BufferMap& inputs,
                                 const BufferMap& outputs);
+
+  void trim() { backend_->trim(); }
 
   // From now on `player` runs graphs.
   void take_over(const void* player) { player_ = player; }
@@ -65,6 +73,7 @@ class Graphs {
   const Variant& variant_;
   std::unique_ptr<Backend> backend_;
   bool check_finite_;
+  Sizes sizes_;
   const void* player_ = nullptr;
   std::string moment_;
   std::map<std::string, std::unique_ptr<Context>> opened_;

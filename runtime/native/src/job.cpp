@@ -83,6 +83,13 @@ std::int64_t Job::longest() const {
   return longest;
 }
 
+std::int64_t Job::shortest() const {
+  auto shortest = longest();
+  if (position().pending > 0) shortest = std::min(shortest, position().pending);
+  for (const auto& chunk : chunks()) shortest = std::min(shortest, chunk.size());
+  return shortest;
+}
+
 std::int64_t Job::passes() const {
   const auto count = static_cast<std::int64_t>(chunks().size());
   const auto steps = static_cast<std::int64_t>(schedule(request, *model).size());

@@ -43,6 +43,8 @@ struct Job {
   std::vector<Range> chunks() const;
   // Latent frames of the longest chunk.
   std::int64_t longest() const;
+  // Of the shortest, a chunk that is still to be committed included.
+  std::int64_t shortest() const;
   // How often the transformer will run.
   std::int64_t passes() const;
   // The embeddings that need no text encoder, by prompt.

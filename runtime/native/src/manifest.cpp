@@ -135,7 +135,7 @@ Graph as_graph(const Json& value, const Path& path) {
   Graph graph;
   graph.path = fields.required("path", as_string);
   graph.weights = fields.required("weights", as_strings);
-  fields.required("opset", as_count);
+  graph.opset = fields.required("opset", as_count);
   graph.signature = as_signature(fields);
   fields.nullable("verification", as_verification);
   fields.finish();
@@ -170,13 +170,13 @@ Quantization as_quantization(const Json& value, const Path& path) {
   Fields fields(value, path);
   const auto recipe = fields.required("recipe", as_string);
   check_name(recipe, "recipe");
-  fields.required("recipe_sha256", as_sha256);
+  const auto recipe_sha256 = fields.required("recipe_sha256", as_sha256);
   const auto form = fields.required("form", [](const Json& name, const Path& where) {
     return one_of(name, where, {"device", "emulation"});
   });
   fields.nullable("calibration", as_calibration);
   fields.finish();
-  return {recipe, form == "device"};
+  return {recipe, recipe_sha256, form == "device"};
 }
 
 bool as_built_from(const Json& value, const Path& path) {
@@ -546,6 +546,12 @@ std::int64_t DecodeWindow::call(std::int64_t latent_frame) const {
 
 std::int64_t DecodeWindow::stop(std::int64_t start) const {
   return start + (start == 0 ? first_latent_frames : latent_frames);
+}
+
+bool is_emulation(const Variant& variant, const Variant& device) {
+  return device.quantization && device.quantization->device && variant.quantization &&
+         !variant.quantization->device &&
+         variant.quantization->recipe_sha256 == device.quantization->recipe_sha256;
 }
 
 const Variant& Manifest::variant(std::string_view name) const {

@@ -27,11 +27,14 @@ struct File {
 struct Graph {
   std::string path;
   std::vector<std::string> weights;
+  std::int64_t opset = 0;
   Signature signature;
 };
 
 struct DimRange {
   std::int64_t min, opt, max;
+
+  bool operator==(const DimRange&) const = default;
 };
 
 // A compiled engine of one graph. This library plays graphs; of plans it uses the profiles.
@@ -42,7 +45,7 @@ struct Plan {
 };
 
 struct Quantization {
-  std::string recipe;
+  std::string recipe, recipe_sha256;
   bool device;  // operators that only TensorRT has; otherwise an emulation
 };
 
@@ -64,6 +67,9 @@ struct Variant {
   std::optional<Quantization> quantization;
   std::optional<DecodeWindow> decoder;
 };
+
+// Whether a variant rounds as `device`, which is for TensorRT, does, in operators that others have.
+bool is_emulation(const Variant& variant, const Variant& device);
 
 struct Manifest {
   ModelSpec model;

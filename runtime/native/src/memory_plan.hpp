@@ -52,8 +52,6 @@ struct MemoryPlan {
   bool operator==(const MemoryPlan&) const = default;
 };
 
-using BufferMap = std::map<std::string, Buffer>;
-
 // The allocated regions of a plan.
 class Buffers {
  public:

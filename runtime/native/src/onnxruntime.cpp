@@ -1,29 +1,21 @@
 #include "onnxruntime.hpp"
 
-#define ORT_API_MANUAL_INIT
-#include <cstdlib>
-#include <onnxruntime_cxx_api.h>
-#undef ORT_API_MANUAL_INIT
-
 #include <algorithm>
+#include <cstdlib>
 #include <mutex>
 #include <set>
 #include <unordered_map>
 
+#include "cuda_device.hpp"
 #include "error.hpp"
+#include "ort_backend.hpp"
 
 namespace sana_rt::runtime {
 namespace {
 
+constexpr const char* kCuda = "CUDAExecutionProvider";
 constexpr std::size_t kSameAsRequested = 1;  // how the arena grows
-
-// Two dozen sessions, of which one runs: pools that wait must not spin; one arena for the
-// activations of all; weights are not activations, so that closing a session gives theirs back.
-constexpr std::pair<const char*, const char*> kConfig[] = {
-    {"session.intra_op.allow_spinning", "0"},
-    {"session.use_env_allocators", "1"},
-    {"session.use_device_allocator_for_initializers", "1"},
-};
+constexpr std::uint32_t kNvidia = 0x10DE;    // its PCI vendor number
 
 ONNXTensorElementDataType element_type(DType dtype) {
   switch (dtype) {
@@ -38,22 +30,6 @@ ONNXTensorElementDataType element_type(DType dtype) {
     case DType::kFloat4E2M1: break;
   }
   throw Error(SANA_BACKEND_ERROR, concat("ONNX Runtime takes no tensor of ", dtype_name(dtype), "."));
-}
-
-// The one environment of the process, with the arena that all sessions share: they run one after
-// another. It lives as long as the process, as ONNX Runtime's own threads may.
-Ort::Env& environment() {
-  static Ort::Env* const env = [] {
-    ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // it would report its use to its vendor
-    Ort::InitApi();
-    auto* made = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "sana-rt");
-    const auto info = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-    const Ort::ArenaCfg arena(std::unordered_map<std::string, std::size_t>{
-        {"arena_extend_strategy", kSameAsRequested}});
-    made->CreateAndRegisterAllocator(info, arena);
-    return made;
-  }();
-  return *env;
 }
 
 void check_names(const std::string& graph, const char* side, const std::vector<std::string>& found,
@@ -80,18 +56,34 @@ void check_buffers(const std::string& where, const std::vector<TensorSpec>& spec
   }
 }
 
+// A graph may write an output before it has read all inputs.
+void check_overlap(const std::string& graph, const BufferMap& inputs, const BufferMap& outputs) {
+  for (const auto& [name, output] : outputs) {
+    for (const auto* side : {&inputs, &outputs}) {
+      for (const auto& [other, buffer] : *side) {
+        const bool apart = output.address >= buffer.address + buffer.nbytes() ||
+                           buffer.address >= output.address + output.nbytes();
+        if (other == name || apart) continue;
+        throw Error(SANA_BINDING_ERROR,
+                    concat("Output '", name, "' of ", graph, " shares memory with '", other, "'."),
+                    {.expected = "outputs in memory of their own."});
+      }
+    }
+  }
+}
+
 class OrtBinding : public Binding {
  public:
-  OrtBinding(const std::string& graph, Ort::Session& session, const Ort::MemoryInfo& info,
-             const BufferMap& inputs, const BufferMap& outputs)
-      : Binding(graph, outputs), session_(session), io_(session) {
+  OrtBinding(const std::string& graph, OrtBackend& backend, std::shared_ptr<Ort::Session> session,
+             const Ort::MemoryInfo& info, const BufferMap& inputs, const BufferMap& outputs)
+      : Binding(graph, outputs), backend_(backend), session_(std::move(session)), io_(*session_) {
     for (const auto& [name, buffer] : inputs) io_.BindInput(name.c_str(), value(info, buffer));
     for (const auto& [name, buffer] : outputs) io_.BindOutput(name.c_str(), value(info, buffer));
   }
 
   void run() override {
     try {
-      session_.Run(Ort::RunOptions{nullptr}, io_);
+      backend_.run(*session_, io_);
     } catch (const Ort::Exception& error) {
       throw Error(SANA_BACKEND_ERROR,
                   concat("ONNX Runtime failed in the graph '", graph(), "': ", error.what()));
@@ -106,90 +98,193 @@ class OrtBinding : public Binding {
     return values_.back();
   }
 
-  Ort::Session& session_;
+  OrtBackend& backend_;
+  std::shared_ptr<Ort::Session> session_;
   Ort::IoBinding io_;
   std::vector<Ort::Value> values_;
 };
 
 class OrtContext : public Context {
  public:
-  OrtContext(std::string graph, Signature signature, const std::filesystem::path& path,
-             const Ort::SessionOptions& options, const Ort::MemoryInfo& info)
-      : graph_(std::move(graph)),
-        signature_(std::move(signature)),
-        info_(info),
-        session_(environment(), path.c_str(), options) {
-    check_names(graph_, "inputs", session_.GetInputNames(), signature_.inputs);
-    check_names(graph_, "outputs", session_.GetOutputNames(), signature_.outputs);
+  OrtContext(const Artifact& artifact, OrtBackend& backend, std::shared_ptr<Ort::Session> session,
+             const Ort::MemoryInfo& info)
+      : graph_(artifact.name),
+        signature_(artifact.signature),
+        backend_(backend),
+        session_(std::move(session)),
+        info_(info) {
+    check_names(graph_, "inputs", session_->GetInputNames(), signature_.inputs);
+    check_names(graph_, "outputs", session_->GetOutputNames(), signature_.outputs);
   }
 
   std::unique_ptr<Binding> bind(const BufferMap& inputs, const BufferMap& outputs) override {
     Dims dims;
     check_buffers("The input of " + graph_, signature_.inputs, inputs, dims);
     check_buffers("The output of " + graph_, signature_.outputs, outputs, dims);
-    return std::make_unique<OrtBinding>(graph_, session_, info_, inputs, outputs);
+    check_overlap(graph_, inputs, outputs);
+    return std::make_unique<OrtBinding>(graph_, backend_, session_, info_, inputs, outputs);
   }
 
  private:
   std::string graph_;
   Signature signature_;
+  OrtBackend& backend_;
+  std::shared_ptr<Ort::Session> session_;
   const Ort::MemoryInfo& info_;
-  Ort::Session session_;
 };
 
-class OrtBackend : public Backend {
+// One arena for all sessions of a provider: they run one after another, so their activations can
+// share. It stays as long as the process.
+void share_arena(const char* provider, const Ort::MemoryInfo& info) {
+  static std::mutex mutex;
+  static std::set<std::string> shared;
+  const std::lock_guard lock(mutex);
+  if (!shared.insert(provider).second) return;
+  const Ort::ArenaCfg arena(std::unordered_map<std::string, std::size_t>{
+      {"arena_extend_strategy", kSameAsRequested}});
+  environment().CreateAndRegisterAllocatorV2(provider, info, {}, arena);
+}
+
+class CpuBackend : public OrtBackend {
  public:
-  OrtBackend(std::string name, std::unique_ptr<Memory> memory, Ort::MemoryInfo info, int threads)
-      : name_(std::move(name)),
-        memory_(std::move(memory)),
-        info_(std::move(info)),
-        threads_(threads) {}
+  explicit CpuBackend(int threads)
+      : OrtBackend("onnxruntime", std::make_shared<HostMemory>(),
+                   Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault), threads) {}
 
-  const std::string& name() const override { return name_; }
-  Memory& memory() override { return *memory_; }
+ private:
+  void add_provider(Ort::SessionOptions& /*options*/, const Artifact& /*artifact*/) const override {}
+  const char* arena() const override { return "cpu:0"; }
+};
 
-  std::unique_ptr<Context> open(const std::string& graph, const Signature& signature,
-                                const std::filesystem::path& path, bool lasting) override {
-    try {
-      return std::make_unique<OrtContext>(graph, signature, path, options(lasting), info_);
-    } catch (const Ort::Exception& error) {
-      throw Error(SANA_BACKEND_ERROR, concat(name_, " cannot load the graph '", graph, "' from ",
-                                             path.string(), ": ", error.what()));
-    }
+class CudaBackend : public OrtBackend {
+ public:
+  CudaBackend(const std::shared_ptr<CudaMemory>& memory, int threads)
+      : OrtBackend("onnxruntime-cuda", memory, cuda_memory_info(), threads),
+        options_(cuda_options(memory->device()->stream())) {
+    share_arena(kCuda, cuda_memory_info(OrtArenaAllocator));
   }
 
  private:
-  Ort::SessionOptions options(bool lasting) const {
-    Ort::SessionOptions options;
-    options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
-    options.SetIntraOpNumThreads(threads_);
-    options.SetInterOpNumThreads(1);
-    // One block for all activations of a run fits no free piece of a shared arena.
-    options.DisableMemPattern();
-    for (const auto& [key, value] : kConfig) options.AddConfigEntry(key, value);
-    if (!lasting) options.AddConfigEntry("session.disable_prepacking", "1");
-    return options;
+  void add_provider(Ort::SessionOptions& options, const Artifact& /*artifact*/) const override {
+    Ort::CUDAProviderOptions provider;
+    provider.Update({options_.begin(), options_.end()});
+    options.AppendExecutionProvider_CUDA_V2(*provider);
   }
+  const char* arena() const override { return "gpu:0"; }
 
-  std::string name_;
-  std::unique_ptr<Memory> memory_;
-  Ort::MemoryInfo info_;
-  int threads_;
+  ProviderOptions options_;
 };
 
 }  // namespace
 
-std::optional<std::string> ort_missing() {
-  if (OrtGetApiBase()->GetApi(ORT_API_VERSION) != nullptr) return std::nullopt;
-  return concat("ONNX Runtime ", OrtGetApiBase()->GetVersionString(), " is older than 1.",
-                ORT_API_VERSION, ", which this library was built for");
+Ort::Env& environment() {
+  static Ort::Env* const env = [] {
+    ::setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // it would report its use to its vendor
+    check_onnxruntime();
+    Ort::InitApi();
+    auto* made = new Ort::Env(ORT_LOGGING_LEVEL_FATAL, "sana-rt");
+    const auto info = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+    const Ort::ArenaCfg arena(std::unordered_map<std::string, std::size_t>{
+        {"arena_extend_strategy", kSameAsRequested}});
+    made->CreateAndRegisterAllocator(info, arena);
+    return made;
+  }();
+  return *env;
 }
 
-std::unique_ptr<Backend> open_cpu(int threads) {
+Ort::MemoryInfo cuda_memory_info(OrtAllocatorType allocator) {
+  return {"Cuda", OrtMemoryInfoDeviceType_GPU, kNvidia, 0, OrtDeviceMemoryType_DEFAULT, 0, allocator};
+}
+
+std::unique_ptr<Context> OrtBackend::open(const Artifact& artifact, bool lasting) {
+  try {
+    return std::make_unique<OrtContext>(artifact, *this, session(artifact, lasting), info_);
+  } catch (const Ort::Exception& error) {
+    throw Error(SANA_BACKEND_ERROR, concat(name_, " cannot load the graph '", artifact.name,
+                                           "' from ", artifact.path.string(), ": ", error.what()));
+  }
+}
+
+std::unique_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool lasting) const {
+  Ort::SessionOptions options;
+  options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
+  options.SetIntraOpNumThreads(threads_);
+  options.SetInterOpNumThreads(1);
+  // One block for all activations of a run fits no free piece of a shared arena.
+  options.DisableMemPattern();
+  for (const auto& [key, value] : session_config(arena() != nullptr, lasting)) {
+    options.AddConfigEntry(key.c_str(), value.c_str());
+  }
+  // The graph is the content that was checked; its weights lie beside the file that it is from.
+  const auto folder = artifact.path.parent_path();
+  options.AddConfigEntry("session.model_external_initializers_file_folder_path", folder.c_str());
+  add_provider(options, artifact);
+  return std::make_unique<Ort::Session>(environment(), artifact.content.data(),
+                                        artifact.content.size(), options);
+}
+
+void OrtBackend::run(Ort::Session& session, const Ort::IoBinding& io) {
+  Ort::RunOptions options{nullptr};
+  if (trims_ && arena() != nullptr) {
+    options = Ort::RunOptions();
+    options.SetRunLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
+    options.AddConfigEntry("memory.enable_memory_arena_shrinkage", arena());
+  }
+  session.Run(options, io);
+  trims_ = false;
+}
+
+ProviderOptions session_config(bool shared, bool lasting) {
+  ProviderOptions config{
+      // Two dozen sessions, of which one runs: pools that wait must not spin.
+      {"session.intra_op.allow_spinning", "0"},
+      {"session.use_env_allocators", shared ? "1" : "0"},
+      // Weights are not activations: closing a session gives theirs back to the system.
+      {"session.use_device_allocator_for_initializers", "1"},
+  };
+  if (!lasting) config.emplace("session.disable_prepacking", "1");
+  return config;
+}
+
+ProviderOptions cuda_options(std::uintptr_t stream) {
+  return {{"device_id", "0"}, {"user_compute_stream", std::to_string(stream)}, {"use_tf32", "0"}};
+}
+
+void check_onnxruntime() {
+  if (OrtGetApiBase()->GetApi(ORT_API_VERSION) != nullptr) return;
+  throw Error(SANA_BACKEND_ERROR,
+              concat("ONNX Runtime ", OrtGetApiBase()->GetVersionString(), " is older than 1.",
+                     ORT_API_VERSION, ", which this library was built for."),
+              {.remedy = "pip install --upgrade onnxruntime, and let its library be found."});
+}
+
+void check_cuda() {
   environment();
-  return std::make_unique<OrtBackend>("onnxruntime", std::make_unique<HostMemory>(),
-                                      Ort::MemoryInfo::CreateCpu(OrtDeviceAllocator, OrtMemTypeDefault),
-                                      threads);
+  const auto found = Ort::GetAvailableProviders();
+  if (std::find(found.begin(), found.end(), kCuda) == found.end()) {
+    throw Error(SANA_BACKEND_ERROR,
+                concat("this build of ONNX Runtime has only ", listed(found), "."),
+                {.expected = kCuda,
+                 .remedy = "pip install onnxruntime-gpu, and put its libonnxruntime.so.1 and "
+                           "libonnxruntime_providers_*.so in the place of those beside "
+                           "libsana_rt.so."});
+  }
+  find_card();
+}
+
+std::unique_ptr<Backend> open_cpu(const BackendOptions& options) {
+  environment();
+  return std::make_unique<CpuBackend>(options.threads);
+}
+
+std::unique_ptr<Backend> open_cuda(const BackendOptions& options) {
+  check_cuda();
+  const auto memory = std::make_shared<CudaMemory>(options.timeout);
+  try {
+    return std::make_unique<CudaBackend>(memory, options.threads);
+  } catch (const Ort::Exception& error) {
+    throw Error(SANA_BACKEND_ERROR, concat("ONNX Runtime has no arena for CUDA: ", error.what()));
+  }
 }
 
 }  // namespace sana_rt::runtime

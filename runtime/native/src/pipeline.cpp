@@ -50,11 +50,8 @@ void add_embeds(Arrays& tensors, const std::vector<PromptEmbeds>& embeds) {
 
 std::map<std::string, Kind> state_kinds(const Graphs& graphs, const ModelSpec& model,
                                         const Request& request, const Position& position) {
-  std::vector<Region> regions;
-  for (const auto& one : CarriedState::regions(graphs.signature(block_name(0)),
-                                               model.transformer.num_layers)) {
-    if (!one.name.ends_with("_out")) regions.push_back(one);
-  }
+  auto regions = CarriedState::snapshot(graphs.signature(block_name(0)),
+                                        model.transformer.num_layers);
   for (const auto& one : projection_regions(graphs)) {
     if (one.name == "hidden_states" || one.name == "attention_mask") regions.push_back(one);
   }

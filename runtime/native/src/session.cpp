@@ -27,9 +27,20 @@ int checked_threads(int threads) {
   return threads == 0 ? usable_cpus() : threads;
 }
 
+double checked_timeout(double timeout) {
+  constexpr double kDefault = 600;  // no step takes nearly as long
+  if (!(timeout >= 0)) {
+    throw Error(SANA_USAGE_ERROR, concat("The timeout is ", timeout, "."),
+                {.expected = "seconds, a number above 0, or 0 for the default."});
+  }
+  return timeout == 0 ? kDefault : timeout;
+}
+
 Graphs open_graphs(const Bundle& bundle, const SessionOptions& options) {
-  auto [backend, variant] = select_backend(options.backend, bundle.manifest, options.variant,
-                                           checked_threads(options.threads));
+  const BackendOptions how{checked_threads(options.threads), checked_timeout(options.timeout),
+                           options.plugin, options.kernel_cache};
+  auto [backend, variant] =
+      select_backend(options.backend, bundle.manifest, options.variant, how);
   return {bundle, std::move(variant), std::move(backend), options.check_finite};
 }
 
@@ -48,6 +59,10 @@ void take_first_prompt(Demand& demand) {
 }
 
 void check_prompted(const Demand& demand) {
+  if (demand.options.prompt && demand.inputs.prompt_embeds) {
+    throw Error(SANA_USAGE_ERROR, "A prompt and prompt embeddings are both given.",
+                {.expected = "one of the two: the embeddings take the place of the prompt."});
+  }
   if (demand.options.prompt || demand.inputs.prompt_embeds || demand.resume) return;
   throw Error(SANA_USAGE_ERROR, "There is no prompt.",
               {.expected = "a prompt, or prompt embeddings."});
@@ -87,6 +102,14 @@ void check_left(const Job& job) {
               concat("The stream already has ", seconds(position.next()), " s, and ", seconds(end),
                      " s in total are asked for."),
               {.expected = "a longer clip: the length counts from the beginning of the stream."});
+}
+
+// What the named dimensions of a job will be; of the text, when it is longest.
+Sizes sizes(const Job& job, const Dims& largest) {
+  Sizes ranges;
+  for (const auto& [name, size] : largest) ranges[name] = {size, size, size};
+  ranges["frames"] = {job.shortest(), job.longest(), job.longest()};
+  return ranges;
 }
 
 }  // namespace
@@ -203,7 +226,8 @@ std::vector<std::string> Session::names(const Job& job) const {
 // The buffers of the clip before, if they are what the job needs.
 std::shared_ptr<const Buffers> Session::allocate(const Job& job) {
   auto needed = plan(job);
-  if (buffers_ == nullptr || buffers_->plan() != needed) {
+  const bool stale = graphs_.serve(sizes(job, needed.dims));
+  if (stale || buffers_ == nullptr || buffers_->plan() != needed) {
     buffers_.reset();  // the old ones make room first
     needed.check(graphs_.memory().free_bytes(), graphs_.loaded_bytes());
     buffers_ = std::make_shared<const Buffers>(std::move(needed), graphs_.memory());
@@ -218,7 +242,8 @@ const PromptTokenizer& Session::tokenizer() {
     throw Error(SANA_REQUEST_ERROR, "The bundle has no text encoder and tokenizer.",
                 {.expected = "prompt embeddings made elsewhere."});
   }
-  return tokenizer_.emplace(bundle_->path(*path), bundle_->manifest.model.text);
+  return tokenizer_.emplace(bundle_->content(*path), bundle_->path(*path),
+                            bundle_->manifest.model.text);
 }
 
 }  // namespace sana_rt::runtime

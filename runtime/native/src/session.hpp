@@ -17,6 +17,8 @@ struct SessionOptions {
   int threads = 0;
   bool keep_text_encoder = false;
   bool check_finite = false;
+  double timeout = 0;
+  std::string plugin, kernel_cache;
   Log log;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "error.hpp"
-#include "files.hpp"
 #include "unicode.hpp"
 
 namespace sana_rt::runtime {
@@ -14,11 +13,10 @@ constexpr const char* kRemedy = "use the tokenizer of the same checkpoint as the
 
 constexpr const char* kCopyAgain = "copy the bundle again, or export the checkpoint again.";
 
-Tokenizer read(const std::filesystem::path& path) {
+Tokenizer parse(const std::string& content, const std::filesystem::path& path) {
   try {
-    const auto document = read_file(path, kMaxBytes);
-    if (document.size() > kMaxBytes) throw DocumentError(Rule::kLimit, "it has more than 64 MiB");
-    return Tokenizer::parse(document);
+    if (content.size() > kMaxBytes) throw DocumentError(Rule::kLimit, "it has more than 64 MiB");
+    return Tokenizer::parse(content);
   } catch (const DocumentError& error) {
     throw Error(SANA_TOKENIZER_ERROR,
                 concat(path.string(), " cannot be read as a tokenizer: ", error.what(), "."),
@@ -29,8 +27,9 @@ Tokenizer read(const std::filesystem::path& path) {
 
 }  // namespace
 
-PromptTokenizer::PromptTokenizer(const std::filesystem::path& path, TextSpec spec)
-    : path_(path), spec_(std::move(spec)), tokenizer_(read(path)) {
+PromptTokenizer::PromptTokenizer(const std::string& content, const std::filesystem::path& path,
+                                 TextSpec spec)
+    : path_(path), spec_(std::move(spec)), tokenizer_(parse(content, path)) {
   check();
 }
 

@@ -24,8 +24,9 @@ struct TokenizedPrompt {
 // A Gemma tokenizer with the instruction that goes before a prompt.
 class PromptTokenizer {
  public:
-  // Reads tokenizer.json; a TokenizerError if it is damaged or not the encoder's.
-  PromptTokenizer(const std::filesystem::path& path, TextSpec spec);
+  // The content of the tokenizer.json at `path`, which is for messages; a TokenizerError if it is
+  // damaged or not the encoder's.
+  PromptTokenizer(const std::string& content, const std::filesystem::path& path, TextSpec spec);
 
   // The most tokens that the text encoder is given.
   std::int64_t max_length(bool instruction) const;

@@ -10,15 +10,21 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+from onnx import AttributeProto, TensorProto, helper
 
-from sana_rt import geometry
+from sana_rt import geometry, onnx_file
+from sana_rt.manifest import DimRange, Graph, Quantization, Source, Variant
 from sana_rt.model_spec import PRESETS, ModelSpec, StreamingSpec
-from sana_rt.runtime import noise, solver
+from sana_rt.runtime import backends, noise, solver
+from sana_rt.runtime.backends import buffers, onnxruntime
+from sana_rt.runtime.backends.base import Artifact
+from sana_rt.runtime.backends.onnxruntime_rtx import provider_options
 from sana_rt.runtime.text import PromptTokenizer, prompt_text
+from sana_rt.tensors import TensorSpec
 
 HERE = Path(__file__).parent
 TOKENIZER = HERE.parents[2] / "examples/shapes/checkpoints/tokenizer/tokenizer.json"
@@ -140,6 +146,137 @@ def texts() -> list[dict[str, Any]]:
     ]
 
 
+def bfloat16() -> list[dict[str, int]]:
+    """float32 values, rounded: ties, subnormal numbers, overflow, NaN."""
+    chosen = np.random.default_rng(3).integers(0, 2**32, 200, dtype=np.uint32)
+    edges = [0x3F808000, 0x3F818000, 0x3F808001, 0x7F7FFFFF, 0x7F800001, 0xFFFFFFFF, 0x00000001]
+    given = np.concatenate([np.array(edges, np.uint32), chosen])
+    rounded = buffers.to_device_dtype(given.view(np.float32), "bfloat16")
+    pairs = zip(given.tolist(), rounded.tolist(), strict=True)
+    return [{"float32": one, "bfloat16": other} for one, other in pairs]
+
+
+KEYS: Final = (
+    "session.intra_op.allow_spinning",
+    "session.use_env_allocators",
+    "session.use_device_allocator_for_initializers",
+    "session.disable_prepacking",
+)
+
+
+def sessions() -> list[dict[str, Any]]:
+    """The configuration of ONNX Runtime's sessions."""
+    backend = onnxruntime.cpu()
+    found = []
+    for lasting in (True, False):
+        options = backend._options(lasting=lasting)
+        entries = {}
+        for key in KEYS:
+            try:
+                entries[key] = options.get_session_config_entry(key)
+            except RuntimeError:
+                continue  # it is not set
+        found.append({"lasting": lasting, "entries": entries})
+    return found
+
+
+def artifacts() -> list[dict[str, Any]]:
+    """What NVIDIA's plug-in is told of graphs."""
+    sizes = {"batch": (2, 2, 2), "frames": (1, 10, 19), "rows": (30, 30, 30), "length": (9, 9, 9)}
+    signatures = {
+        "block_00": [
+            TensorSpec("tokens", "bfloat16", ("batch", "frames", "rows", 112)),
+            TensorSpec("constant", "float32", (2, 3)),
+            TensorSpec("frame_index", "int64", ("frames",)),
+        ],
+        "fixed": [TensorSpec("constant", "float32", (2, 3))],
+    }
+    found = []
+    for name, inputs in signatures.items():
+        graph = Graph("x.onnx", (), 23, tuple(inputs), ())
+        ranges = {dim: DimRange(*size) for dim, size in sizes.items()}
+        artifact = Artifact(name, graph, Path("x.onnx"), sizes=ranges)
+        specs = [[spec.name, spec.dtype, list(spec.shape)] for spec in inputs]
+        options = provider_options(artifact, 0xABC, Path("kernels"))
+        found.append({"inputs": specs, "sizes": sizes, "stream": 0xABC, "options": options})
+    return found
+
+
+def offers() -> list[dict[str, Any]]:
+    """Why a backend does not play a variant; what is not there, it plays."""
+    variants = {
+        f"{dtype} {form or 'plain'}": Variant(
+            dtype,
+            "",
+            Source("", "", "0" * 64),
+            {},
+            quantization=None if form is None else Quantization("max", "0" * 64, form),
+        )
+        for dtype in ("float32", "bfloat16", "float16")
+        for form in (None, "emulation", "device")
+    }
+    return [
+        {"backend": name, "dtype": variants[one].dtype, "form": one.partition(" ")[2]}
+        | {"refusal": found.refusals.get(one)}
+        for name in ("onnxruntime-cuda", "onnxruntime-rtx", "onnxruntime")
+        for found in [backends.BACKENDS[name]().offers(variants)]
+        for one in variants
+    ]
+
+
+def onnx_content() -> bytes:
+    """A small model with a tensor outside of it among the weights, in a node and in a branch."""
+    outside = [
+        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=1)
+        for _ in range(3)
+    ]
+    for index, tensor in enumerate(outside):
+        tensor.external_data.add(key="location", value=f"weights{index}")
+        tensor.external_data.add(key="offset", value=str(4096 * index))
+    branch = helper.make_graph([], "branch", [], [], outside[2:])
+    node = helper.make_node("Anything", ["x"], ["y"])
+    node.attribute.append(AttributeProto(name="a", type=AttributeProto.TENSOR, t=outside[1]))
+    node.attribute.append(AttributeProto(name="b", type=AttributeProto.GRAPH, g=branch))
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.BFLOAT16, shape)
+        for name, shape in (("x", ["batch", 3]), ("y", []))
+    )
+    graph = helper.make_graph([node], "main", [x], [y], outside[:1])
+    opset = helper.make_opsetid("", 23)
+    content: bytes = helper.make_model(graph, opset_imports=[opset]).SerializeToString()
+    return content
+
+
+def onnx_files() -> dict[str, Any]:
+    """What is read of that model, and of it when it is damaged."""
+    content, chosen = onnx_content(), random.Random(5)
+    edits = [(0, 0, b""), (0, len(content), b"")]
+    for _ in range(200):
+        inserted = chosen.randbytes(chosen.randint(0, 3))
+        edits.append((chosen.randrange(len(content)), chosen.randint(0, 3), inserted))
+    reads = []
+    for at, removed, inserted in edits:
+        damaged = content[:at] + inserted + content[at + removed :]
+        reads.append({"edit": [at, removed, inserted.hex()], "read": onnx_read(damaged)})
+    return {"content": content.hex(), "reads": reads}
+
+
+def onnx_read(content: bytes) -> dict[str, Any] | str:
+    """What is read of a file, or why not."""
+    if not content:
+        return "it is empty"
+    try:
+        found = onnx_file.parse(memoryview(content))
+    except onnx_file.DamagedOnnxError as error:
+        return str(error)
+    sides = {
+        side: [[spec.name, spec.dtype, list(spec.shape)] for spec in getattr(found, side)]
+        for side in ("inputs", "outputs")
+    }
+    outside = sorted([list(place) for place in found.outside])
+    return {"opset": found.opset, "outside": outside, **sides}
+
+
 def vectors() -> str:
     """The file."""
     made = {
@@ -149,6 +286,12 @@ def vectors() -> str:
         "lengths": lengths(),
         "tokens": tokens(),
         "texts": texts(),
+        "bfloat16": bfloat16(),
+        "sessions": sessions(),
+        "cuda": onnxruntime.cuda_options(0xABC),
+        "artifacts": artifacts(),
+        "offers": offers(),
+        "onnx": onnx_files(),
     }
     return json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n"
 
