@@ -23,9 +23,11 @@ from sana_rt.engines.plan_table import PlanTable
 from sana_rt.engines.roofline import KernelRow, Sums, Totals
 from sana_rt.engines.trt_api import BuildRequest, TensorRT
 from sana_rt.engines.workloads import Workload
+from sana_rt.export import autoencoders
 from sana_rt.graph_names import (
     DECODER,
     DECODER_FIRST,
+    DECODER_WHOLE,
     FINAL_LAYER,
     PATCH_EMBED,
     PROMPT,
@@ -34,6 +36,7 @@ from sana_rt.graph_names import (
     TEXT_ENCODER,
     TIMESTEP,
 )
+from sana_rt.manifest import DimRange
 from sana_rt.model_spec import Frozen, ModelSpec
 from sana_rt.quantize import recipe as recipes
 from sana_rt.quantize import variant
@@ -63,6 +66,7 @@ class Schedule:
     forwards: int  # of one chunk: its steps, and for block-causal models the committing pass
     latent_frames: int
     frames: int
+    decoding: Mapping[str, int]  # runs of the decoder's graphs
 
     def runs(self) -> dict[str, int]:
         """Runs of each graph; of a block, those of one block."""
@@ -76,8 +80,7 @@ class Schedule:
             _BLOCK: forwards,
             FINAL_LAYER: steps,
             SOLVER: steps,
-            DECODER_FIRST: 1,
-            DECODER: self.latent_frames - 1,
+            **self.decoding,
         }
 
 
@@ -137,6 +140,7 @@ class BoundReport(Frozen, frozen=True):
     fp4_flop_share: float
     arena_bytes: int
     phases: tuple[PhaseRow, ...]
+    other_decoding: tuple[PhaseRow, ...]  # the decoder where it decodes in another way
     together_bytes: int  # with all phases loaded
     rows: tuple[Row, ...]
     block_groups: tuple[Sums, ...]
@@ -150,12 +154,25 @@ def schedule(model: ModelSpec) -> Schedule:
     prompts = geometry.batch_size(sampling.guidance_scale)
     if not model.transformer.causal:
         latent, steps = model.latent_frames(sampling.num_frames), sampling.num_inference_steps
-        return Schedule(prompts, 1, steps, steps, latent, sampling.num_frames)
+        decoding = _decoding(model, latent)
+        return Schedule(prompts, 1, steps, steps, latent, sampling.num_frames, decoding)
     streaming = model.chunking
     latent = _STREAMED_CHUNKS * streaming.chunk_frames
     steps = len(streaming.timesteps)
     frames = latent * model.vae.temporal_stride
-    return Schedule(prompts, _STREAMED_CHUNKS, steps, steps + 1, latent, frames)
+    decoding = _decoding(model, latent)
+    return Schedule(prompts, _STREAMED_CHUNKS, steps, steps + 1, latent, frames, decoding)
+
+
+def _decoding(model: ModelSpec, latent_frames: int) -> dict[str, int]:
+    """Runs of the decoder's graphs; a clip that can be decoded at once is."""
+    autoencoder = autoencoders.find(model.vae)
+    if autoencoder is None:
+        return {DECODER_FIRST: 1, DECODER: latent_frames - 1}
+    if any(graph.name == DECODER_WHOLE for graph in autoencoder.graphs("bfloat16")):
+        return {DECODER_WHOLE: 1, DECODER_FIRST: 0, DECODER: 0}
+    calls = sum(1 for _ in autoencoder.window().calls(range(latent_frames)))
+    return {DECODER_FIRST: 1, DECODER: calls - 1}
 
 
 def workload(model: ModelSpec) -> Workload:
@@ -197,7 +214,7 @@ def measure(setup: BoundSetup, folder: Path, report: Callable[[str], None]) -> B
     parts: dict[str, float] = {}
     for row in by_graph:
         parts[row.part] = parts.get(row.part, 0.0) + row.seconds
-    memory = memory_plan(model, by_graph)
+    memory, *others = memory_plans(model, by_graph)
     block = roofline.mean([(totals[alike[0]], len(alike)) for alike in job.blocks])
     seconds, frames = sum(parts.values()), schedule(model).frames
     return BoundReport(
@@ -224,10 +241,8 @@ def measure(setup: BoundSetup, folder: Path, report: Callable[[str], None]) -> B
             for alike in job.blocks
             for row in roofline.kernel_rows(tables[alike[0]], card)
         ),
-        phases=tuple(
-            PhaseRow(phase.name, {name: sizes[index] for name, sizes in memory.rows().items()})
-            for index, phase in enumerate(memory.phases)
-        ),
+        phases=tuple(phase_rows(memory)),
+        other_decoding=tuple(phase_rows(plan)[-1] for plan in others),
         together_bytes=memory.total_bytes,
         missing=() if DECODER in tables else (f"the {model.vae.kind} autoencoder",),
     )
@@ -272,7 +287,10 @@ class _Job:
         builder.check_target(name, path, setup.target)
         # The two text encoders differ in nothing but the number of layers.
         kind = TEXT_ENCODER if name == random_bundle.TWO_LAYERS else name
-        spans = profiles.profile(kind, graph, setup.model, workload(setup.model))
+        decoder = self.bundle.manifest.variant(random_bundle.VARIANT).decoder
+        ranges = profiles.profile(kind, graph, setup.model, workload(setup.model), decoder)
+        # a kernel of any size cannot be counted: windows are those within a clip
+        spans = {dim: DimRange.fixed(span.max) for dim, span in ranges.items()}
         request = BuildRequest(path, setup.target, builder.input_shapes(graph.inputs, spans))
         plan = self.folder / "plans" / f"{name}.plan"
         built = builder.build_plan(request, plan, setup.tensorrt, lambda _phase: None)
@@ -332,13 +350,22 @@ def rows(
             )
 
 
-def memory_plan(model: ModelSpec, rows: Sequence[Row]) -> MemoryPlan:
-    """The memory of the job, with the text encoder's whole vocabulary."""
+def phase_rows(memory: MemoryPlan) -> list[PhaseRow]:
+    """What each phase needs, by what it is for."""
+    rows = memory.rows().items()
+    return [
+        PhaseRow(phase.name, {name: sizes[index] for name, sizes in rows})
+        for index, phase in enumerate(memory.phases)
+    ]
+
+
+def memory_plans(model: ModelSpec, rows: Sequence[Row]) -> tuple[MemoryPlan, ...]:
+    """The memory of the job for each way to decode, with the text encoder's whole vocabulary."""
     weights = {name: row.weight_bytes // row.layers for row in rows for name in row.stands_for}
     activations = {name: row.activation_bytes for row in rows for name in row.stands_for}
     words = model.text.vocab_size - random_bundle.VOCABULARY
     weights[TEXT_ENCODER] += words * model.text.hidden_size * num_bytes("bfloat16", (1,))
-    return bound_memory.plan(model, weights, activations, pass_frames(model))
+    return bound_memory.plans(model, weights, activations, pass_frames(model))
 
 
 def _part(graph: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sana_rt import geometry
 from sana_rt import manifest as manifests
 from sana_rt.bundle import Bundle
 from sana_rt.errors import BackendError
@@ -25,23 +26,27 @@ _VARIANT = "planned"
 _NOWHERE = Path("nowhere")
 
 
-def plan(
+def plans(
     model: ModelSpec, weights: Mapping[str, int], activations: Mapping[str, int], frames: int
-) -> MemoryPlan:
-    """The plan of the model's default clip of ``frames`` frames, decoded where it can be.
+) -> tuple[MemoryPlan, ...]:
+    """Plans of the model's default clip of ``frames`` frames, one for each way to decode it.
 
-    ``weights`` and ``activations`` are bytes of the plan of each graph.
+    The way that takes the most memory is the first. ``weights`` and ``activations`` are bytes of
+    the plan of each graph.
     """
     manifest = _manifest(model, weights)
     graphs = Graphs(Bundle(_NOWHERE, manifest), _VARIANT, _Compiled(activations))
     request = for_model(model, {"prompt": "anything", "num_frames": frames})
     job = Job(model, request, NO_INPUTS)
     sizes = {file.path: file.bytes for file in manifest.files}
-    phases = Planner(graphs, sizes, keep_text_encoder=False).phases(
-        job, decode=graphs.decoder is not None
-    )
-    named = dims(request, model) | {"frames": job.longest, "length": model.text.max_tokens}
-    return MemoryPlan("tensorrt", phases, named, staged=True)
+    planner = Planner(graphs, sizes, keep_text_encoder=False)
+    ways = planner.ways(job) if graphs.decoder is not None else (None,)
+    named = dims(request, model) | geometry.clip_dims(model, job.longest)
+    named["length"] = model.text.max_tokens
+    if graphs.decoder is not None:
+        named["seen"] = graphs.decoder.seen
+    phases = (planner.phases(job, way) for way in ways)
+    return tuple(MemoryPlan("tensorrt", each, named, staged=True) for each in phases)
 
 
 class _Compiled(Backend):

@@ -83,7 +83,11 @@ def wanted(bundle: Bundle, settings: Settings, name: str) -> PlanKey:
         version=settings.flavour_version,
         compute_capability=settings.target.compute_capability,
         profile=profiles.profile(
-            name, variant.graphs[name], bundle.manifest.model, settings.workload
+            name,
+            variant.graphs[name],
+            bundle.manifest.model,
+            settings.workload,
+            variant.decoder,
         ),
         options=settings.options,
     )

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from sana_rt import geometry, graph_names
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.engines.workloads import Span, Workload
 from sana_rt.errors import ProfileError
 from sana_rt.manifest import DimRange, Graph
 from sana_rt.model_spec import ModelSpec
 
 
-def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> dict[str, DimRange]:
+def profile(
+    name: str,
+    graph: Graph,
+    model: ModelSpec,
+    workload: Workload,
+    decoder: DecodeWindow | None = None,
+) -> dict[str, DimRange]:
     """The range of each named dimension of the inputs of the graph called ``name``.
+
+    ``decoder`` is that of the graph's variant.
 
     Raises:
         RequestError: a size that the model cannot make, or beyond its positions.
@@ -19,6 +28,8 @@ def profile(name: str, graph: Graph, model: ModelSpec, workload: Workload) -> di
     ranges = _ranges(model, workload)
     if graph_names.is_single(name):
         ranges["batch"] = DimRange.fixed(1)
+    if decoder is not None:
+        ranges["seen"] = DimRange(decoder.seen - decoder.lookahead, decoder.seen, decoder.seen)
     named = {dim for tensor in graph.inputs for dim in tensor.shape if isinstance(dim, str)}
     unknown = sorted(named - set(ranges))
     if unknown:

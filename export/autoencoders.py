@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.errors import CheckpointFormatError
-from sana_rt.export import config_keys, config_tables
-from sana_rt.export.config_keys import Table, shown
+from sana_rt.export.config_keys import shown
 from sana_rt.export.graph_definition import DType, GraphDefinition
+from sana_rt.export.ltx2 import LTX2
 from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.export.wan import Wan
 from sana_rt.export.weights import read_json
-from sana_rt.manifest import DecodeWindow
-from sana_rt.model_spec import DCAE_VAE, LTX2_VAE, VAESpec
+from sana_rt.model_spec import DCAE_VAE, VAESpec
 
 
 class Autoencoder(Protocol):
@@ -44,18 +44,17 @@ class Autoencoder(Protocol):
         """The diffusers name of a tensor of the original file."""
 
     def graphs(self, dtype: DType) -> tuple[GraphDefinition, ...]:
-        """The decoder's two graphs and the encoder for one image."""
+        """The decoder's graphs and the encoder for one image."""
 
     def window(self) -> DecodeWindow:
         """How the decoder is called."""
 
 
-AUTOENCODERS: Final[Mapping[str, type[Autoencoder]]] = {"wan": Wan}
+AUTOENCODERS: Final[Mapping[str, type[Autoencoder]]] = {"wan": Wan, "ltx2": LTX2}
 
 #: Those that are known, but have no graphs, by the beginning of diffusers' name.
-_WITHOUT_GRAPHS: Final[Mapping[str, tuple[VAESpec, Table | None]]] = {
-    "AutoencoderKLLTX2Video": (LTX2_VAE, config_tables.LTX2),
-    "AutoencoderDC": (DCAE_VAE, None),  # diffusers has no class of its video form
+_WITHOUT_GRAPHS: Final[Mapping[str, VAESpec]] = {
+    "AutoencoderDC": DCAE_VAE,  # diffusers has no class of its video form
 }
 
 
@@ -73,10 +72,8 @@ def read_spec(folder: Path) -> VAESpec:
     for known in AUTOENCODERS.values():
         if name == known.class_name():
             return known.read(path, config)
-    for beginning, (spec, table) in _WITHOUT_GRAPHS.items():
+    for beginning, spec in _WITHOUT_GRAPHS.items():
         if str(name).startswith(beginning):
-            if table is not None:
-                config_keys.choose(path, config, table)
             return spec
     names = [*(known.class_name() for known in AUTOENCODERS.values()), *_WITHOUT_GRAPHS]
     raise CheckpointFormatError(

@@ -5,7 +5,7 @@ The classes are those of diffusers and transformers; a test walks their signatur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 
 from msgspec import Meta
@@ -21,9 +21,11 @@ from sana_rt.export.config_keys import (
     Values,
     Within,
 )
+from sana_rt.model_spec import Padding, Scaling
 
 # Bounds are far above every model, and below what would make a loop or an allocation of a typo.
 _Size = Annotated[int, Meta(ge=1, le=1 << 24)]
+_Factor = Annotated[int, Meta(ge=1, le=64)]
 MAX_LAYERS: Final = 1000
 _Layers = Annotated[int, Meta(ge=1, le=MAX_LAYERS)]
 _Id = Annotated[int, Meta(ge=0, lt=1 << 24)]
@@ -172,35 +174,120 @@ WAN: Final = Table(
 )
 
 
-_NO_GRAPHS: Final = NoEffect("No graphs are made of this autoencoder; its latents are given out.")
+LTX2_DOWN_BLOCK: Final = "LTX2VideoDownBlock3D"
+_Widths = Annotated[tuple[_Size, ...], Meta(min_length=1, max_length=8)]
+_Counts = Annotated[tuple[_Layers, ...], Meta(min_length=2, max_length=9)]
+_Scalings = Annotated[tuple[Scaling, ...], Meta(min_length=1, max_length=8)]
+_Factors = Annotated[tuple[_Factor, ...], Meta(min_length=1, max_length=8)]
+_Switches = Annotated[tuple[bool, ...], Meta(min_length=1, max_length=8)]
+
+
+def _all(value: object, of: str) -> Callable[[Values], object]:
+    """A list of ``value`` for each entry of the key ``of``."""
+    return lambda before: [value] * len(before[of])
+
+
+def ltx2_strides(values: Values, scalings: str) -> tuple[int, int]:
+    """What the scalings of a key come to in time and in space."""
+    time, space = (
+        sum(each != other for each in values[scalings]) for other in ("spatial", "temporal")
+    )
+    return 1 << time, values["patch_size"] << space
+
 
 LTX2: Final = Table(
     ("_class_name", "AutoencoderKLLTX2Video"),
     {
-        "latent_channels": MustBe("latents have 128 channels", (128,), default=128),
-        "patch_size": MustBe("a latent is 32 pixels wide", (4,), default=4),
-        "patch_size_t": MustBe("a latent frame is 8 frames", (1,), default=1),
-        "spatial_compression_ratio": MustBe("a latent is 32 pixels wide", (32, None), default=None),
-        "temporal_compression_ratio": MustBe("a latent frame is 8 frames", (8, None), default=None),
-        "spatio_temporal_scaling": MustBe(
-            "a latent is 32 pixels wide", ([True] * 4,), default=[True] * 4
-        ),
         "in_channels": MustBe("red, green, blue", (3,), default=3),
         "out_channels": MustBe("red, green, blue", (3,), default=3),
-    }
-    | dict.fromkeys(
-        (
-            *("block_out_channels", "down_block_types", "decoder_block_out_channels"),
-            *("layers_per_block", "decoder_layers_per_block", "decoder_spatio_temporal_scaling"),
-            *("decoder_inject_noise", "downsample_type", "upsample_type", "upsample_residual"),
-            *("upsample_factor", "timestep_conditioning", "resnet_norm_eps", "scaling_factor"),
-            *("encoder_causal", "decoder_causal"),
-            *("encoder_spatial_padding_mode", "decoder_spatial_padding_mode"),
+        "latent_channels": Used("Latent channels.", _Size, 128),
+        "patch_size": Used("Pixels of a side that are folded into channels.", _Factor, 4),
+        "patch_size_t": MustBe("frames are not folded into channels", (1,), default=1),
+        "downsample_type": Used(
+            "What each stage of the encoder halves.",
+            _Scalings,
+            ["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
         ),
-        _NO_GRAPHS,
-    ),
+        "block_out_channels": Used(
+            "Channels behind each stage of the encoder.", _Widths, [256, 512, 1024, 2048]
+        ),
+        "down_block_types": Follows(
+            "There is one kind of stage.",
+            f"{LTX2_DOWN_BLOCK} for each stage",
+            _all(LTX2_DOWN_BLOCK, "downsample_type"),
+            default=[LTX2_DOWN_BLOCK] * 4,
+        ),
+        "layers_per_block": Used(
+            "Residual blocks of the encoder's stages and its middle.", _Counts, [4, 6, 6, 2, 2]
+        ),
+        "spatio_temporal_scaling": Follows(
+            "Every stage scales.",
+            "true for each stage",
+            _all(True, "downsample_type"),
+            also=(True,),
+            default=[True] * 4,
+        ),
+        "upsample_type": Used(
+            "What each stage of the decoder doubles, from the latents on.",
+            _Scalings,
+            ["spatiotemporal"] * 3,
+        ),
+        "decoder_block_out_channels": Used(
+            "Channels of the decoder's stages, from the pixels on.", _Widths, [256, 512, 1024]
+        ),
+        "decoder_layers_per_block": Used(
+            "Residual blocks of the decoder's stages and its middle, from the pixels on.",
+            _Counts,
+            [5, 5, 5, 5],
+        ),
+        "decoder_spatio_temporal_scaling": Follows(
+            "Every stage scales.",
+            "true for each stage",
+            _all(True, "upsample_type"),
+            also=(True,),
+            default=[True] * 3,
+        ),
+        "decoder_inject_noise": MustBe(
+            "decoding adds no noise",
+            (False, *([False] * count for count in range(1, 10))),
+            default=[False] * 4,
+        ),
+        "upsample_residual": Used(
+            "Whether a stage adds its input, unfolded.", _Switches | bool, [True] * 3
+        ),
+        "upsample_factor": Used("By how much a stage divides channels.", _Factors, [2, 2, 2]),
+        "timestep_conditioning": _off("decoding knows no timestep"),
+        "resnet_norm_eps": Used("Epsilon of the norm in front of a shortcut.", _Epsilon, 1e-6),
+        "scaling_factor": MustBe(
+            "latents are scaled by their statistics alone", (1.0, 1), default=1.0
+        ),
+        "encoder_causal": Used("Whether the encoder sees no later frames.", bool, True),
+        "decoder_causal": Used("Whether the decoder sees no later frames.", bool, True),
+        "encoder_spatial_padding_mode": Used("Beyond the encoder's edges.", Padding, "zeros"),
+        "decoder_spatial_padding_mode": Used("Beyond the decoder's edges.", Padding, "reflect"),
+        "spatial_compression_ratio": Follows(
+            "Pixels of a latent.",
+            "patch_size, doubled by each scaling in space",
+            lambda before: ltx2_strides(before, "upsample_type")[1],
+            also=(None,),
+            default=None,
+        ),
+        "temporal_compression_ratio": Follows(
+            "Frames of a latent frame.",
+            "1, doubled by each scaling in time",
+            lambda before: ltx2_strides(before, "upsample_type")[0],
+            also=(None,),
+            default=None,
+        ),
+    },
     _DIFFUSERS | _UNQUANTIZED,
 )
+
+
+def ltx2_residual(values: Values) -> tuple[bool, ...]:
+    """Whether each stage of the decoder adds its input; one value stands for all."""
+    given = values["upsample_residual"]
+    return (given,) * len(values["upsample_type"]) if isinstance(given, bool) else given
 
 
 def _layer_types(before: Values) -> list[str]:

@@ -66,17 +66,22 @@ def vae_graphs(spec: VAESpec, dtype: DType) -> tuple[GraphDefinition, ...]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The dimensions that a caller chooses freely; all others follow from them."""
+    """The dimensions that a caller chooses freely; all others follow from them.
+
+    ``seen`` are the latent frames of a decoder's window.
+    """
 
     batch: int
     frames: int
     rows: int
     columns: int
     length: int
+    seen: int = 3
 
     def dims(self, spec: ModelSpec) -> dict[str, int]:
         """Every named dimension of every graph."""
         stride, (_, ph, pw) = spec.vae.spatial_stride, spec.transformer.patch_size
         height, width = self.rows * ph * stride, self.columns * pw * stride
-        chosen = {"batch": self.batch, "frames": self.frames, "length": self.length}
-        return chosen | geometry.size_dims(spec, height, width)
+        chosen = {"batch": self.batch, "length": self.length, "seen": self.seen}
+        clip = geometry.clip_dims(spec, self.frames)
+        return chosen | clip | geometry.size_dims(spec, height, width)

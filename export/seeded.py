@@ -129,10 +129,13 @@ _STEMS: Final = {
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    """The float32 weight called ``name``: about 1 for a norm, else of variance 1 / fan-in."""
+    """The float32 weight called ``name``: about 1 for a norm and for a standard deviation, else
+    of variance 1 / fan-in.
+    """
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = random.standard_normal(shape, np.float32)
-    if "norm" in name:  # Gemma-2 stores the weights of its norms minus 1
+    if "norm" in name or name == "latents_std":
+        # Gemma-2 stores the weights of its norms minus 1.
         base = 0.0 if "layernorm" in name or name == "norm.weight" else 1.0
         values = base + _NORM_SPREAD * values
     elif len(shape) > 1:

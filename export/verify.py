@@ -38,7 +38,7 @@ from sana_rt.tensors import TensorSpec, resolve
 #: Two sizes of every dimension, one of them the smallest: a clip of one frame.
 SIZES: Final = (
     Sizes(batch=2, frames=3, rows=4, columns=5, length=7),
-    Sizes(batch=1, frames=1, rows=3, columns=2, length=5),
+    Sizes(batch=1, frames=1, rows=3, columns=2, length=5, seen=2),
 )
 
 #: Largest error accepted, relative to the largest output. Both sides compute in float32, whose
@@ -54,6 +54,7 @@ _DEEP: Final = (
     graph_names.TIMESTEP,
     graph_names.DECODER_FIRST,
     graph_names.DECODER,
+    graph_names.DECODER_WHOLE,
     graph_names.ENCODER,
 )
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from torch import nn
 
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.export import config_tables, tensor_shapes, wan_keys
 from sana_rt.export.graph_definition import DType, GraphDefinition
 from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst
 from sana_rt.export.modules.wan_encoder import WanEncoder
 from sana_rt.export.tensor_shapes import Shapes
 from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
-from sana_rt.manifest import DecodeWindow
 from sana_rt.model_spec import WanVAESpec
 from sana_rt.signatures import autoencoder, wan_cache_count
 

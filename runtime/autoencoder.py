@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.errors import ManifestReferenceError, RequestError
-from sana_rt.graph_names import DECODER, DECODER_FIRST, ENCODER
-from sana_rt.manifest import DecodeWindow
+from sana_rt.graph_names import DECODER, DECODER_FIRST, DECODER_WHOLE, ENCODER
+from sana_rt.model_spec import LTX2VAESpec, ModelSpec
 from sana_rt.runtime.backends.base import Program
 from sana_rt.runtime.backends.buffers import Buffer, HostArray
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.memory import Region, carried, filled, region, single
 from sana_rt.runtime.residence import Buffers
 from sana_rt.signatures import CACHE_PREFIX
+
+#: Tensors of the size of the largest that are there at the same time; see docs/log.md.
+LIVE_TENSORS: Final = 4
 
 Frames = NDArray[np.uint8]
 Latents = NDArray[np.float32]
@@ -63,11 +69,52 @@ class Caches:
             self._memory.upload(buffer, arrays[name])
 
 
-class Decoder:
-    """The causal decoder: latent frames become frames, given those before them.
+class Decoder(ABC):
+    """A way to make frames of latent frames, call by call."""
 
-    How many at once is said by the manifest's window; the first call is a graph of its own.
+    #: The graphs that it runs.
+    names: ClassVar[tuple[str, ...]]
+
+    @staticmethod
+    @abstractmethod
+    def regions(graphs: Graphs) -> tuple[Region, ...]:
+        """What it needs of the device."""
+
+    @staticmethod
+    @abstractmethod
+    def calls(graphs: Graphs, left: range) -> Iterator[range]:
+        """The new latent frames of each call that decodes those that are ``left``."""
+
+    @staticmethod
+    @abstractmethod
+    def check(graphs: Graphs, chunks: Sequence[range]) -> None:
+        """Raise :class:`RequestError` unless each chunk can be decoded before there is another."""
+
+    @staticmethod
+    def activations(model: ModelSpec, frames: int, pixels: int) -> int:
+        """Bytes of float32 activations, roughly, for a backend that sizes them as it runs."""
+        del model, frames, pixels
+        return 0
+
+    @abstractmethod
+    def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
+        """Bind everything, so that nothing is allocated later."""
+
+    @abstractmethod
+    def decode(self, latents: Latents, chunk: range, call: range) -> Frames:
+        """Frames u8 [n, height, width, 3] of a call.
+
+        ``latents`` [1, C, T, h, w] are those of the ``chunk``. Calls must come in order, from 0.
+        """
+
+
+class WindowDecoder(Decoder):
+    """Some latent frames a call, and what the manifest's window sees around them.
+
+    The first call is a graph of its own.
     """
+
+    names = (DECODER_FIRST, DECODER)
 
     @staticmethod
     def regions(graphs: Graphs) -> tuple[Region, ...]:
@@ -81,36 +128,156 @@ class Decoder:
         )
         return (*map(single, pictures), *Caches.regions(graphs))
 
+    @staticmethod
+    def calls(graphs: Graphs, left: range) -> Iterator[range]:
+        """As the window says."""
+        return window(graphs).calls(left)
+
+    @staticmethod
+    def check(graphs: Graphs, chunks: Sequence[range]) -> None:
+        """Chunks must be whole calls, and what looks around needs all of a clip."""
+        found = window(graphs)
+        around = found.lookback or found.lookahead
+        for chunk in chunks:
+            calls = list(found.calls(chunk))
+            apart = around and (len(chunks) > 1 or chunk.start or chunk.stop < found.first_seen)
+            if apart or calls[-1].stop != chunk.stop:
+                raise RequestError(
+                    f"Latent frames {chunk.start} to {chunk.stop - 1} cannot be decoded by "
+                    f"themselves: the decoder takes {found.first_latent_frames}, then "
+                    f"{found.latent_frames} a call, looks {found.lookback} back and "
+                    f"{found.lookahead} ahead.",
+                    expected="chunks of whole calls.",
+                    remedy="ask for another number of frames, or for latents only "
+                    "(--save-latents).",
+                )
+
     def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
         self._graphs, self._buffers = graphs, buffers
         self._window = window(graphs)
         self._caches = Caches(graphs, buffers)
-        self._first = self._program(0)
-        self._later = self._program(1), self._program(2)
+        most = self._window.seen
+        self._views = {
+            count: buffers.sized(seen=count)
+            for count in range(most - self._window.lookahead, most + 1)
+        }
+        self._first = self._program(0, most)
+        self._later = {
+            (call % 2, count): self._program(call, count)
+            for call in (1, 2)
+            for count in self._views
+        }
 
-    def _program(self, call: int) -> Program:
-        moment = "later" if call else "first"
-        latents, frames = (self._buffers[f"{moment}_{name}"] for name in ("latents", "frames"))
+    def _latents(self, call: int, seen: int) -> Buffer:
+        return self._views[seen]["later_latents" if call else "first_latents"]
+
+    def _program(self, call: int, seen: int) -> Program:
+        frames = self._buffers["later_frames" if call else "first_frames"]
         return self._graphs.program(
             self._graphs.bind(
                 DECODER if call else DECODER_FIRST,
-                {"latents": latents, **self._caches.read_by(call)},
+                {"latents": self._latents(call, seen), **self._caches.read_by(call)},
                 {"frames": frames, **self._caches.written_by(call)},
             )
         )
 
-    def decode(self, latents: Latents, start: int) -> Frames:
-        """Frames u8 [n, height, width, 3] of the call that begins at latent frame ``start``.
-
-        ``latents`` are [1, C, T, h, w], T as the window says. Calls must come in order, from 0.
-        """
-        call = self._window.call(start)
-        moment = "later" if call else "first"
-        self._graphs.memory.fill(self._buffers[f"{moment}_latents"], latents)
-        self._graphs.run(self._later[(call - 1) % 2] if call else self._first)
-        written = self._buffers[f"{moment}_frames"]
+    def decode(self, latents: Latents, chunk: range, call: range) -> Frames:
+        """See :meth:`Decoder.decode`."""
+        number = self._window.call(call.start)
+        seen = self._window.sees(call, chunk.stop)
+        count = len(seen) if number else self._window.seen
+        part = latents[:, :, seen.start - chunk.start : seen.stop - chunk.start]
+        self._graphs.memory.fill(self._latents(number, count), part)
+        self._graphs.run(self._later[number % 2, count] if number else self._first)
+        written = self._buffers["later_frames" if number else "first_frames"]
         frames: Frames = self._graphs.memory.download(written).squeeze(0)
         return frames
+
+
+class WholeDecoder(Decoder):
+    """A clip in one call."""
+
+    names = (DECODER_WHOLE,)
+
+    @staticmethod
+    def regions(graphs: Graphs) -> tuple[Region, ...]:
+        """The clip's latent frames and its frames."""
+        whole = graphs.signature(DECODER_WHOLE)
+        latents = filled(region("frames", whole, "latents", "whole_latents"))
+        return single(latents), single(region("frames", whole, "frames", "whole_frames"))
+
+    @staticmethod
+    def calls(graphs: Graphs, left: range) -> Iterator[range]:
+        """All of them at once."""
+        del graphs
+        return iter((left,) if left else ())
+
+    @staticmethod
+    def check(graphs: Graphs, chunks: Sequence[range]) -> None:
+        """A clip must be one chunk."""
+        graphs.signature(DECODER_WHOLE)
+        if len(chunks) > 1 or any(chunk.start for chunk in chunks):
+            raise RequestError(
+                f"The clip has {len(chunks)} chunks, which cannot be decoded at once.",
+                expected="a clip of one chunk.",
+                remedy="ask for a shorter clip.",
+            )
+
+    @staticmethod
+    def activations(model: ModelSpec, frames: int, pixels: int) -> int:
+        """Those of the last stage, which is as large as the pixels."""
+        vae = model.vae
+        assert isinstance(vae, LTX2VAESpec), "no other autoencoder decodes a clip at once"
+        width = vae.decoder_block_out_channels[0] // vae.upsample_factor[0]
+        return LIVE_TENSORS * 4 * width * frames * pixels // vae.patch_size**2
+
+    def __init__(self, graphs: Graphs, buffers: Buffers) -> None:
+        self._graphs, self._buffers = graphs, buffers
+        self._program = graphs.program(
+            graphs.bind(
+                DECODER_WHOLE,
+                {"latents": buffers["whole_latents"]},
+                {"frames": buffers["whole_frames"]},
+            )
+        )
+
+    def decode(self, latents: Latents, chunk: range, call: range) -> Frames:
+        """See :meth:`Decoder.decode`."""
+        del chunk, call
+        self._graphs.memory.fill(self._buffers["whole_latents"], latents)
+        self._graphs.run(self._program)
+        frames: Frames = self._graphs.memory.download(self._buffers["whole_frames"]).squeeze(0)
+        return frames
+
+
+#: The one that takes the most memory first.
+_WAYS: Final = (WholeDecoder, WindowDecoder)
+
+
+def ways(graphs: Graphs, chunks: Sequence[range]) -> tuple[type[Decoder], ...]:
+    """The ways to decode a clip of these chunks, the one that takes the most memory first.
+
+    Raises :class:`RequestError` if there is none.
+    """
+    found: list[type[Decoder]] = []
+    refusals: list[RequestError] = []
+    for way in _WAYS:
+        if not graphs.signatures.keys() >= set(way.names):
+            continue
+        try:
+            way.check(graphs, chunks)
+        except RequestError as error:
+            refusals.append(error)
+        else:
+            found.append(way)
+    if not found:
+        raise refusals[-1]
+    return tuple(found)
+
+
+def way_of(names: Collection[str]) -> type[Decoder]:
+    """The way that runs the graphs called ``names``."""
+    return next(way for way in _WAYS if set(way.names) == set(names))
 
 
 def window(graphs: Graphs) -> DecodeWindow:
@@ -121,21 +288,6 @@ def window(graphs: Graphs) -> DecodeWindow:
             remedy="export the checkpoint again, with its autoencoder.",
         )
     return graphs.decoder
-
-
-def check_chunks(graphs: Graphs, chunks: Iterable[range]) -> None:
-    """Raise :class:`RequestError` unless each chunk can be decoded before there is another."""
-    found = window(graphs)
-    for chunk in chunks:
-        calls = list(found.calls(chunk))
-        if found.lookahead or calls[-1].stop != chunk.stop:
-            raise RequestError(
-                f"Latent frames {chunk.start} to {chunk.stop - 1} cannot be decoded by themselves: "
-                f"the decoder takes {found.first_latent_frames}, then {found.latent_frames} a call "
-                f"and looks {found.lookahead} ahead.",
-                expected="chunks of whole calls.",
-                remedy="ask for another number of frames, or for latents only (--save-latents).",
-            )
 
 
 class ImageEncoder:

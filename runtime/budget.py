@@ -57,6 +57,10 @@ class Budget:
         """Whether ``plan`` fits."""
         return self.bytes is None or plan.total_bytes <= self.bytes
 
+    def expects(self, plan: MemoryPlan) -> bool:
+        """Whether ``plan`` fits with activations that nobody can tell exactly."""
+        return self.bytes is None or plan.expected_bytes <= self.bytes
+
     def fit(self, plan: MemoryPlan, *, together: bool = False) -> MemoryPlan:
         """The plan that loads as much as fits at the same time, or the smallest if none fits.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sana_rt import geometry, graph_names
 from sana_rt.bundle import Bundle
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.errors import VerificationError
 from sana_rt.manifest import DimRange, Manifest, Plan
 from sana_rt.model_spec import ModelSpec
@@ -91,7 +92,7 @@ def compare(
                 expected="the graphs of one checkpoint.",
                 remedy="export the checkpoint again.",
             )
-        for dims in _sizes(name, entry, bundle.manifest.model):
+        for dims in _sizes(name, entry, bundle.manifest.model, device.decoder):
             yield _compared(name, device, host, dims, bundle.manifest)
         for graphs in (device, host):
             graphs.close(name)
@@ -148,15 +149,18 @@ def _error(found: HostArray, wanted: HostArray) -> float:
     return error if np.isfinite(error) else float("inf")
 
 
-def _sizes(name: str, entry: Entry, model: ModelSpec) -> tuple[dict[str, int], ...]:
+def _sizes(
+    name: str, entry: Entry, model: ModelSpec, decoder: DecodeWindow | None
+) -> tuple[dict[str, int], ...]:
     """The named dimensions that a graph is run with."""
-    small = _small(name, model)
+    small = _small(name, model) | ({} if decoder is None else {"seen": decoder.seen})
     if not isinstance(entry, Plan):
         return (small,)
     sizes = []
     for end in ("opt", "min"):
         profile = {dim: getattr(span, end) for dim, span in entry.profile.items()}
-        size = small | _frame_size(profile, model) | profile
+        frames = geometry.clip_dims(model, profile.get("frames", _FRAMES))
+        size = small | _frame_size(profile, model) | frames | profile
         if size not in sizes:
             sizes.append(size)
     return tuple(sizes)
@@ -166,7 +170,8 @@ def _small(name: str, model: ModelSpec) -> dict[str, int]:
     stride, (_, high, wide) = model.vae.spatial_stride, model.transformer.patch_size
     named = geometry.size_dims(model, _ROWS * high * stride, _COLUMNS * wide * stride)
     batch = 1 if graph_names.is_single(name) else _BATCH
-    return named | {"batch": batch, "frames": _FRAMES, "length": _LENGTH}
+    clip = geometry.clip_dims(model, _FRAMES)
+    return named | clip | {"batch": batch, "length": _LENGTH}
 
 
 def _frame_size(profile: Mapping[str, int], model: ModelSpec) -> dict[str, int]:

@@ -64,7 +64,8 @@ def filled(one: Region) -> Region:
 class Phase:
     """Graphs that run together: their weights by graph, their buffers, what they share.
 
-    ``activation_bytes`` is None where the backend sizes them as it runs. ``context_bytes`` are
+    ``activation_bytes`` is None where the backend sizes them as it runs; ``expected_activations``
+    are then what may be needed, where that decides between two ways. ``context_bytes`` are
     allowed for what each opened graph keeps for itself. Phases that ``recur`` take turns at every
     chunk of a block-causal model.
     """
@@ -75,6 +76,7 @@ class Phase:
     activation_bytes: int | None = None
     context_bytes: int = 0
     recurs: bool = False
+    expected_activations: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,28 @@ class MemoryPlan:
         return max(map(self.bytes_of, self.groups))
 
     @property
+    def expected_bytes(self) -> int:
+        """The same with activations that the backend sizes as it runs, as far as they are known."""
+        return max(
+            self.bytes_of(group)
+            + max(
+                (one.expected_activations for one in group if one.activation_bytes is None),
+                default=0,
+            )
+            for group in self.groups
+        )
+
+    @property
     def not_included(self) -> tuple[str, ...]:
         """What else a process needs, which the manifest does not tell."""
         process = ("what Python, its libraries and their copies of weights take",)
         if all(phase.activation_bytes is not None for phase in self.phases):
             return process
         return (f"activations, which {self.device} sizes as it runs", *process)
+
+    def phase(self, name: str) -> Phase:
+        """The phase called ``name``."""
+        return next(phase for phase in self.phases if phase.name == name)
 
     def beside(self, phase: str) -> tuple[Phase, ...]:
         """The phases that are loaded together with the one called ``phase``, itself included."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from sana_rt import graph_names
+from sana_rt import geometry, graph_names
 from sana_rt.errors import RequestError
 from sana_rt.runtime import prompts
-from sana_rt.runtime.autoencoder import Decoder, ImageEncoder, check_chunks
+from sana_rt.runtime.autoencoder import Decoder, ImageEncoder, ways
 from sana_rt.runtime.denoiser import Denoiser
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.job import Job
@@ -22,7 +22,6 @@ DECODER: Final = "decoder"
 
 _ENCODER_GRAPHS: Final = (graph_names.TEXT_ENCODER,)
 _IMAGE_GRAPHS: Final = (graph_names.ENCODER,)
-_DECODER_GRAPHS: Final = (graph_names.DECODER_FIRST, graph_names.DECODER)
 
 
 @dataclass(frozen=True)
@@ -36,14 +35,27 @@ class Planner:
     sizes: Mapping[str, int]
     keep_text_encoder: bool
 
-    def phases(self, job: Job, *, decode: bool) -> tuple[Phase, ...]:
-        """The phases of a job.
+    def ways(self, job: Job) -> tuple[type[Decoder], ...]:
+        """The ways to decode a job, the one that takes the most memory first.
 
-        Raises :class:`RequestError` if the bundle lacks a part, or cannot decode chunk by chunk.
+        Raises :class:`RequestError` if there is none.
         """
-        return tuple(self._phases(job, decode=decode))
+        if self.graphs.decoder is None:
+            raise RequestError(
+                f"The bundle has no autoencoder ({job.model.vae.kind!r} is not exported).",
+                expected="a request for latents only.",
+                remedy="save the latents (--save-latents) and decode them elsewhere.",
+            )
+        return ways(self.graphs, job.chunks)
 
-    def _phases(self, job: Job, *, decode: bool) -> Iterator[Phase]:
+    def phases(self, job: Job, way: type[Decoder] | None) -> tuple[Phase, ...]:
+        """The phases of a job that is decoded in a ``way``, or not at all.
+
+        Raises :class:`RequestError` if the bundle lacks a part.
+        """
+        return tuple(self._phases(job, way))
+
+    def _phases(self, job: Job, way: type[Decoder] | None) -> Iterator[Phase]:
         graphs, transformer = self.graphs, job.model.transformer
         blocks = transformer.num_layers
         graphs.signature(graph_names.block(0))  # all blocks are there, or none
@@ -63,10 +75,12 @@ class Planner:
             ),
             recurs=transformer.causal,
         )
-        if decode:
-            _check_decoder(graphs, job)
-            regions = Decoder.regions(graphs)
-            yield self._phase(DECODER, _DECODER_GRAPHS, regions, recurs=transformer.causal)
+        if way is not None:
+            request = job.request
+            frames = geometry.video_frames(job.model, job.longest)
+            expected = way.activations(job.model, frames, request.height * request.width)
+            phase = self._phase(DECODER, way.names, way.regions(graphs), recurs=transformer.causal)
+            yield replace(phase, expected_activations=expected)
 
     def _phase(
         self,
@@ -81,16 +95,6 @@ class Planner:
         activations = self.graphs.activation_bytes(names)
         contexts = self.graphs.context_bytes * len(names)
         return Phase(name, weights, regions, activations, contexts, recurs)
-
-
-def _check_decoder(graphs: Graphs, job: Job) -> None:
-    if graphs.decoder is None:
-        raise RequestError(
-            f"The bundle has no autoencoder ({job.model.vae.kind!r} is not exported).",
-            expected="a request for latents only.",
-            remedy="save the latents (--save-latents) and decode them elsewhere.",
-        )
-    check_chunks(graphs, job.chunks)
 
 
 def _check_encoder(graphs: Graphs) -> None:

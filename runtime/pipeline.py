@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -14,7 +15,14 @@ from sana_rt.errors import NonFiniteError, StateError
 from sana_rt.graph_names import SOLVER
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime import phases, prompts
-from sana_rt.runtime.autoencoder import Caches, Decoder, Frames, ImageEncoder, cache_regions, window
+from sana_rt.runtime.autoencoder import (
+    Caches,
+    Decoder,
+    Frames,
+    ImageEncoder,
+    cache_regions,
+    way_of,
+)
 from sana_rt.runtime.backends.buffers import host_dtype
 from sana_rt.runtime.carried_state import CarriedState
 from sana_rt.runtime.denoiser import Denoiser, Latents
@@ -147,13 +155,11 @@ class Pipeline:
     def frames(self, chunks: Iterator[Chunk]) -> Generator[Frames]:
         """Decode chunks: u8 [n, height, width, 3] for each call, as soon as it is there."""
         for chunk in chunks:
-            first = chunk.frames.start
-            left = range(max(self._decoded, first), chunk.frames.stop)
-            for call in window(self._graphs).calls(left):
+            left = range(max(self._decoded, chunk.frames.start), chunk.frames.stop)
+            for call in self._way.calls(self._graphs, left):
                 self._begin(f"decoding {_span(call)}")
-                latents = chunk.latents[:, :, call.start - first : call.stop - first]
                 self._enter(phases.DECODER)
-                frames = self._decoder().decode(latents, call.start)
+                frames = self._decoder().decode(chunk.latents, chunk.frames, call)
                 self._decoded = call.stop
                 yield frames
                 self._progress(Progress("decode", self._decoded, self._job.latent_frames))
@@ -254,10 +260,15 @@ class Pipeline:
         """Those of a chunk, from the buffer that all chunks share."""
         return host_latents(self._graphs.memory, self._buffers.sized(frames=len(frames)))
 
+    @cached_property
+    def _way(self) -> type[Decoder]:
+        """How the plan decodes."""
+        return way_of(self._residence.plan.phase(phases.DECODER).weights)
+
     def _decoder(self) -> Decoder:
         """Bindings for decoding."""
         if self._bound_decoder is None:
-            self._bound_decoder = Decoder(self._graphs, self._buffers)
+            self._bound_decoder = self._way(self._graphs, self._buffers)
         return self._bound_decoder
 
     def _enter(self, phase: str) -> None:

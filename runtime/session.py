@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
-from sana_rt import graph_names
+from sana_rt import geometry, graph_names
 from sana_rt.bundle import Bundle
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.errors import RequestError, UsageError
 from sana_rt.manifest import DimRange
 from sana_rt.runtime import backends
@@ -18,7 +19,7 @@ from sana_rt.runtime.budget import Budget, bytes_in
 from sana_rt.runtime.graphs import Graphs
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PathLike
 from sana_rt.runtime.job import Job
-from sana_rt.runtime.memory import MemoryPlan
+from sana_rt.runtime.memory import MemoryPlan, Phase
 from sana_rt.runtime.observers import FiniteCheck, Observer
 from sana_rt.runtime.phases import Planner
 from sana_rt.runtime.pipeline import Chunk, Pipeline, Progress, ProgressCallback
@@ -253,7 +254,7 @@ class Session:
         if self._residence is None or self._residence.plan != plan:
             self.check(plan)
             self._let_go()  # what was loaded before makes room
-            self.graphs.serve(_sizes(job, plan.dims))
+            self.graphs.serve(_sizes(job, plan.dims, self.graphs.decoder))
             self._residence = Residence(self.graphs, plan)
         return self._residence
 
@@ -268,12 +269,18 @@ class Session:
     def _plan(self, job: Job, *, decode: bool) -> MemoryPlan:
         sizes = {file.path: file.bytes for file in self.bundle.manifest.files}
         planner = Planner(self.graphs, sizes, self._keep_text_encoder)
-        phases = planner.phases(job, decode=decode)
-        named = dims(job.request, self.model) | {"frames": job.longest}
+        ways = planner.ways(job) if decode else (None,)
+        plans = [self._plan_of(job, planner.phases(job, way)) for way in ways]
+        return next(filter(self._budget().expects, plans), plans[-1])
+
+    def _plan_of(self, job: Job, phases: tuple[Phase, ...]) -> MemoryPlan:
+        named = dims(job.request, self.model) | geometry.clip_dims(self.model, job.longest)
+        if self.graphs.decoder is not None:
+            named["seen"] = self.graphs.decoder.seen
         if job.prompts:
             named["length"] = self._tokenizer.max_length(instruction=True)
         names = (name for phase in phases for name in phase.weights)
-        self.graphs.check_sizes(names, _sizes(job, named))
+        self.graphs.check_sizes(names, _sizes(job, named, self.graphs.decoder))
         plan = MemoryPlan(self.backend, phases, named, staged=self.graphs.memory.staged)
         return self._budget().fit(plan, together=self._keep_text_encoder)
 
@@ -282,9 +289,13 @@ class Session:
         return Budget(self.graphs.memory.free_bytes(), held, self._max_memory)
 
 
-def _sizes(job: Job, largest: Mapping[str, int]) -> dict[str, DimRange]:
+def _sizes(
+    job: Job, largest: Mapping[str, int], decoder: DecodeWindow | None
+) -> dict[str, DimRange]:
     """What the named dimensions of a job will be; of the text, when it is longest."""
     sizes = {name: DimRange.fixed(size) for name, size in largest.items()}
+    if decoder is not None:
+        sizes["seen"] = DimRange(decoder.seen - decoder.lookahead, decoder.seen, decoder.seen)
     return sizes | {"frames": DimRange(job.shortest, job.longest, job.longest)}
 
 

@@ -98,3 +98,32 @@ def write_blocks(root: Path) -> None:
         variants=variants,
     )
     bundles.save(root, manifest)
+
+
+def write_720p(folder: Path) -> None:
+    """Write ``checkpoint``, a small one with LTX-2's autoencoder and no text encoder, and its
+    ``bundle`` in float32.
+    """
+    import msgspec
+
+    from sana_rt.export.checkpoint import open_checkpoint
+    from sana_rt.export.onnx_export import export_bundle
+    from sana_rt.export.seeded import SMALL, write_checkpoint
+    from sana_rt.model_spec import LTX2_VAE
+
+    edit = msgspec.structs.replace
+    vae = edit(
+        LTX2_VAE,
+        block_out_channels=(64, 64, 64, 64),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_block_out_channels=(16, 32, 64),
+        decoder_layers_per_block=(1, 1, 1, 1),
+    )
+    transformer = edit(
+        SMALL.transformer, in_channels=128, out_channels=128, patch_size=(1, 1, 1), num_layers=1
+    )
+    spec = edit(SMALL, name="small-720p", transformer=transformer, vae=vae)
+    checkpoint = write_checkpoint(folder / "checkpoint", spec=spec)
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(checkpoint / part)
+    export_bundle(open_checkpoint(checkpoint), folder / "bundle")

@@ -163,6 +163,15 @@ def causal_bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def folder_720p(pytestconfig: pytest.Config) -> Path:
+    """``checkpoint`` and ``bundle`` of a small model with LTX-2's autoencoder.
+
+    Do not write into it.
+    """
+    return kept(pytestconfig, "720p", bundles.write_720p)
+
+
+@pytest.fixture(scope="session")
 def block_bundle(pytestconfig: pytest.Config) -> Path:
     """The two blocks, and nothing else, of a small model in float32 and in bfloat16.
 

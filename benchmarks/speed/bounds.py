@@ -107,7 +107,8 @@ def _target(variant: Variant, compute_capability: str | None) -> Target | None:
 
 def _is_for(graph: str, plan: Plan, variant: Variant, model: ModelSpec, request: Request) -> bool:
     workload = Workload(request.num_frames, request.height, request.width, batch=request.batch)
-    return plan.profile == profiles.profile(graph, variant.graphs[graph], model, workload)
+    entry = variant.graphs[graph]
+    return plan.profile == profiles.profile(graph, entry, model, workload, variant.decoder)
 
 
 def _bound(bundle: Bundle, plan: Plan, card: Card) -> float | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sana_rt.export.modules.pixels import to_bytes
 from sana_rt.export.modules.wan_layers import (
     CausalConv3d,
     History,
@@ -77,13 +78,6 @@ class WanDecoder(StreamingDecoder):
         """
         convs = (conv for conv, _ in self.decoder.caches())
         return self._step(latents, dict(zip(convs, caches, strict=True)))
-
-
-def to_bytes(frames: Tensor) -> Tensor:
-    """[B, T, 3, H, W] -> u8 [B, T, H, W, 3]: -1 and below is 0, 1 and above is 255."""
-    unit = (frames.float().clamp(-1, 1) + 1) / 2
-    # The cast comes last: TensorRT has bytes as inputs and outputs only.
-    return (unit * 255).round().permute(0, 1, 3, 4, 2).to(torch.uint8)
 
 
 class Decoder3d(nn.Module):

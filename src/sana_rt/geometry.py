@@ -29,12 +29,12 @@ def batch_size(guidance_scale: float) -> int:
 
 
 def video_frames(model: ModelSpec, latent_frames: int) -> int:
-    """Video frames of a clip: the first latent frame is one, each later one several."""
-    return (latent_frames - 1) * model.vae.temporal_stride + 1
+    """Video frames of a clip: the first latent frame may be one, each later one is several."""
+    return model.vae.video_frames(latent_frames)
 
 
 def num_frames(seconds: float, fps: int, model: ModelSpec) -> int:
-    """Video frames of the shortest clip of at least ``seconds``: one, then whole latent frames.
+    """Video frames of the shortest clip of at least ``seconds``: whole latent frames.
 
     Raises :class:`RequestError` if that is no number.
     """
@@ -42,7 +42,7 @@ def num_frames(seconds: float, fps: int, model: ModelSpec) -> int:
     pictures = round(seconds * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
     if not math.isfinite(pictures):
         raise RequestError(f"A clip of {seconds:g} s has no number of frames.", expected="less.")
-    return math.ceil(pictures / stride) * stride + 1
+    return math.ceil(pictures / stride) * stride + model.vae.first_frames % stride
 
 
 def start_seconds(latent_frame: int, fps: int, model: ModelSpec) -> float:
@@ -68,6 +68,11 @@ def size_dims(model: ModelSpec, height: int, width: int) -> dict[str, int]:
             named[f"latent_{axis}_x{scale}"] = scale * size
             scale *= 2
     return named
+
+
+def clip_dims(model: ModelSpec, latent_frames: int) -> dict[str, int]:
+    """The named dimensions that follow from the latent frames of a pass."""
+    return {"frames": latent_frames, "video_frames": video_frames(model, latent_frames)}
 
 
 def tokens(model: ModelSpec, latent_frames: int, height: int, width: int) -> int:

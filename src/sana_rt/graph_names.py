@@ -20,6 +20,7 @@ FINAL_LAYER: Final = "final_layer"
 SOLVER: Final = "solver"
 DECODER_FIRST: Final = "vae_decoder_first"
 DECODER: Final = "vae_decoder"
+DECODER_WHOLE: Final = "vae_decoder_whole"
 ENCODER: Final = "vae_encoder"
 
 
@@ -47,6 +48,7 @@ _ROLES: Final[dict[str, Role]] = {
     SOLVER: Role("transformer", single=True),
     DECODER_FIRST: Role("autoencoder", single=True),
     DECODER: Role("autoencoder", single=True),
+    DECODER_WHOLE: Role("autoencoder", single=True),
     ENCODER: Role("autoencoder", single=True),
 }
 _BLOCK_NAME: Final = re.compile(r"block_(\d{2,})")

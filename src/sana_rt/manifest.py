@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from sana_rt import graph_names
+from sana_rt import decode_window, graph_names
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.errors import (
     ManifestDuplicateError,
     ManifestError,
@@ -33,7 +34,7 @@ from sana_rt.errors import (
     PlanVersionError,
     ProfileError,
 )
-from sana_rt.graph_names import DECODER, DECODER_FIRST
+from sana_rt.graph_names import DECODER, DECODER_FIRST, DECODER_WHOLE
 from sana_rt.model_spec import (
     Count,
     Frozen,
@@ -41,10 +42,9 @@ from sana_rt.model_spec import (
     Natural,
     NonNegative,
     Positive,
-    WanVAESpec,
     contradictions,
 )
-from sana_rt.signatures import CACHE_PREFIX, signature, wan_cache_count
+from sana_rt.signatures import CACHE_PREFIX, SEEN, signature
 from sana_rt.tensors import Dim, TensorSpec, check_dtype, first_difference
 
 MANIFEST_NAME: Final = "manifest.json"
@@ -286,35 +286,6 @@ class Plan(Frozen, frozen=True):
                 expected="the same version: plans are not portable between versions.",
                 remedy=remedy,
             )
-
-
-class DecodeWindow(Frozen, frozen=True):
-    """How the autoencoder's decoder turns latent frames into video frames, call by call.
-
-    Every call takes ``latent_frames`` new ones, sees the ``lookahead`` behind them as well, gives
-    ``frames``, and hands ``caches`` tensors to the next. The first call is another graph.
-    """
-
-    latent_frames: Count
-    frames: Count
-    first_latent_frames: Count
-    first_frames: Count
-    lookahead: Natural
-    caches: Natural
-
-    def call(self, latent_frame: int) -> int:
-        """Which call, from 0, decodes a latent frame of the clip."""
-        return max(0, latent_frame - self.first_latent_frames + self.latent_frames) // (
-            self.latent_frames
-        )
-
-    def calls(self, latent_frames: range) -> Iterator[range]:
-        """The new latent frames of each call that decodes a stretch which begins at a call."""
-        start = latent_frames.start
-        while start < latent_frames.stop:
-            stop = start + (self.latent_frames if start else self.first_latent_frames)
-            yield range(start, stop)
-            start = stop
 
 
 class Variant(Frozen, frozen=True):
@@ -652,7 +623,7 @@ def _check_variant(name: str, variant: Variant, model: ModelSpec) -> None:
     _check_blocks(name, variant.graphs, model)
     _check_decoder(name, variant, model)
     for graph_name, graph in variant.graphs.items():
-        _check_signature(f"{name}/{graph_name}", graph_name, graph, variant.dtype, model)
+        _check_signature(f"{name}/{graph_name}", graph_name, graph, variant, model)
     for target, plans in variant.plans.items():
         check_name(target, "target")
         for graph_name, plan in plans.items():
@@ -695,54 +666,43 @@ def _check_blocks(where: str, graphs: Mapping[str, Graph], model: ModelSpec) -> 
 def _check_decoder(where: str, variant: Variant, model: ModelSpec) -> None:
     window, graphs = variant.decoder, variant.graphs
     if window is None:
-        if DECODER in graphs or DECODER_FIRST in graphs:
+        if graphs.keys() & {DECODER, DECODER_FIRST, DECODER_WHOLE}:
             raise ManifestReferenceError(
                 f"{where!r} has graphs of a decoder, but its decoder is null.",
                 expected="how the decoder is called.",
                 remedy=_REMEDY,
             )
         return
-    for name, latent_frames, frames, caches in (
-        (DECODER_FIRST, window.first_latent_frames, window.first_frames, 0),
-        (DECODER, window.latent_frames, window.frames, window.caches),
+    for name, seen, frames, caches in (
+        (DECODER_FIRST, window.first_seen, window.first_frames, 0),
+        (DECODER, SEEN if window.lookahead else window.seen, window.frames, window.caches),
     ):
         if name not in graphs:
             raise ManifestReferenceError(
                 f"{where!r} has a decoder, but no graph {name!r}.",
                 expected="both graphs of the decoder.",
             )
-        wanted = (latent_frames + window.lookahead, frames, caches, window.caches)
+        wanted = (seen, frames, caches, window.caches)
         if (found := _decoder_signature(graphs[name])) != wanted:
             raise ManifestShapeError(
                 f"{where}/{name} has (latent frames, frames, caches in, caches out) = {found}.",
                 expected=f"{wanted}, as the variant's decoder says.",
             )
-    _check_window(where, window, model)
+    for misfit in decode_window.misfits(window, model.vae):
+        raise ManifestShapeError(
+            f"The decoder of {where!r} has {misfit.field} {misfit.value:,}.",
+            expected=f"{misfit.expected}.",
+            remedy=_REMEDY,
+        )
 
 
-def _check_window(where: str, window: DecodeWindow, model: ModelSpec) -> None:
-    """The decoder's frames are those of the model's clips, its caches those of the autoencoder."""
-    vae = model.vae
-    facts = [
-        ("first_frames", (window.first_latent_frames - 1) * vae.temporal_stride + 1),
-        ("frames", window.latent_frames * vae.temporal_stride),
-    ]
-    if isinstance(vae, WanVAESpec):
-        facts.append(("caches", wan_cache_count(vae)))
-    for name, wanted in facts:
-        if (found := getattr(window, name)) != wanted:
-            raise ManifestShapeError(
-                f"The decoder of {where!r} has {name} {found:,}.",
-                expected=f"{wanted:,}, which follows from model.vae.",
-                remedy=_REMEDY,
-            )
-
-
-def _check_signature(where: str, name: str, graph: Graph, dtype: str, model: ModelSpec) -> None:
+def _check_signature(
+    where: str, name: str, graph: Graph, variant: Variant, model: ModelSpec
+) -> None:
     """A graph that has a part in the model has the inputs and outputs that the model says."""
     if graph_names.role(name) is None:
         return
-    wanted = signature(name, model, dtype)
+    wanted = signature(name, model, variant.dtype, variant.decoder)
     if wanted is None:
         raise ManifestReferenceError(
             f"{where} is a graph of the autoencoder, and model.vae.kind is {model.vae.kind!r}.",

@@ -14,6 +14,11 @@ from msgspec import Meta
 from sana_rt.errors import RequestError
 
 SolverName = Literal["dpmpp_2m", "flow_euler", "renoise"]
+Scaling = Literal["spatial", "temporal", "spatiotemporal"]
+Padding = Literal["zeros", "reflect"]
+
+#: Pixels that a scaling makes of one.
+_PIXELS: Final[dict[Scaling, int]] = {"spatial": 4, "temporal": 2, "spatiotemporal": 8}
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -21,6 +26,7 @@ NonNegative = Annotated[float, Meta(ge=0)]
 
 
 _SHOWN: Final = 60  # characters of a value in a message
+_POWERS: Final = 54  # of two; no number of a manifest is larger
 
 
 class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +79,20 @@ class VAESpec(Frozen, frozen=True, tag_field="kind"):
         """The architecture, as JSON says it."""
         return str(self.__struct_config__.tag)
 
+    @property
+    def first_frames(self) -> int:
+        """Video frames that the first latent frame of a clip stands for."""
+        return 1
+
+    @property
+    def least_size(self) -> int:
+        """The smallest latent height and width."""
+        return 1
+
+    def video_frames(self, latent_frames: int) -> int:
+        """Video frames of a clip's first ``latent_frames``."""
+        return (latent_frames - 1) * self.temporal_stride + self.first_frames
+
 
 class WanVAESpec(VAESpec, frozen=True, tag="wan"):
     """The causal autoencoder of Wan 2.1."""
@@ -84,7 +104,35 @@ class WanVAESpec(VAESpec, frozen=True, tag="wan"):
 
 
 class LTX2VAESpec(VAESpec, frozen=True, tag="ltx2"):
-    """The autoencoder of LTX-2."""
+    """The autoencoder of LTX-2; the defaults are those of version 2.0.
+
+    Lists go from pixels to latents, as in diffusers' configuration, but for ``upsample_type``,
+    which goes from latents to pixels. The mean and standard deviation of latents are tensors of
+    the checkpoint.
+    """
+
+    patch_size: Count = 4  # pixels of a side that are folded into channels
+    block_out_channels: tuple[Count, ...] = (256, 512, 1024, 2048)
+    layers_per_block: tuple[Count, ...] = (4, 6, 6, 2, 2)
+    downsample_type: tuple[Scaling, ...] = (
+        *("spatial", "temporal"),
+        *("spatiotemporal", "spatiotemporal"),
+    )
+    decoder_block_out_channels: tuple[Count, ...] = (256, 512, 1024)
+    decoder_layers_per_block: tuple[Count, ...] = (5, 5, 5, 5)
+    upsample_type: tuple[Scaling, ...] = ("spatiotemporal",) * 3
+    upsample_residual: tuple[bool, ...] = (True,) * 3
+    upsample_factor: tuple[Count, ...] = (2,) * 3
+    encoder_causal: bool = True
+    decoder_causal: bool = False
+    encoder_padding: Padding = "zeros"
+    decoder_padding: Padding = "reflect"
+    norm_eps: Positive = 1e-6  # of the norm in front of a shortcut
+
+    @property
+    def least_size(self) -> int:
+        """A row is reflected in the one before it, so there must be two."""
+        return 2 if "reflect" in (self.encoder_padding, self.decoder_padding) else 1
 
 
 class DCAEVAESpec(VAESpec, frozen=True, tag="dcae"):
@@ -158,26 +206,30 @@ class ModelSpec(Frozen, frozen=True):
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
-        stride = self.vae.temporal_stride
-        if num_frames < 1 or (num_frames - 1) % stride:
+        stride, first = self.vae.temporal_stride, self.vae.first_frames
+        later = num_frames - first
+        if later < 0 or later % stride:
             positions = self.transformer.rope_max_positions * self.transformer.patch_size[0]
             raise RequestError(
                 f"num_frames is {num_frames}.",
-                expected=f"{stride}k + 1 frames for the {self.vae.kind} autoencoder.",
-                remedy=f"ask for {_nearest((num_frames - 1) // stride, stride, positions, 1)}.",
+                expected=f"{stride}k + {first} frames for the {self.vae.kind} autoencoder.",
+                remedy=f"ask for {_nearest(later // stride, stride, positions, first)}.",
             )
-        return (num_frames - 1) // stride + 1
+        return later // stride + 1
 
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Latent height and width of a clip; raises :class:`RequestError` if not divisible."""
         sides = ("height", "width")
         for name, pixels, multiple in zip(sides, (height, width), self.size_multiples, strict=True):
-            if pixels < multiple or pixels % multiple:
+            least = self.vae.least_size * self.vae.spatial_stride
+            if pixels < least or pixels % multiple:
                 positions = self.transformer.rope_max_positions
+                nearest = _nearest(max(pixels, least) // multiple, multiple, positions)
+                at_least = f", at least {least}" if least > multiple else ""
                 raise RequestError(
                     f"{name} is {pixels} pixels.",
-                    expected=f"a positive multiple of {multiple}.",
-                    remedy=f"ask for {_nearest(pixels // multiple, multiple, positions)}.",
+                    expected=f"a positive multiple of {multiple}{at_least}.",
+                    remedy=f"ask for {nearest}.",
                 )
         return height // self.vae.spatial_stride, width // self.vae.spatial_stride
 
@@ -247,6 +299,9 @@ def _in_the_autoencoder(vae: VAESpec) -> Iterator[Contradiction]:
             yield Contradiction(f"vae.{name}", f"a list of {count} values", wanted)
     if isinstance(vae, WanVAESpec):
         yield from _in_wan(vae)
+    if isinstance(vae, LTX2VAESpec):
+        lists = list(_in_ltx2(vae))
+        yield from lists or _in_ltx2_stages(vae)
 
 
 def _in_wan(vae: WanVAESpec) -> Iterator[Contradiction]:
@@ -258,6 +313,61 @@ def _in_wan(vae: WanVAESpec) -> Iterator[Contradiction]:
         if getattr(vae, name) != 1 << halvings:
             wanted = f"2 to the power of {halvings}, as vae.temporal_downsample says"
             yield Contradiction(f"vae.{name}", getattr(vae, name), wanted)
+
+
+def _in_ltx2(vae: LTX2VAESpec) -> Iterator[Contradiction]:
+    for scalings, by_stage, by_stage_and_middle in (
+        ("downsample_type", ("block_out_channels",), "layers_per_block"),
+        (
+            "upsample_type",
+            ("decoder_block_out_channels", "upsample_residual", "upsample_factor"),
+            "decoder_layers_per_block",
+        ),
+    ):
+        given = getattr(vae, scalings)
+        wanted = dict.fromkeys(by_stage, len(given)) | {by_stage_and_middle: len(given) + 1}
+        for name, count in wanted.items():
+            if (found := len(getattr(vae, name))) != count:
+                follows = f"{count} values, as vae.{scalings} says"
+                yield Contradiction(f"vae.{name}", f"a list of {found} values", follows)
+        if _strides(vae, given) != (vae.temporal_stride, vae.spatial_stride):
+            follows = (
+                f"those that make {vae.temporal_stride} of time, {vae.spatial_stride} of space"
+            )
+            yield Contradiction(f"vae.{scalings}", f"a list of {len(given)} scalings", follows)
+
+
+def _in_ltx2_stages(vae: LTX2VAESpec) -> Iterator[Contradiction]:
+    """What folds and unfolds must divide, and what is added must have the same channels."""
+    before = vae.latent_channels
+    for width, scaling in zip(vae.block_out_channels, vae.downsample_type, strict=True):
+        pixels = _PIXELS[scaling]
+        if width % pixels or before * pixels % width:
+            wanted = f"multiples of {pixels} that divide {before * pixels} behind a stage"
+            yield Contradiction("vae.block_out_channels", width, wanted)
+        before = width
+    before = vae.decoder_block_out_channels[-1]
+    for width, scaling, factor, adds in zip(
+        vae.decoder_block_out_channels[::-1],
+        vae.upsample_type,
+        vae.upsample_factor[::-1],
+        vae.upsample_residual[::-1],
+        strict=True,
+    ):
+        pixels = _PIXELS[scaling]
+        if width % factor or (factor > 1 and before != width):
+            wanted = f"{before}, the width before, a multiple of its factor {factor}"
+            yield Contradiction("vae.decoder_block_out_channels", width, wanted)
+        if adds and (pixels % factor or width % pixels):
+            wanted = f"a divisor of {pixels} where a stage adds its input of {width} channels"
+            yield Contradiction("vae.upsample_factor", factor, wanted)
+        before = width // factor
+
+
+def _strides(vae: LTX2VAESpec, scalings: tuple[Scaling, ...]) -> tuple[int, int]:
+    """What the scalings come to in time and space; no larger than 64 bits have to hold."""
+    time, space = (sum(each != other for each in scalings) for other in ("spatial", "temporal"))
+    return 1 << min(time, _POWERS), vae.patch_size << min(space, _POWERS)
 
 
 def _in_the_sampling(model: ModelSpec) -> Iterator[Contradiction]:

@@ -6,11 +6,12 @@ All of them follow from the model's specification; docs/architecture.md says wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sana_rt.graph_names import (
     DECODER,
     DECODER_FIRST,
+    DECODER_WHOLE,
     ENCODER,
     FINAL_LAYER,
     PATCH_EMBED,
@@ -20,14 +21,21 @@ from sana_rt.graph_names import (
     TEXT_ENCODER,
     TIMESTEP,
     is_block,
+    role,
 )
-from sana_rt.model_spec import ModelSpec, TransformerSpec, VAESpec, WanVAESpec
+from sana_rt.model_spec import LTX2VAESpec, ModelSpec, TransformerSpec, VAESpec, WanVAESpec
 from sana_rt.tensors import Dim, Shape, TensorSpec
+
+if TYPE_CHECKING:
+    from sana_rt.decode_window import DecodeWindow
 
 #: How the names of the tensors begin that the decoder hands from one call to the next.
 CACHE_PREFIX: Final = "cache_"
 #: Frames of the past that a causal convolution of Wan's sees: its kernel has three in time.
 WAN_CACHE_FRAMES: Final = 2
+
+#: Latent frames that a decoder sees which looks ahead: fewer at the end of a clip.
+SEEN: Final[Dim] = "seen"
 
 BATCH: Final[Dim] = "batch"
 _SIZE: Final[Shape] = ("height", "width")
@@ -42,23 +50,34 @@ class Signature(NamedTuple):
     outputs: tuple[TensorSpec, ...]
 
 
-def signature(name: str, model: ModelSpec, dtype: str) -> Signature | None:
+def signature(
+    name: str, model: ModelSpec, dtype: str, window: DecodeWindow | None = None
+) -> Signature | None:
     """The signature of the graph called ``name``, its weights in ``dtype``.
 
-    None for a graph that this release does not know, and for those of an autoencoder that has
-    none here. Of a decoder, memory grows with :func:`wan_cache_count`.
+    ``window`` says how the decoder is called. None for a graph that this release does not know,
+    and for those that an autoencoder has none of. Of a decoder, memory grows with
+    :func:`wan_cache_count`.
     """
     if is_block(name):
         return _block(model, dtype)
-    if name in _AUTOENCODER:
-        return autoencoder(name, model.vae, dtype)
+    found = role(name)
+    if found is not None and found.part == "autoencoder":
+        return autoencoder(name, model.vae, dtype, window)
     known = _TRANSFORMER.get(name)
     return None if known is None else known(model, dtype)
 
 
-def autoencoder(name: str, vae: VAESpec, dtype: str) -> Signature | None:
-    """The signature of an autoencoder's graph; None for a kind that has no graphs."""
-    return _AUTOENCODER[name](vae, dtype) if isinstance(vae, WanVAESpec) else None
+def autoencoder(
+    name: str, vae: VAESpec, dtype: str, window: DecodeWindow | None = None
+) -> Signature | None:
+    """The signature of an autoencoder's graph; None for one that its kind does not have."""
+    if isinstance(vae, WanVAESpec):
+        wan = _WAN.get(name)
+        return None if wan is None else wan(vae, dtype)
+    if isinstance(vae, LTX2VAESpec) and (window is not None or name in _LTX2_APART):
+        return _ltx2(name, vae, dtype, window)
+    return None
 
 
 def wan_cache_count(vae: WanVAESpec) -> int:
@@ -180,30 +199,30 @@ _TRANSFORMER: Final[Mapping[str, Callable[[ModelSpec, str], Signature]]] = {
 }
 
 
-def _latent_frame(vae: WanVAESpec) -> TensorSpec:
-    return _f32("latents", BATCH, vae.latent_channels, 1, *_LATENT_SIZE)
+def _vae_latents(vae: VAESpec, frames: Dim = 1) -> TensorSpec:
+    return _f32("latents", BATCH, vae.latent_channels, frames, *_LATENT_SIZE)
 
 
-def _frames(count: int) -> TensorSpec:
+def _frames(count: Dim) -> TensorSpec:
     return TensorSpec("frames", "uint8", (BATCH, count, *_SIZE, 3))
 
 
 def _decoder_first(vae: WanVAESpec, dtype: str) -> Signature:
-    return Signature((_latent_frame(vae),), (_frames(1), *map(_next, _wan_caches(vae, dtype))))
+    return Signature((_vae_latents(vae),), (_frames(1), *map(_next, _wan_caches(vae, dtype))))
 
 
 def _decoder(vae: WanVAESpec, dtype: str) -> Signature:
     caches = tuple(_wan_caches(vae, dtype))
     frames = _frames(vae.temporal_stride)
-    return Signature((_latent_frame(vae), *caches), (frames, *map(_next, caches)))
+    return Signature((_vae_latents(vae), *caches), (frames, *map(_next, caches)))
 
 
-def _encoder(vae: WanVAESpec, _: str) -> Signature:
+def _encoder(vae: VAESpec, _: str) -> Signature:
     image = TensorSpec("image", "uint8", (BATCH, *_SIZE, 3))
-    return Signature((image,), (_latent_frame(vae),))
+    return Signature((image,), (_vae_latents(vae),))
 
 
-_AUTOENCODER: Final[Mapping[str, Callable[[WanVAESpec, str], Signature]]] = {
+_WAN: Final[Mapping[str, Callable[[WanVAESpec, str], Signature]]] = {
     DECODER_FIRST: _decoder_first,
     DECODER: _decoder,
     ENCODER: _encoder,
@@ -246,3 +265,28 @@ def _scaled(axis: Dim, scale: int, spatial_stride: int) -> str:
     if scale == spatial_stride:
         return str(axis)
     return f"latent_{axis}" if scale == 1 else f"latent_{axis}_x{scale}"
+
+
+#: The graphs of LTX-2 that do not depend on the window.
+_LTX2_APART: Final = (DECODER_WHOLE, ENCODER)
+
+
+def _ltx2(name: str, vae: LTX2VAESpec, dtype: str, window: DecodeWindow | None) -> Signature:
+    """A clip at once, or in windows whose frames fade from one to the next.
+
+    The cache holds the frames behind those that a call gives, as it sees them.
+    """
+    if name == ENCODER:
+        return _encoder(vae, dtype)
+    if name == DECODER_WHOLE:
+        return Signature((_vae_latents(vae, "frames"),), (_frames("video_frames"),))
+    assert window is not None, "who asks for the graph of a window gives it"
+    shape: Shape = (BATCH, window.blend, 3, *_SIZE)
+    caches = (TensorSpec(f"{CACHE_PREFIX}00", dtype, shape),) if window.blend else ()
+    if name == DECODER_FIRST:
+        first = _vae_latents(vae, window.first_seen)
+        return Signature((first,), (_frames(window.first_frames), *map(_next, caches)))
+    seen = SEEN if window.lookahead else window.seen
+    return Signature(
+        (_vae_latents(vae, seen), *caches), (_frames(window.frames), *map(_next, caches))
+    )

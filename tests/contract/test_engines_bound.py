@@ -137,9 +137,9 @@ def test_the_share_in_fp4_is_that_of_all_blocks(mixed: BoundReport) -> None:
 
 
 def test_an_autoencoder_that_is_not_here_is_said_to_be_missing() -> None:
-    model = PRESETS["sana-video-2b-720p"]
+    model = PRESETS["sana-video-2b-720p-dcaev"]
     rows = {row.graph: row for row in bound.rows(model, [("block_00",)], TABLES, TOTALS)}
-    assert "ltx2 autoencoder is exported: not counted" in rows["vae_decoder"].note
+    assert "dcae autoencoder is exported: not counted" in rows["vae_decoder"].note
     assert rows["vae_decoder"].seconds == 0
 
 
@@ -214,6 +214,9 @@ def test_jobs_of_the_released_models() -> None:
     clip = bound.schedule(PRESETS["sana-video-2b-480p"])
     assert (clip.frames, clip.latent_frames, clip.prompts) == (81, 21, 2)
     assert clip.runs()["block_00"] == clip.runs()["solver"] == 50
+    assert clip.runs()["vae_decoder"] == 20
+    at_once = bound.schedule(PRESETS["sana-video-2b-720p"]).runs()
+    assert (at_once["vae_decoder_whole"], at_once["vae_decoder"]) == (1, 0)
     minute = bound.schedule(PRESETS["longsana-2b-480p"])
     assert (minute.frames, minute.latent_frames, minute.prompts) == (960, 240, 1)
     assert minute.runs()["block_00"] == 24 * 5

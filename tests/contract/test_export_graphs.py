@@ -11,10 +11,11 @@ import onnxruntime as ort
 import pytest
 
 from sana_rt.bundle import Bundle
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.export import tensor_shapes
 from sana_rt.export.seeded import SMALL
 from sana_rt.export.trace import IR_VERSION, OPSET
-from sana_rt.manifest import DecodeWindow, Graph
+from sana_rt.manifest import Graph
 from sana_rt.tensors import TensorSpec
 
 ROOT = Path(__file__).parents[2]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKLLTX2Video,
     AutoencoderKLWan,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -24,6 +25,8 @@ from PIL import Image
 from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.modules.block import BlockState
 from sana_rt.export.modules.transformer import Transformer
+from sana_rt.export.seeded import SMALL
+from sana_rt.geometry import latents_shape
 from sana_rt.runtime import noise
 from sana_rt.runtime.inputs import Inputs, PromptEmbeds
 from sana_rt.runtime.request import Request, for_model
@@ -49,16 +52,27 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def session(small_bundle: Path) -> Session:
-    return Session.open(small_bundle, threads=1)
+@pytest.fixture(params=["480p", "720p"])
+def folders(request: pytest.FixtureRequest) -> tuple[Path, Path]:
+    """A checkpoint with the autoencoder of Wan or LTX-2, and its bundle."""
+    if request.param == "480p":
+        names = ("small_checkpoint", "small_bundle")
+        checkpoint, bundle = (request.getfixturevalue(name) for name in names)
+        return checkpoint, bundle
+    folder: Path = request.getfixturevalue("folder_720p")
+    return folder / "checkpoint", folder / "bundle"
 
 
 @pytest.fixture
-def embeds(session: Session) -> tuple[PromptEmbeds, PromptEmbeds]:
+def session(folders: tuple[Path, Path]) -> Session:
+    return Session.open(folders[1], threads=1)
+
+
+@pytest.fixture
+def embeds() -> tuple[PromptEmbeds, PromptEmbeds]:
     """A short negative prompt and a longer one, so that masks matter."""
     random = np.random.default_rng(3)
-    length, channels = session.model.text.max_tokens, session.model.transformer.caption_channels
+    length, channels = SMALL.text.max_tokens, SMALL.transformer.caption_channels
     negative, positive = (
         PromptEmbeds(
             random.standard_normal((1, length, channels), np.float32),
@@ -71,18 +85,18 @@ def embeds(session: Session) -> tuple[PromptEmbeds, PromptEmbeds]:
 
 @pytest.fixture
 def start(session: Session) -> NDArray[np.float32]:
-    shape = (1, session.model.transformer.in_channels, 5, HEIGHT // 8, WIDTH // 8)
+    shape = latents_shape(session.model, FRAMES, HEIGHT, WIDTH)
     return np.random.default_rng(4).standard_normal(shape, np.float32)
 
 
 @pytest.fixture
-def models(small_checkpoint: Path) -> dict[str, Any]:
+def models(folders: tuple[Path, Path], session: Session) -> dict[str, Any]:
     """The checkpoint's parts as diffusers loads them."""
+    autoencoders = {"wan": AutoencoderKLWan, "ltx2": AutoencoderKLLTX2Video}
+    vae = autoencoders[session.model.vae.kind]
     return {
-        "transformer": SanaVideoTransformer3DModel.from_pretrained(
-            small_checkpoint / "transformer"
-        ),
-        "vae": AutoencoderKLWan.from_pretrained(small_checkpoint / "vae"),
+        "transformer": SanaVideoTransformer3DModel.from_pretrained(folders[0] / "transformer"),
+        "vae": vae.from_pretrained(folders[0] / "vae"),
         "text_encoder": None,
         "tokenizer": None,
     }

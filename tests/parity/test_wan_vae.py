@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sana_rt.bundle import Bundle
-from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst, to_bytes
+from sana_rt.export.modules.pixels import to_bytes
+from sana_rt.export.modules.wan_decoder import WanDecoder, WanDecoderFirst
 from sana_rt.export.modules.wan_encoder import WanEncoder
 from sana_rt.export.modules.wan_layers import History
 from sana_rt.export.seeded import SMALL, seeded_tensor

@@ -121,12 +121,12 @@ void check_chunks(const Graphs& graphs, const std::vector<Range>& chunks) {
   for (const auto& chunk : chunks) {
     auto stop = chunk.start;
     while (stop < chunk.stop) stop = window.stop(stop);
-    if (window.lookahead == 0 && stop == chunk.stop) continue;
+    if (window.lookahead == 0 && window.lookback == 0 && stop == chunk.stop) continue;
     throw Error(SANA_REQUEST_ERROR,
                 concat("Latent frames ", chunk.start, " to ", chunk.stop - 1,
                        " cannot be decoded by themselves: the decoder takes ",
                        window.first_latent_frames, ", then ", window.latent_frames,
-                       " a call and looks ", window.lookahead, " ahead."),
+                       " a call and looks ", window.lookback, " back and ", window.lookahead, " ahead."),
                 {.expected = "chunks of whole calls.", .remedy = "ask for another number of frames."});
   }
 }

@@ -15,6 +15,7 @@ constexpr const char* kFinalLayer = "final_layer";
 constexpr const char* kSolver = "solver";
 constexpr const char* kDecoderFirst = "vae_decoder_first";
 constexpr const char* kDecoder = "vae_decoder";
+constexpr const char* kDecoderWhole = "vae_decoder_whole";
 constexpr const char* kEncoder = "vae_encoder";
 
 // Whether a graph sees one sample only, whatever the guidance.

@@ -238,6 +238,8 @@ DecodeWindow as_window(const Json& value, const Path& path) {
   window.first_frames = fields.required("first_frames", as_count);
   window.lookahead = fields.required("lookahead", as_natural);
   window.caches = fields.required("caches", as_natural);
+  window.lookback = fields.defaulted<std::int64_t>("lookback", 0, as_natural);
+  window.blend = fields.defaulted<std::int64_t>("blend", 0, as_natural);
   fields.finish();
   return window;
 }
@@ -295,13 +297,17 @@ std::int64_t count_caches(const std::vector<TensorSpec>& tensors) {
   });
 }
 
-// A dimension of the tensor called `name`; -1 if it has none that is a number.
+// Stands for the dimension `seen` among numbers.
+constexpr std::int64_t kSeenDim = -2;
+
+// A dimension of the tensor called `name`; -1 if it has none that is a number or `seen`.
 std::int64_t fixed_dim(const std::vector<TensorSpec>& tensors, std::string_view name,
                        std::size_t axis) {
   for (const auto& tensor : tensors) {
     if (tensor.name != name || axis >= tensor.shape.size()) continue;
     const auto* number = std::get_if<std::int64_t>(&tensor.shape[axis]);
-    return number != nullptr ? *number : -1;
+    if (number != nullptr) return *number;
+    return tensor.shape[axis] == Dim{kSeen} ? kSeenDim : -1;
   }
   return -1;
 }
@@ -336,11 +342,25 @@ void check_window(const DecodeWindow& window, const Path& path, const VaeSpec& v
         std::min(times(window.first_latent_frames - 1, vae.temporal_stride), kMaxDim) + 1);
   check("frames", window.frames, times(window.latent_frames, vae.temporal_stride));
   if (vae.kind == "wan") check("caches", window.caches, wan_cache_count(vae));
+  if (vae.kind == "ltx2") check("caches", window.caches, window.blend > 0 ? 1 : 0);
+  const auto refuse = [&](const char* name, std::int64_t found, const std::string& expected) {
+    throw Error(SANA_MANIFEST_SHAPE_ERROR, concat("The decoder of ", path, " has ", name, " ", found, "."),
+                {.expected = expected, .remedy = kRemedy});
+  };
+  const auto fades = times(std::min(window.latent_frames, window.lookahead), vae.temporal_stride);
+  if (window.blend > fades) refuse("blend", window.blend, concat("at most ", fades, "."));
+  if (window.lookback > window.first_latent_frames) {
+    refuse("lookback", window.lookback, concat("at most ", window.first_latent_frames, "."));
+  }
+  if (vae.kind == "ltx2" && window.lookback == 0) refuse("lookback", 0, "1 or more.");
 }
 
 void check_decoder(const Variant& variant, const Path& path, const VaeSpec& vae) {
   if (!variant.decoder) {
-    if (!variant.graphs.contains(kDecoder) && !variant.graphs.contains(kDecoderFirst)) return;
+    if (!variant.graphs.contains(kDecoder) && !variant.graphs.contains(kDecoderFirst) &&
+        !variant.graphs.contains(kDecoderWhole)) {
+      return;
+    }
     throw Error(SANA_MANIFEST_REFERENCE_ERROR,
                 concat(path, " has graphs of a decoder, but its decoder is null."),
                 {.expected = "how the decoder is called.", .remedy = kRemedy});
@@ -350,8 +370,8 @@ void check_decoder(const Variant& variant, const Path& path, const VaeSpec& vae)
                       {window.first_latent_frames + window.lookahead, window.first_frames, 0,
                        window.caches});
   check_decoder_graph(variant, path, kDecoder,
-                      {window.latent_frames + window.lookahead, window.frames, window.caches,
-                       window.caches});
+                      {window.lookahead > 0 ? kSeenDim : window.lookback + window.latent_frames,
+                       window.frames, window.caches, window.caches});
   check_window(window, path, vae);
 }
 
@@ -383,7 +403,7 @@ void check_blocks(const Variant& variant, const Path& path, std::int64_t num_lay
 void check_signatures(const Variant& variant, const Path& path, const ModelSpec& model) {
   for (const auto& [name, graph] : variant.graphs) {
     if (!is_known_graph(name)) continue;
-    const auto wanted = signature_of(name, model, variant.dtype);
+    const auto wanted = signature_of(name, model, variant.dtype, variant.decoder);
     if (!wanted) {
       throw Error(SANA_MANIFEST_REFERENCE_ERROR,
                   concat(path, ".", name, " is a graph of the autoencoder, and model.vae.kind is '",

@@ -49,16 +49,6 @@ struct Quantization {
   bool device;  // operators that only TensorRT has; otherwise an emulation
 };
 
-// How latent frames become frames, call by call.
-struct DecodeWindow {
-  std::int64_t latent_frames, frames, first_latent_frames, first_frames, lookahead, caches;
-
-  // Which call, from 0, decodes a latent frame.
-  std::int64_t call(std::int64_t latent_frame) const;
-  // Behind the new latent frames of the call that begins at `start`.
-  std::int64_t stop(std::int64_t start) const;
-};
-
 struct Variant {
   DType dtype;
   bool has_loras;  // merged into the checkpoint's weights

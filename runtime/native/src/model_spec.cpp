@@ -59,6 +59,37 @@ TransformerSpec as_transformer(const Json& value, const Path& path) {
   return spec;
 }
 
+std::vector<std::string> as_scalings(const Json& value, const Path& path) {
+  return as_list(value, path, [](const Json& each, const Path& where) {
+    return one_of(each, where, {"spatial", "temporal", "spatiotemporal"});
+  });
+}
+
+std::string as_padding(const Json& value, const Path& path) {
+  return one_of(value, path, {"zeros", "reflect"});
+}
+
+void read_ltx2(Fields& fields, VaeSpec& spec) {
+  const auto counts = [&](const char* name, std::vector<std::int64_t>& list) {
+    list = fields.defaulted(name, list, as_counts);
+  };
+  spec.patch_size = fields.defaulted("patch_size", spec.patch_size, as_count);
+  counts("block_out_channels", spec.block_out_channels);
+  counts("layers_per_block", spec.layers_per_block);
+  spec.downsample_type = fields.defaulted("downsample_type", spec.downsample_type, as_scalings);
+  counts("decoder_block_out_channels", spec.decoder_block_out_channels);
+  counts("decoder_layers_per_block", spec.decoder_layers_per_block);
+  spec.upsample_type = fields.defaulted("upsample_type", spec.upsample_type, as_scalings);
+  spec.upsample_residual = fields.defaulted("upsample_residual", spec.upsample_residual, as_bools);
+  counts("upsample_factor", spec.upsample_factor);
+  fields.defaulted("encoder_causal", true, as_bool);
+  fields.defaulted("decoder_causal", false, as_bool);
+  const auto encoder = fields.defaulted("encoder_padding", std::string{"zeros"}, as_padding);
+  const auto decoder = fields.defaulted("decoder_padding", std::string{"reflect"}, as_padding);
+  spec.reflects = encoder == "reflect" || decoder == "reflect";
+  fields.defaulted("norm_eps", 1.0, as_positive);
+}
+
 VaeSpec as_vae(const Json& value, const Path& path) {
   Fields fields(value, path);
   VaeSpec spec{};
@@ -77,6 +108,7 @@ VaeSpec as_vae(const Json& value, const Path& path) {
     spec.temporal_downsample =
         fields.defaulted("temporal_downsample", spec.temporal_downsample, as_bools);
   }
+  if (spec.kind == "ltx2") read_ltx2(fields, spec);
   fields.finish();
   return spec;
 }
@@ -181,9 +213,10 @@ std::array<std::int64_t, 2> ModelSpec::size_multiples() const {
 
 std::array<std::int64_t, 2> ModelSpec::latent_size(std::int64_t height, std::int64_t width) const {
   const auto multiples = size_multiples();
-  const auto check = [](const char* side, std::int64_t pixels, std::int64_t multiple) {
-    if (pixels >= multiple && pixels % multiple == 0) return;
-    const auto below = std::max(multiple, pixels / multiple * multiple);
+  const auto check = [&](const char* side, std::int64_t pixels, std::int64_t multiple) {
+    const auto least = vae.reflects ? std::max(multiple, 2 * vae.spatial_stride) : multiple;
+    if (pixels >= least && pixels % multiple == 0) return;
+    const auto below = std::max(least, pixels / multiple * multiple);
     throw Error(SANA_REQUEST_ERROR, concat(side, " is ", pixels, " pixels."),
                 {.expected = concat("a positive multiple of ", multiple, "."),
                  .remedy = concat("ask for ", below, " or ", below + multiple, ".")});

@@ -37,6 +37,18 @@ struct VaeSpec {
   std::vector<std::int64_t> dim_mult = {1, 2, 4, 4};
   std::int64_t num_res_blocks = 2;
   std::vector<bool> temporal_downsample = {false, true, true};
+  // Of the kind "ltx2".
+  std::int64_t patch_size = 4;
+  std::vector<std::int64_t> block_out_channels = {256, 512, 1024, 2048};
+  std::vector<std::int64_t> layers_per_block = {4, 6, 6, 2, 2};
+  std::vector<std::string> downsample_type = {"spatial", "temporal", "spatiotemporal",
+                                              "spatiotemporal"};
+  std::vector<std::int64_t> decoder_block_out_channels = {256, 512, 1024};
+  std::vector<std::int64_t> decoder_layers_per_block = {5, 5, 5, 5};
+  std::vector<std::string> upsample_type = {"spatiotemporal", "spatiotemporal", "spatiotemporal"};
+  std::vector<bool> upsample_residual = {true, true, true};
+  std::vector<std::int64_t> upsample_factor = {2, 2, 2};
+  bool reflects = false;  // rows and columns in those before them, so that there must be two
 };
 
 struct TextSpec {

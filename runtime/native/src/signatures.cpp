@@ -164,28 +164,63 @@ Tensors wan_caches(const VaeSpec& vae, DType dtype) {
 }
 
 bool is_autoencoder(const std::string& name) {
-  return name == kDecoderFirst || name == kDecoder || name == kEncoder;
+  return name == kDecoderFirst || name == kDecoder || name == kDecoderWhole || name == kEncoder;
 }
 
-Signature autoencoder_graph(const std::string& name, const VaeSpec& vae, DType dtype) {
-  const auto frames = [](std::int64_t count) {
-    return tensor("frames", DType::kUInt8, {"batch", count, "height", "width", std::int64_t{3}});
-  };
-  const Tensors latent{f32("latents", {"batch", vae.latent_channels, std::int64_t{1},
-                                       "latent_height", "latent_width"})};
-  if (name == kEncoder) {
-    return {{tensor("image", DType::kUInt8, {"batch", "height", "width", std::int64_t{3}})},
-            latent};
-  }
+Tensors vae_latents(const VaeSpec& vae, Dim frames) {
+  return {f32("latents", {"batch", vae.latent_channels, std::move(frames), "latent_height",
+                          "latent_width"})};
+}
+
+Tensors vae_frames(Dim count) {
+  return {tensor("frames", DType::kUInt8,
+                 {"batch", std::move(count), "height", "width", std::int64_t{3}})};
+}
+
+Signature encoder_graph(const VaeSpec& vae) {
+  return {{tensor("image", DType::kUInt8, {"batch", "height", "width", std::int64_t{3}})},
+          vae_latents(vae, std::int64_t{1})};
+}
+
+std::optional<Signature> wan_graph(const std::string& name, const VaeSpec& vae, DType dtype) {
+  if (name == kEncoder) return encoder_graph(vae);
+  if (name == kDecoderWhole) return std::nullopt;
+  const auto latent = vae_latents(vae, std::int64_t{1});
   const auto caches = wan_caches(vae, dtype);
-  if (name == kDecoderFirst) return {latent, joined({{frames(1)}, next(caches)})};
-  return {joined({latent, caches}), joined({{frames(vae.temporal_stride)}, next(caches)})};
+  if (name == kDecoderFirst) return Signature{latent, joined({vae_frames(std::int64_t{1}), next(caches)})};
+  return Signature{joined({latent, caches}), joined({vae_frames(vae.temporal_stride), next(caches)})};
+}
+
+// A clip at once, or in windows whose frames fade from one to the next.
+std::optional<Signature> ltx2_graph(const std::string& name, const VaeSpec& vae, DType dtype,
+                                    const std::optional<DecodeWindow>& window) {
+  if (name == kEncoder) return encoder_graph(vae);
+  if (name == kDecoderWhole) return Signature{vae_latents(vae, "frames"), vae_frames("video_frames")};
+  if (!window) return std::nullopt;
+  Tensors caches;
+  if (window->blend > 0) {
+    caches.push_back(tensor(concat(kCachePrefix, "00"), dtype,
+                            {"batch", window->blend, std::int64_t{3}, "height", "width"}));
+  }
+  if (name == kDecoderFirst) {
+    return Signature{vae_latents(vae, window->first_latent_frames + window->lookahead),
+                     joined({vae_frames(window->first_frames), next(caches)})};
+  }
+  const Dim seen = window->lookahead > 0 ? Dim{kSeen}
+                                         : Dim{window->lookback + window->latent_frames};
+  return Signature{joined({vae_latents(vae, seen), caches}),
+                   joined({vae_frames(window->frames), next(caches)})};
 }
 
 void check_field(bool fits, const char* field, const std::string& expected) {
   if (fits) return;
   throw Error(SANA_MANIFEST_VALUE_ERROR, concat("model.", field, " does not fit the other fields."),
               {.expected = expected + ".", .remedy = "export the checkpoint again."});
+}
+
+// Whether `divisor` divides one · other, which 64 bits need not hold; `other` is small.
+bool product_divides(std::int64_t one, std::int64_t other, std::int64_t divisor) {
+  return one % divisor * other % divisor == 0;
 }
 
 // Whether a number is 2 to the power of `exponent`.
@@ -203,6 +238,63 @@ void check_wan(const VaeSpec& vae) {
               "as vae.temporal_downsample says");
   check_field(is_power(vae.spatial_stride, doubling.size()), "vae.spatial_stride",
               "as vae.temporal_downsample says");
+}
+
+// What scalings come to in time and space; no larger than 64 bits have to hold.
+std::array<std::int64_t, 2> strides(const VaeSpec& vae, const std::vector<std::string>& scalings) {
+  constexpr std::int64_t kPowers = 54;
+  const auto unlike = [&](const char* other) {
+    const auto found = std::count_if(scalings.begin(), scalings.end(),
+                                     [&](const std::string& each) { return each != other; });
+    return std::int64_t{1} << std::min<std::int64_t>(found, kPowers);
+  };
+  return {unlike("spatial"), times(vae.patch_size, unlike("temporal"))};
+}
+
+std::int64_t pixels_of(const std::string& scaling) {
+  return scaling == "spatial" ? 4 : scaling == "temporal" ? 2 : 8;
+}
+
+// What folds and unfolds must divide, and what is added must have the same channels.
+void check_ltx2_stages(const VaeSpec& vae) {
+  auto before = vae.latent_channels;
+  for (std::size_t i = 0; i < vae.downsample_type.size(); ++i) {
+    const auto width = vae.block_out_channels[i];
+    const auto pixels = pixels_of(vae.downsample_type[i]);
+    check_field(width % pixels == 0 && product_divides(before, pixels, width),
+                "vae.block_out_channels", "multiples of what a stage folds");
+    before = width;
+  }
+  const auto stages = vae.upsample_type.size();
+  if (stages == 0) return;
+  before = vae.decoder_block_out_channels.back();
+  for (std::size_t i = 0; i < stages; ++i) {
+    const auto back = stages - 1 - i;
+    const auto width = vae.decoder_block_out_channels[back];
+    const auto factor = vae.upsample_factor[back];
+    const auto pixels = pixels_of(vae.upsample_type[i]);
+    check_field(width % factor == 0 && (factor == 1 || before == width),
+                "vae.decoder_block_out_channels", "the width before, a multiple of its factor");
+    check_field(!vae.upsample_residual[back] || (pixels % factor == 0 && width % pixels == 0),
+                "vae.upsample_factor", "a divisor of what a stage unfolds");
+    before = width / factor;
+  }
+}
+
+void check_ltx2(const VaeSpec& vae) {
+  const auto down = vae.downsample_type.size();
+  const auto up = vae.upsample_type.size();
+  check_field(vae.block_out_channels.size() == down && vae.layers_per_block.size() == down + 1,
+              "vae.block_out_channels or layers_per_block", "as vae.downsample_type says");
+  check_field(vae.decoder_block_out_channels.size() == up && vae.upsample_residual.size() == up &&
+                  vae.upsample_factor.size() == up && vae.decoder_layers_per_block.size() == up + 1,
+              "vae.decoder_block_out_channels or a list beside it", "as vae.upsample_type says");
+  const std::array wanted{vae.temporal_stride, vae.spatial_stride};
+  check_field(strides(vae, vae.downsample_type) == wanted, "vae.downsample_type",
+              "scalings that make the strides");
+  check_field(strides(vae, vae.upsample_type) == wanted, "vae.upsample_type",
+              "scalings that make the strides");
+  check_ltx2_stages(vae);
 }
 
 }  // namespace
@@ -226,12 +318,13 @@ bool is_known_graph(const std::string& name) {
          std::find(kTransformer.begin(), kTransformer.end(), name) != kTransformer.end();
 }
 
-std::optional<Signature> signature_of(const std::string& name, const ModelSpec& model,
-                                      DType dtype) {
+std::optional<Signature> signature_of(const std::string& name, const ModelSpec& model, DType dtype,
+                                      const std::optional<DecodeWindow>& window) {
   if (is_block(name)) return block(model, dtype);
   if (!is_autoencoder(name)) return transformer_graph(name, model, dtype);
-  if (model.vae.kind != "wan") return std::nullopt;
-  return autoencoder_graph(name, model.vae, dtype);
+  if (model.vae.kind == "wan") return wan_graph(name, model.vae, dtype);
+  if (model.vae.kind == "ltx2") return ltx2_graph(name, model.vae, dtype, window);
+  return std::nullopt;
 }
 
 std::int64_t wan_cache_count(const VaeSpec& vae) {
@@ -257,6 +350,7 @@ void check_model(const ModelSpec& model) {
                 "vae.latents_mean or latents_std", "a value for each channel, or none");
   }
   if (vae.kind == "wan") check_wan(vae);
+  if (vae.kind == "ltx2") check_ltx2(vae);
   check_field(t.causal == streaming.has_value(), "streaming",
               "given for a block-causal transformer, and for no other");
   check_field(!streaming || !streaming->timesteps.empty(), "streaming.timesteps",

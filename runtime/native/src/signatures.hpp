@@ -28,9 +28,25 @@ bool is_block(const std::string& name);
 // Whether this release knows what a graph of this name is for.
 bool is_known_graph(const std::string& name);
 
-// The signature of a known graph, its weights in `dtype`; nothing for those of an autoencoder that
-// has none here. Of a decoder, memory grows with wan_cache_count.
-std::optional<Signature> signature_of(const std::string& name, const ModelSpec& model, DType dtype);
+// How latent frames become frames, call by call; docs/manifest.md says what the fields are.
+struct DecodeWindow {
+  std::int64_t latent_frames, frames, first_latent_frames, first_frames, lookahead, caches;
+  std::int64_t lookback, blend;
+
+  // Which call, from 0, decodes a latent frame.
+  std::int64_t call(std::int64_t latent_frame) const;
+  // Behind the new latent frames of the call that begins at `start`.
+  std::int64_t stop(std::int64_t start) const;
+};
+
+// Latent frames that a decoder sees which looks ahead: fewer at the end of a clip.
+constexpr const char* kSeen = "seen";
+
+// The signature of a known graph, its weights in `dtype`, its decoder called as in `window`;
+// nothing for those that an autoencoder has none of. Of a decoder, memory grows with
+// wan_cache_count.
+std::optional<Signature> signature_of(const std::string& name, const ModelSpec& model, DType dtype,
+                                      const std::optional<DecodeWindow>& window);
 
 // How many caches Wan's decoder has: one for each causal convolution.
 std::int64_t wan_cache_count(const VaeSpec& vae);

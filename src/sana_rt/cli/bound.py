@@ -126,14 +126,13 @@ def _show(report: BoundReport) -> None:
             for row in report.rows
         ],
     )
-    names = dict.fromkeys(name for phase in report.phases for name in phase.bytes)
+    phases = [(phase.phase, phase.bytes) for phase in report.phases]
+    phases += [(f"{other.phase}, in windows", other.bytes) for other in report.other_decoding]
+    names = dict.fromkeys(name for _, sizes in phases for name in sizes)
     output.table(
         f"Device memory by phase; {output.size(report.together_bytes)} with all loaded",
-        ("", *(f"{phase.phase}>" for phase in report.phases)),
-        [
-            (name, *(output.size(phase.bytes.get(name, 0)) for phase in report.phases))
-            for name in names
-        ],
+        ("", *(f"{phase}>" for phase, _ in phases)),
+        [(name, *(output.size(sizes.get(name, 0)) for _, sizes in phases)) for name in names],
     )
     for graph in dict.fromkeys(row.graph for row in report.block_kernels):
         kernels = tuple(row for row in report.block_kernels if row.graph == graph)

@@ -197,8 +197,13 @@ def valid() -> dict[str, Json]:
             DECODER,
             None,
         ),
-        "another_autoencoder": changed(
-            MINIMAL, "model:vae", {**MINIMAL["model"]["vae"], "kind": "ltx2"}
+        "another_autoencoder": changed(MINIMAL, "model:vae", {**LTX2, **LTX2_THIN}),
+        "autoencoder_of_ltx2": changed(MINIMAL, "model:vae", LTX2),
+        "windows": WINDOWS,
+        "windows_that_look_at_nothing_ahead": changed(
+            changed(WINDOWS, "variants:fp32:graphs", windows_graphs(cache=False)),
+            DECODER,
+            {**LTX2_WINDOW, "lookahead": 0, "blend": 0, "caches": 0},
         ),
         "verified": changed(MINIMAL, f"{GRAPH}:verification", verification),
         "two_variants": changed(MINIMAL, "variants:nvfp4-paper.v2", quantized),
@@ -346,6 +351,68 @@ COMPLETE: Json = changed(
     "variants:fp32:graphs",
     {**text_graphs(), **transformer_graphs(), **autoencoder_graphs()},
 )
+LTX2: Json = {
+    "kind": "ltx2",
+    "latent_channels": 16,
+    "temporal_stride": 8,
+    "spatial_stride": 32,
+    "block_out_channels": [64, 64, 64, 64],
+}
+LTX2_THIN: Json = {
+    "temporal_stride": 4,
+    "spatial_stride": 8,
+    "patch_size": 2,
+    "block_out_channels": [16, 32],
+    "layers_per_block": [1, 2, 1],
+    "downsample_type": ["spatiotemporal", "spatiotemporal"],
+    "decoder_block_out_channels": [16, 16, 16],
+    "decoder_layers_per_block": [1, 1, 1, 1],
+    "upsample_type": ["temporal", "spatiotemporal", "spatial"],
+    "upsample_residual": [True, False, True],
+    "upsample_factor": [2, 1, 2],
+    "encoder_causal": False,
+    "decoder_causal": True,
+    "encoder_padding": "reflect",
+    "decoder_padding": "zeros",
+    "norm_eps": 1e-5,
+}
+LTX2_WINDOW: Json = {
+    "latent_frames": 1,
+    "frames": 8,
+    "first_latent_frames": 2,
+    "first_frames": 9,
+    "lookahead": 1,
+    "caches": 1,
+    "lookback": 1,
+    "blend": 8,
+}
+
+
+def windows_graphs(cache: bool = True) -> Json:
+    """Of LTX-2's autoencoder: a clip at once, in windows, and the encoder."""
+    latents = {
+        frames: tensor("latents", "float32", "batch", 16, frames, *SMALL)
+        for frames in (1, 2, 3, "seen", "frames")
+    }
+    shown = {
+        count: tensor("frames", "uint8", "batch", count, *LARGE, 3)
+        for count in (8, 9, "video_frames")
+    }
+    caches = [tensor("cache_00", "float32", "batch", 8, 3, *LARGE)] if cache else []
+    first, later = (latents[3], latents["seen"]) if cache else (latents[2], latents[2])
+    return {
+        "vae_decoder_whole": graph([latents["frames"]], [shown["video_frames"]]),
+        "vae_decoder_first": graph([first], [shown[9], *out(*caches)]),
+        "vae_decoder": graph([later, *caches], [shown[8], *out(*caches)]),
+        "vae_encoder": graph([tensor("image", "uint8", "batch", *LARGE, 3)], [latents[1]]),
+    }
+
+
+WINDOWS: Json = changed(
+    changed(changed(MINIMAL, "model:vae", LTX2), DECODER, LTX2_WINDOW),
+    "variants:fp32:graphs",
+    windows_graphs(),
+)
 STREAMING: Json = {
     "chunk_frames": 10,
     "timesteps": [1000, 960.0, 889, 727.0],
@@ -481,6 +548,12 @@ def values() -> dict[str, Case]:
         "calibrated_on_nothing": Case(
             error, dump(changed(made, f"{quantized}:calibration:passes", 0))
         ),
+        "upsampling_by_nothing": Case(
+            error, dump(changed(WINDOWS, "model:vae:upsample_type", ["none"] * 3))
+        ),
+        "padding_with_ones": Case(
+            error, dump(changed(WINDOWS, "model:vae:decoder_padding", "ones"))
+        ),
         "decoder_that_takes_nothing": Case(
             error, dump(changed(COMPLETE, f"{DECODER}:latent_frames", 0))
         ),
@@ -593,6 +666,18 @@ def shapes() -> dict[str, Case]:
             )
             for field in WINDOW
         },
+        **{
+            f"window_of_other_{field}": Case(
+                error, dump(changed(WINDOWS, f"{DECODER}:{field}", 5)), schema=False
+            )
+            for field in LTX2_WINDOW
+        },
+        "window_without_lookback": Case(
+            error, dump(changed(WINDOWS, f"{DECODER}:lookback", 0)), schema=False
+        ),
+        "window_whose_blend_is_no_cache": Case(
+            error, dump(changed(WINDOWS, f"{DECODER}:blend", 0)), schema=False
+        ),
         "decoder_of_no_frames": Case(
             error,
             dump(without(COMPLETE, "variants:fp32:graphs:vae_decoder:outputs:0")),
@@ -634,6 +719,16 @@ def models() -> dict[str, Case]:
         "temporal_stride_1": changed(COMPLETE, f"{vae}:temporal_stride", 1),
         "spatial_stride_32": changed(COMPLETE, f"{vae}:spatial_stride", 32),
         "dim_mult_of_one_level": changed(COMPLETE, f"{vae}:dim_mult", [1]),
+        "upsample_factor_of_two_stages": changed(WINDOWS, f"{vae}:upsample_factor", [2, 2]),
+        "upsample_factor_that_does_not_divide": changed(
+            WINDOWS, f"{vae}:upsample_factor", [2, 2, 3]
+        ),
+        "upsampling_of_another_stride": changed(
+            WINDOWS, f"{vae}:upsample_type", ["spatial", "spatial", "spatiotemporal"]
+        ),
+        "downsampling_of_channels_that_do_not_divide": changed(
+            WINDOWS, f"{vae}:block_out_channels", [64, 64, 64, 60]
+        ),
         "pad_token_outside_of_the_vocabulary": changed(
             COMPLETE, "model:text:pad_token_id", (1 << 53) - 1
         ),
@@ -675,10 +770,10 @@ def coherence() -> dict[str, Case]:
             transformer_graphs()["block_00"],
         ),
         "graphs_of_a_decoder_alone": changed(COMPLETE, DECODER, None),
-        "wan_called_ltx2": changed(
+        "wan_called_dcae": changed(
             COMPLETE,
             "model:vae",
-            {"kind": "ltx2", "latent_channels": 16, "temporal_stride": 2, "spatial_stride": 2},
+            {"kind": "dcae", "latent_channels": 16, "temporal_stride": 2, "spatial_stride": 2},
         ),
     }
     sizes = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sana_rt import graph_names
+from sana_rt.decode_window import DecodeWindow
 from sana_rt.engines import profiles, workloads
 from sana_rt.engines.workloads import Workload
 from sana_rt.errors import ProfileError, RequestError
-from sana_rt.export import graphs
+from sana_rt.export import autoencoders, graphs
 from sana_rt.export.graphs import Sizes
 from sana_rt.manifest import DimRange, Graph
-from sana_rt.model_spec import PRESETS
+from sana_rt.model_spec import PRESETS, ModelSpec
 
 WAN = PRESETS["sana-video-2b-480p"]
 LONG = PRESETS["longsana-2b-480p"]
@@ -25,6 +26,11 @@ def _signatures(name: str) -> dict[str, Graph]:
     defined += graphs.transformer_graphs(model, "float32")
     defined += graphs.vae_graphs(model.vae, "float32")
     return {each.name: Graph("", (), 23, each.inputs, each.outputs) for each in defined}
+
+
+def _window(model: ModelSpec) -> DecodeWindow | None:
+    autoencoder = autoencoders.find(model.vae)
+    return None if autoencoder is None else autoencoder.window()
 
 
 def _at(spans: dict[str, DimRange], end: str) -> dict[str, int]:
@@ -41,10 +47,17 @@ def test_every_graph_gets_the_dimensions_that_the_exporter_would_give_it(name: s
         batch = 1 if graph_names.is_single(graph_name) or model.transformer.causal else 2
         frames = 10 if model.transformer.causal else latent
         expected = Sizes(batch, frames, rows, columns, length=512).dims(model)
-        spans = profiles.profile(graph_name, graph, model, workload)
+        spans = profiles.profile(graph_name, graph, model, workload, _window(model))
         assert _at(spans, "opt") == {dim: expected[dim] for dim in spans}
         named = {dim for tensor in graph.inputs for dim in tensor.shape if isinstance(dim, str)}
         assert set(spans) == named
+
+
+def test_a_window_sees_less_at_the_end_of_a_clip() -> None:
+    model = PRESETS["sana-video-2b-720p"]
+    decoder, workload = _signatures(model.name)["vae_decoder"], workloads.for_model(model)
+    spans = profiles.profile("vae_decoder", decoder, model, workload, _window(model))
+    assert spans["seen"] == DimRange(2, 3, 3)
 
 
 def test_a_fixed_workload_fixes_every_dimension() -> None:

@@ -39,7 +39,11 @@ GUIDED = Inputs(prompt_embeds=(EMBEDS, EMBEDS))
 
 
 def session(
-    model: ModelSpec, dtype: DType = "float32", *, keep_text_encoder: bool = False
+    model: ModelSpec,
+    dtype: DType = "float32",
+    *,
+    keep_text_encoder: bool = False,
+    max_memory: int | None = None,
 ) -> Session:
     """A session of a bundle that has signatures but no files."""
     definitions = [*transformer_graphs(model, dtype), text_encoder_graph(model, dtype)]
@@ -57,7 +61,8 @@ def session(
     manifests.check(manifest)
     bundle = Bundle(Path("nowhere"), manifest)
     backend = onnxruntime.cpu(BackendOptions(threads=1))
-    return Session(bundle, Graphs(bundle, "only", backend), backend.name, keep_text_encoder)
+    graphs_of = Graphs(bundle, "only", backend)
+    return Session(bundle, graphs_of, backend.name, keep_text_encoder, max_memory)
 
 
 def bytes_of(plan: MemoryPlan, *names: str) -> int:
@@ -245,17 +250,41 @@ def test_buffers_are_what_was_planned() -> None:
 
 
 def test_bundles_without_an_autoencoder_give_latents_only() -> None:
-    model = PRESETS["sana-video-2b-720p"]
+    model = PRESETS["sana-video-2b-720p-dcaev"]
     playing = session(model)
-    request = for_model(model, {})
+    request = for_model(model, {"num_frames": 81})
     assert not playing.can_decode
     assert playing.plan(request, GUIDED, decode=False).total_bytes > 0
-    with pytest.raises(RequestError, match=r"(?s)'ltx2' is not exported.*--save-latents"):
+    with pytest.raises(RequestError, match=r"(?s)'dcae' is not exported.*--save-latents"):
         playing.plan(request, GUIDED)
     with pytest.raises(RequestError, match="no graph 'vae_encoder'"):
         playing.plan(request, Inputs(image=np.zeros((704, 1280, 3), np.uint8)), decode=False)
     with pytest.raises(RequestError, match="no text encoder and tokenizer"):
         playing.plan(request, decode=False)
+
+
+def test_a_clip_is_decoded_at_once_where_that_fits() -> None:
+    model = PRESETS["sana-video-2b-720p"]
+    request = for_model(model, {})
+
+    def decoding(limit: int) -> list[str]:
+        playing = session(model, max_memory=limit)
+        return list(playing.plan(request, GUIDED).phase("decoder").weights)
+
+    # the largest tensor: 128 channels of 81 frames, 176 by 320, in float32; four of them
+    activations = 4 * 128 * 81 * 176 * 320 * 4
+    whole = session(model, max_memory=1 << 50).plan(request, GUIDED)
+    least = replace(whole, apart=2).expected_bytes
+    assert least > activations
+    assert decoding(least) == ["vae_decoder_whole"]
+    assert decoding(least - 1) == ["vae_decoder_first", "vae_decoder"]
+
+
+def test_what_is_shorter_than_a_window_is_decoded_at_once() -> None:
+    model = PRESETS["sana-video-2b-720p"]
+    playing = session(model, max_memory=1)
+    plan = playing.plan(for_model(model, {"num_frames": 9}), GUIDED)
+    assert list(plan.phase("decoder").weights) == ["vae_decoder_whole"]
 
 
 @pytest.mark.parametrize("change", [{"latent_frames": 3}, {"lookahead": 1}])
