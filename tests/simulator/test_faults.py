@@ -6,6 +6,7 @@ The suite takes a few positions of each kind, spread over the run; ``make simula
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def spread(count: int) -> list[int]:
     tried = set(range(1, count + 1))
     if not ALL and count > TRIED:
         tried = {round(1 + index * (count - 1) / (TRIED - 1)) for index in range(TRIED)}
-    print(f"{len(tried)} of {count} positions")
+    sys.stdout.write(f"{len(tried)} of {count} positions\n")
     return sorted(tried)
 
 

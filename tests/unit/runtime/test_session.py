@@ -284,5 +284,5 @@ def test_a_bundle_is_named_by_a_string_as_by_a_path(small_bundle: Path) -> None:
 
 
 def test_a_clip_is_made_of_a_request_alone(session: Session) -> None:
-    with pytest.raises(UsageError, match="Session.request makes"):
+    with pytest.raises(UsageError, match="makes requests"):
         session.generate(PROMPT)  # type: ignore[arg-type]
