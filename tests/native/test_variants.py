@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +19,7 @@ from sana_rt.cli import cli
 from sana_rt.errors import BackendError
 
 EMULATION, DEVICE = "nvfp4-mixed-emulation", "nvfp4-mixed"
-CLIP = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 2}
+CLIP: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
