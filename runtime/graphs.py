@@ -74,10 +74,14 @@ class Graphs:
 
     def serve(self, sizes: Mapping[str, DimRange]) -> None:
         """Run with these ``sizes`` of dimensions from here on; no binding may be used any more."""
-        if self._backend.specializes and sizes != self._sizes:
+        if not self.serves(sizes):
             for name in self.opened:
                 self.close(name)
         self._sizes = dict(sizes)
+
+    def serves(self, sizes: Mapping[str, DimRange]) -> bool:
+        """Whether what is open may run with these ``sizes`` of dimensions."""
+        return not self._backend.specializes or sizes == self._sizes
 
     def check_sizes(self, names: Iterable[str], sizes: Mapping[str, DimRange]) -> None:
         """Raise :class:`ProfileError` if a plan does not accept the ``sizes`` of dimensions."""

@@ -251,12 +251,14 @@ class Session:
     def _reside(self, job: Job, *, decode: bool) -> Residence:
         """What the clip before had loaded, if that is what the job needs."""
         plan = self._plan(job, decode=decode)
-        if self._residence is None or self._residence.plan != plan:
+        sizes = _sizes(job, plan.dims, self.graphs.decoder)
+        residence = self._residence
+        if residence is None or residence.plan != plan or not self.graphs.serves(sizes):
             self.check(plan)
             self._let_go()  # what was loaded before makes room
-            self.graphs.serve(_sizes(job, plan.dims, self.graphs.decoder))
-            self._residence = Residence(self.graphs, plan)
-        return self._residence
+            self.graphs.serve(sizes)
+            self._residence = residence = Residence(self.graphs, plan)
+        return residence
 
     def _let_go(self) -> None:
         """Hold no buffer any more, not even for the iterator of a clip that has ended."""

@@ -93,7 +93,7 @@ DRIVER = (
 
 def _stub(folder: Path, name: str, functions: str) -> None:
     (folder / "stub.c").write_text(functions)
-    command = ["cc", "-shared", "-fPIC", "-o", folder / name, folder / "stub.c"]
+    command = ["cc", "-shared", "-fPIC", "-o", str(folder / name), str(folder / "stub.c")]
     subprocess.run(command, check=True)
 
 

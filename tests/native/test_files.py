@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
@@ -18,7 +19,7 @@ from sana_rt.errors import SanaRTError
 
 GRAPH = "fp32/final_layer.onnx"
 WEIGHTS = "final_layer.weights"
-CLIP = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 1}
+CLIP: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 5, "num_inference_steps": 1}
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ class Binding {
   BufferMap outputs_;
 };
 
-// An opened graph. It must outlive its bindings.
+// An opened graph, of which its bindings keep what they need.
 class Context {
  public:
   virtual ~Context() = default;
@@ -65,8 +65,6 @@ class Backend {
   virtual bool specializes() const { return false; }
   // One that is not `lasting` runs a few times: it is quick to load and leaves nothing behind.
   virtual std::unique_ptr<Context> open(const Artifact& artifact, bool lasting) = 0;
-  // Gives back memory that only graphs used which are closed by now.
-  virtual void trim() {}
 };
 
 // How a backend runs: CPU threads; of a GPU the seconds that it may take to answer, where the

@@ -57,8 +57,6 @@ class Graphs {
   std::shared_ptr<Binding> bind(const std::string& name, const BufferMap& inputs,
                                 const BufferMap& outputs);
 
-  void trim() { backend_->trim(); }
-
   // From now on `player` runs graphs.
   void take_over(const void* player) { player_ = player; }
   // Says in words what `player` does next; a UsageError if another took over.

@@ -74,16 +74,16 @@ void check_overlap(const std::string& graph, const BufferMap& inputs, const Buff
 
 class OrtBinding : public Binding {
  public:
-  OrtBinding(const std::string& graph, OrtBackend& backend, std::shared_ptr<Ort::Session> session,
+  OrtBinding(const std::string& graph, std::shared_ptr<Ort::Session> session,
              const Ort::MemoryInfo& info, const BufferMap& inputs, const BufferMap& outputs)
-      : Binding(graph, outputs), backend_(backend), session_(std::move(session)), io_(*session_) {
+      : Binding(graph, outputs), session_(std::move(session)), io_(*session_) {
     for (const auto& [name, buffer] : inputs) io_.BindInput(name.c_str(), value(info, buffer));
     for (const auto& [name, buffer] : outputs) io_.BindOutput(name.c_str(), value(info, buffer));
   }
 
   void run() override {
     try {
-      backend_.run(*session_, io_);
+      session_->Run(Ort::RunOptions{nullptr}, io_);
     } catch (const Ort::Exception& error) {
       throw Error(SANA_BACKEND_ERROR,
                   concat("ONNX Runtime failed in the graph '", graph(), "': ", error.what()));
@@ -98,7 +98,6 @@ class OrtBinding : public Binding {
     return values_.back();
   }
 
-  OrtBackend& backend_;
   std::shared_ptr<Ort::Session> session_;
   Ort::IoBinding io_;
   std::vector<Ort::Value> values_;
@@ -106,11 +105,10 @@ class OrtBinding : public Binding {
 
 class OrtContext : public Context {
  public:
-  OrtContext(const Artifact& artifact, OrtBackend& backend, std::shared_ptr<Ort::Session> session,
+  OrtContext(const Artifact& artifact, std::shared_ptr<Ort::Session> session,
              const Ort::MemoryInfo& info)
       : graph_(artifact.name),
         signature_(artifact.signature),
-        backend_(backend),
         session_(std::move(session)),
         info_(info) {
     check_names(graph_, "inputs", session_->GetInputNames(), signature_.inputs);
@@ -122,13 +120,12 @@ class OrtContext : public Context {
     check_buffers("The input of " + graph_, signature_.inputs, inputs, dims);
     check_buffers("The output of " + graph_, signature_.outputs, outputs, dims);
     check_overlap(graph_, inputs, outputs);
-    return std::make_unique<OrtBinding>(graph_, backend_, session_, info_, inputs, outputs);
+    return std::make_unique<OrtBinding>(graph_, session_, info_, inputs, outputs);
   }
 
  private:
   std::string graph_;
   Signature signature_;
-  OrtBackend& backend_;
   std::shared_ptr<Ort::Session> session_;
   const Ort::MemoryInfo& info_;
 };
@@ -153,7 +150,6 @@ class CpuBackend : public OrtBackend {
 
  private:
   void add_provider(Ort::SessionOptions& /*options*/, const Artifact& /*artifact*/) const override {}
-  const char* arena() const override { return "cpu:0"; }
 };
 
 class CudaBackend : public OrtBackend {
@@ -170,7 +166,6 @@ class CudaBackend : public OrtBackend {
     provider.Update({options_.begin(), options_.end()});
     options.AppendExecutionProvider_CUDA_V2(*provider);
   }
-  const char* arena() const override { return "gpu:0"; }
 
   ProviderOptions options_;
 };
@@ -198,7 +193,7 @@ Ort::MemoryInfo cuda_memory_info(OrtAllocatorType allocator) {
 
 std::unique_ptr<Context> OrtBackend::open(const Artifact& artifact, bool lasting) {
   try {
-    return std::make_unique<OrtContext>(artifact, *this, session(artifact, lasting), info_);
+    return std::make_unique<OrtContext>(artifact, session(artifact, lasting), info_);
   } catch (const Ort::Exception& error) {
     throw Error(SANA_BACKEND_ERROR, concat(name_, " cannot load the graph '", artifact.name,
                                            "' from ", artifact.path.string(), ": ", error.what()));
@@ -212,7 +207,7 @@ std::unique_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool
   options.SetInterOpNumThreads(1);
   // One block for all activations of a run fits no free piece of a shared arena.
   options.DisableMemPattern();
-  for (const auto& [key, value] : session_config(arena() != nullptr, lasting)) {
+  for (const auto& [key, value] : session_config(shares_arena(), lasting)) {
     options.AddConfigEntry(key.c_str(), value.c_str());
   }
   // The graph is the content that was checked; its weights lie beside the file that it is from.
@@ -221,17 +216,6 @@ std::unique_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool
   add_provider(options, artifact);
   return std::make_unique<Ort::Session>(environment(), artifact.content.data(),
                                         artifact.content.size(), options);
-}
-
-void OrtBackend::run(Ort::Session& session, const Ort::IoBinding& io) {
-  Ort::RunOptions options{nullptr};
-  if (trims_ && arena() != nullptr) {
-    options = Ort::RunOptions();
-    options.SetRunLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
-    options.AddConfigEntry("memory.enable_memory_arena_shrinkage", arena());
-  }
-  session.Run(options, io);
-  trims_ = false;
 }
 
 ProviderOptions session_config(bool shared, bool lasting) {

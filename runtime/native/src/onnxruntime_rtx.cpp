@@ -126,7 +126,7 @@ class RtxBackend : public OrtBackend {
         std::unordered_map<std::string, std::string>(given.begin(), given.end()));
   }
   // It allocates for each run from a pool of its own.
-  const char* arena() const override { return nullptr; }
+  bool shares_arena() const override { return false; }
 
   Ort::ConstEpDevice device_;
   std::uintptr_t stream_;

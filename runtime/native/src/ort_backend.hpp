@@ -24,10 +24,6 @@ class OrtBackend : public Backend {
   const std::string& name() const override { return name_; }
   Memory& memory() override { return *memory_; }
   std::unique_ptr<Context> open(const Artifact& artifact, bool lasting) override;
-  void trim() override { trims_ = true; }
-
-  // Runs a session on its buffers.
-  void run(Ort::Session& session, const Ort::IoBinding& io);
 
  protected:
   OrtBackend(std::string name, std::shared_ptr<Memory> memory, Ort::MemoryInfo info, int threads)
@@ -39,8 +35,8 @@ class OrtBackend : public Backend {
  private:
   // Adds the provider to the options of a graph's session.
   virtual void add_provider(Ort::SessionOptions& options, const Artifact& artifact) const = 0;
-  // Where the arena is that its sessions share, in the words of a run's options; NULL: nowhere.
-  virtual const char* arena() const = 0;
+  // Whether its sessions share our arena.
+  virtual bool shares_arena() const { return true; }
 
   std::unique_ptr<Ort::Session> session(const Artifact& artifact, bool lasting) const;
 
@@ -48,7 +44,6 @@ class OrtBackend : public Backend {
   std::shared_ptr<Memory> memory_;
   Ort::MemoryInfo info_;
   int threads_;
-  bool trims_ = false;
 };
 
 }  // namespace sana_rt::runtime

@@ -227,7 +227,9 @@ def offers() -> list[dict[str, Any]]:
 def onnx_content() -> bytes:
     """A small model with a tensor outside of it among the weights, in a node and in a branch."""
     outside = [
-        TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=1)
+        TensorProto(
+            name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL
+        )
         for _ in range(3)
     ]
     for index, tensor in enumerate(outside):

@@ -25,8 +25,10 @@ from sana_rt.errors import (
     UsageError,
 )
 from sana_rt.graph_names import is_block
-from sana_rt.manifest import Manifest
+from sana_rt.manifest import DimRange, Manifest
 from sana_rt.runtime import prompts
+from sana_rt.runtime.backends.base import Artifact, Context
+from sana_rt.runtime.backends.onnxruntime import OnnxRuntime
 from sana_rt.runtime.inputs import NO_INPUTS, Inputs, PromptEmbeds
 from sana_rt.runtime.pipeline import Progress
 from sana_rt.runtime.request import Request, for_model
@@ -136,6 +138,27 @@ def test_weights_of_the_text_encoder_go_when_it_has_run(
     kept = Session.open(small_bundle, threads=1, keep_text_encoder=True)
     latents(kept, request(kept))
     assert "text_encoder" in kept.graphs.opened
+
+
+def test_what_is_compiled_for_sizes_is_loaded_again_for_others(
+    causal_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where memory is the same: a clip whose last chunk is shorter than any before."""
+    opened: list[DimRange] = []
+
+    def open_(self: OnnxRuntime, artifact: Artifact, *, lasting: bool = True) -> Context:
+        if artifact.name == "block_00":
+            opened.append(artifact.sizes["frames"])
+        return original(self, artifact, lasting=lasting)
+
+    original = OnnxRuntime.open
+    monkeypatch.setattr(OnnxRuntime, "open", open_)
+    monkeypatch.setattr(OnnxRuntime, "specializes", True)
+    with Session.open(causal_bundle, threads=1) as session:
+        for num_frames in (9, 17, 17):
+            one = session.request(prompt="x", num_frames=num_frames, height=32, width=48)
+            assert sum(map(len, session.stream(one))) == num_frames
+    assert opened == [DimRange(3, 3, 3), DimRange(2, 3, 3)]
 
 
 def test_a_second_clip_ends_the_first(session: Session) -> None:
