@@ -68,7 +68,7 @@ class Budget:
         """
         counts = range(1 if together else len(plan.phases))
         plans = [replace(plan, apart=count) for count in counts]
-        return next((each for each in plans if self.holds(each)), plans[-1])
+        return next((each for each in plans if self.expects(each)), plans[-1])
 
     def check(self, plan: MemoryPlan) -> None:
         """Raise :class:`DeviceMemoryError` unless ``plan`` fits."""

@@ -31,7 +31,7 @@ def check_spec(spec: VAESpec) -> None:
     if not isinstance(spec, WanVAESpec):
         raise ExportError(
             f"The autoencoder is of kind {spec.kind!r}.",
-            expected="'wan'; the others have no graphs.",
+            expected="'wan'.",
             remedy="export a checkpoint that uses the Wan 2.1 autoencoder, such as the 480p one.",
         )
     for name in ("latents_mean", "latents_std"):

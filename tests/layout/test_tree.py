@@ -17,6 +17,7 @@ FOUNDATION = {
     "array_files",
     "bundle",
     "bundle_writer",
+    "decode_window",
     "documents",
     "errors",
     "figures",

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLLTX2Video
 from torch import Tensor, nn
 
 from sana_rt.decode_window import DecodeWindow
+from sana_rt.export import autoencoders
+from sana_rt.export.checkpoint import open_checkpoint
 from sana_rt.export.ltx2 import LTX2
 from sana_rt.export.modules.ltx2_decoder import (
     LTX2Decoder,
@@ -19,7 +23,12 @@ from sana_rt.export.modules.ltx2_decoder import (
     LTX2DecoderLater,
 )
 from sana_rt.export.modules.ltx2_encoder import LTX2Encoder
+from sana_rt.export.modules.pixels import to_bytes
+from sana_rt.export.seeded import SMALL
+from sana_rt.export.verify import load_module
 from sana_rt.model_spec import LTX2VAESpec
+from sana_rt.runtime.inputs import Inputs, PromptEmbeds
+from sana_rt.runtime.session import Session
 
 #: Largest difference of frames, most of which are between -1 and 1, and of normalised latents.
 #: About thirty layers, each within 2^-24 times the square root of the 27 · 64 terms of its sums:
@@ -149,13 +158,19 @@ def in_windows(
     name: str, z: Tensor, how: DecodeWindow, later: type[LTX2DecoderLater] = LTX2DecoderLater
 ) -> Tensor:
     """A clip as the runtime decodes it, before frames become bytes."""
-    spec, clip = SPECS[name], []
-    modules = filled(LTX2DecoderFirst(spec, how), name), filled(later(spec, how), name)
+    spec = SPECS[name]
+    first = filled(LTX2DecoderFirst(spec, how), name)
+    return played(first, filled(later(spec, how), name), z)
+
+
+def played(first: LTX2DecoderFirst, later: LTX2DecoderLater, z: Tensor) -> Tensor:
+    """Every call's frames, one after the other."""
+    clip: list[Tensor] = []
     caches: list[Tensor] = []
-    for new in how.calls(range(z.shape[2])):
-        seen = how.sees(new, z.shape[2])
+    for new in first.window.calls(range(z.shape[2])):
+        seen = first.window.sees(new, z.shape[2])
         part = z[:, :, seen.start : seen.stop]
-        frames, *caches = modules[1].pixels(part, *caches) if new.start else modules[0].pixels(part)
+        frames, *caches = later.pixels(part, *caches) if new.start else first.pixels(part)
         clip.append(frames)
     return torch.cat(clip, dim=1)
 
@@ -197,3 +212,33 @@ def test_windows_that_see_more_come_nearer_to_the_clip() -> None:
     late = (in_windows("2.0", z, widths[0], AsDiffusers) - expected).square().mean().item()
     assert sorted(errors, reverse=True) == errors
     assert errors[0] < late, "frames of diffusers' windows are one frame late"
+
+
+def test_the_player_decodes_in_windows_where_memory_is_short(folder_720p: Path) -> None:
+    """What its graphs make, call by call, is what the modules make of the same weights."""
+    with Session.open(folder_720p / "bundle", threads=1) as session:
+        autoencoder = autoencoders.find(session.model.vae)
+        request = session.request(
+            num_frames=41, height=64, width=96, num_inference_steps=1, guidance_scale=1
+        )
+        shape = (1, SMALL.text.max_tokens, SMALL.transformer.caption_channels)
+        embeds = PromptEmbeds(np.zeros(shape, np.float32), np.ones(shape[:2], np.int64))
+        inputs = Inputs(prompt_embeds=(embeds,))
+        whole = session.plan(request, inputs)
+    made: list[Tensor] = []
+    with Session.open(
+        folder_720p / "bundle", threads=1, max_memory=whole.expected_bytes - 1
+    ) as session:
+        clip = session.generate(
+            request, inputs, on_chunk=lambda chunk: made.append(torch.from_numpy(chunk.latents))
+        )
+        calls = list(clip)
+    assert [len(frames) for frames in calls] == [9, 8, 8, 8, 8]
+    weights = open_checkpoint(folder_720p / "checkpoint").part("vae")
+    assert autoencoder is not None
+    modules = [load_module(one, weights) for one in autoencoder.graphs("float32")[1:3]]
+    with torch.no_grad():
+        expected = played(*modules, made[0])
+    steps = np.abs(np.concatenate(calls).astype(int) - to_bytes(expected)[0].numpy())
+    assert steps.max() <= 1
+    assert np.concatenate(calls).std() > 1, "a flat picture would prove nothing"

@@ -274,7 +274,7 @@ def test_a_clip_is_decoded_at_once_where_that_fits() -> None:
     # the largest tensor: 128 channels of 81 frames, 176 by 320, in float32; four of them
     activations = 4 * 128 * 81 * 176 * 320 * 4
     whole = session(model, max_memory=1 << 50).plan(request, GUIDED)
-    least = replace(whole, apart=2).expected_bytes
+    least = replace(whole, apart=len(whole.phases) - 1).expected_bytes
     assert least > activations
     assert decoding(least) == ["vae_decoder_whole"]
     assert decoding(least - 1) == ["vae_decoder_first", "vae_decoder"]
@@ -287,7 +287,7 @@ def test_what_is_shorter_than_a_window_is_decoded_at_once() -> None:
     assert list(plan.phase("decoder").weights) == ["vae_decoder_whole"]
 
 
-@pytest.mark.parametrize("change", [{"latent_frames": 3}, {"lookahead": 1}])
+@pytest.mark.parametrize("change", [{"latent_frames": 3}, {"lookahead": 5}])
 def test_a_clip_that_whole_calls_do_not_decode_is_refused(change: dict[str, int]) -> None:
     model = PRESETS["sana-video-2b-480p"]
     playing = session(model)
@@ -298,6 +298,18 @@ def test_a_clip_that_whole_calls_do_not_decode_is_refused(change: dict[str, int]
     with pytest.raises(RequestError, match=r"(?s)Latent frames 0 to 4 cannot be decoded .* whole"):
         playing.plan(request, GUIDED)
     assert playing.plan(request, GUIDED, decode=False).total_bytes > 0
+
+
+@pytest.mark.parametrize("around", ["lookahead", "lookback"])
+def test_chunks_that_come_one_after_the_other_are_not_looked_around_in(around: str) -> None:
+    model = PRESETS["longsana-2b-480p"]
+    playing = session(model)
+    request = for_model(model, {"num_frames": 81})  # chunks of 11 and 10 latent frames
+    assert playing.plan(request, UNGUIDED).total_bytes > 0
+    assert playing.graphs.decoder is not None
+    playing.graphs.decoder = msgspec.structs.replace(playing.graphs.decoder, **{around: 1})
+    with pytest.raises(RequestError, match="Latent frames 0 to 10 cannot be decoded"):
+        playing.plan(request, UNGUIDED)
 
 
 @pytest.mark.parametrize(
