@@ -121,7 +121,7 @@ class Within:
 
 @dataclass(frozen=True)
 class Tokens:
-    """A key with tokens of the form ``kind``: whoever reads it checks that the tokenizer has them."""
+    """A key with tokens of the form ``kind``, which the tokenizer must have."""
 
     reason: str
     kind: Any

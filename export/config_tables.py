@@ -32,7 +32,8 @@ _Id = Annotated[int, Meta(ge=0, lt=1 << 24)]
 _Epsilon = Annotated[float, Meta(gt=0, le=1)]
 _Positive = Annotated[float, Meta(gt=0, le=1e6)]
 _Shift = Annotated[float, Meta(ge=1e-3, le=1e3)]  # beyond, float32 cannot tell sigma from 0 or 1
-_EulerShift = Annotated[float, Meta(ge=0.5, le=1e3)]  # below, the class's first sigma is not 1
+# below 1, float32 cancels digits where the class shifts its first sigma, which is then not 1
+_EulerShift = Annotated[float, Meta(ge=1, le=1e3)]
 _Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 _Means = Annotated[tuple[_Finite, ...], Meta(max_length=1024)]
 _Deviations = Annotated[tuple[_Positive, ...], Meta(max_length=1024)]
@@ -404,9 +405,7 @@ TOKENIZER: Final = Table(
         "add_bos_token": MustBe("a text begins with BOS", (True,), default=True),
         "add_eos_token": _off("a text does not end with EOS"),
         "additional_special_tokens": Tokens("As above.", list[_OneToken] | None),
-        "extra_special_tokens": Tokens(
-            "As above.", list[_OneToken] | dict[str, _OneToken] | None
-        ),
+        "extra_special_tokens": Tokens("As above.", list[_OneToken] | dict[str, _OneToken] | None),
         "added_tokens_decoder": Tokens(
             "With the same number and properties.", dict[str, AddedToken] | None
         ),

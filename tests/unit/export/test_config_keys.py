@@ -183,7 +183,7 @@ def test_an_unknown_key_is_refused_by_name(file: str, folder: Path) -> None:
         {"use_dynamic_shifting": True},
         {"stochastic_sampling": True},
         {"shift": 0},
-        {"shift": 0.4},
+        {"shift": 0.58},
         {"shift": 1e17},
     ],
     ids=str,
