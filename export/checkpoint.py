@@ -18,7 +18,14 @@ import msgspec
 
 from sana_rt import tokenizer_file
 from sana_rt.errors import CheckpointFormatError, UsageError
-from sana_rt.export import autoencoders, config_keys, configs, instructions, tensor_shapes
+from sana_rt.export import (
+    autoencoders,
+    config_keys,
+    configs,
+    instructions,
+    tensor_shapes,
+    tokenizer_settings,
+)
 from sana_rt.export.autoencoders import Autoencoder
 from sana_rt.export.graph_definition import PartName
 from sana_rt.export.key_map import DIFFUSERS_MARK, ORIGINAL_MARK, to_diffusers
@@ -251,8 +258,18 @@ def _spec(
     spec = msgspec.structs.replace(base, transformer=transformer, vae=vae or base.vae)
     if parts.text_encoder is not None:
         text = configs.text_spec(parts.text_encoder, spec.text)
+        _check_caption(parts.text_encoder / "config.json", text, transformer)
         spec = msgspec.structs.replace(spec, text=text)
     return configs.with_defaults(spec, path)
+
+
+def _check_caption(path: Path, text: TextSpec, transformer: TransformerSpec) -> None:
+    if text.hidden_size != transformer.caption_channels:
+        raise CheckpointFormatError(
+            f"{path} says that the text encoder's output has {text.hidden_size} channels.",
+            expected=f"{transformer.caption_channels}, the transformer's caption_channels.",
+            remedy="give the text encoder of the same checkpoint.",
+        )
 
 
 def _transformer_spec(
@@ -319,6 +336,7 @@ def _open_text_encoder(
 def _check_tokenizer(path: Path, spec: TextSpec, config: Path) -> None:
     """Raise :class:`TokenizerError` unless it is a tokenizer of the text encoder of ``config``."""
     tokenizer = tokenizer_file.read(path, spec)
+    tokenizer_settings.check(path, tokenizer)
     ids = _end_tokens(config)
     tokenizer_file.check_special(tokenizer, ids, f"the end, as {config} says", path)
 

@@ -119,7 +119,19 @@ class Within:
         return self.table.checked(setting.file, setting.value, f"{setting.key}.")
 
 
-Treatment: TypeAlias = Used | MustBe | Follows | NoEffect | Within
+@dataclass(frozen=True)
+class Tokens:
+    """A key with tokens of the form ``kind``, which the tokenizer must have."""
+
+    reason: str
+    kind: Any
+
+    def checked(self, setting: Setting, before: Values) -> object:
+        """The value as ``kind``; anything else is a :class:`CheckpointFormatError`."""
+        return Used(self.reason, self.kind).checked(setting, before)
+
+
+Treatment: TypeAlias = Used | MustBe | Follows | NoEffect | Within | Tokens
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,15 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 
-from sana_rt.export.config_keys import REQUIRED, Follows, MustBe, Treatment, Used, Within
+from sana_rt.export.config_keys import (
+    REQUIRED,
+    Follows,
+    MustBe,
+    Tokens,
+    Treatment,
+    Used,
+    Within,
+)
 from sana_rt.export.config_tables import DOCUMENTED
 
 _HEAD = """\
@@ -24,6 +32,13 @@ that it reads:
 A file without a key means what the class itself takes then, the default; "required" means that
 it is refused. A key that is not listed is refused, because it may be one that matters. Numbers
 must be finite and below a bound far above every model; a key must not be there twice.
+
+`tokenizer.json` itself is used as it is. What transformers would make of it with the files beside
+it must be the same tokens: `special_tokens_map.json` is read like `tokenizer_config.json`, and the
+tokens of `added_tokens.json` must be in it with their numbers.
+
+A folder whose `model_index.json` names no class for a part that is there is refused, and so is one
+without the scheduler that it names.
 
 A block-causal model's scheduler file is not read: the model is distilled for steps of its own.
 Nor are the sizes of a DC-AE autoencoder, which has no graphs.
@@ -67,6 +82,8 @@ def _words(treatment: Treatment) -> tuple[str, str]:
             return f"must be {treatment.rule}{also}", treatment.reason
         case Within():
             return "an object", treatment.meaning
+        case Tokens():
+            return "must be in tokenizer.json", treatment.reason
         case _:
             return "no effect", treatment.reason
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Final
 
+import msgspec
 from msgspec import Meta
 
 from sana_rt.export.config_keys import (
@@ -16,6 +17,7 @@ from sana_rt.export.config_keys import (
     NoEffect,
     Rule,
     Table,
+    Tokens,
     Treatment,
     Used,
     Values,
@@ -32,6 +34,8 @@ _Id = Annotated[int, Meta(ge=0, lt=1 << 24)]
 _Epsilon = Annotated[float, Meta(gt=0, le=1)]
 _Positive = Annotated[float, Meta(gt=0, le=1e6)]
 _Shift = Annotated[float, Meta(ge=1e-3, le=1e3)]  # beyond, float32 cannot tell sigma from 0 or 1
+# below 1, float32 cancels digits where the class shifts its first sigma, which is then not 1
+_EulerShift = Annotated[float, Meta(ge=1, le=1e3)]
 _Finite = Annotated[float, Meta(ge=-1e6, le=1e6)]
 _Means = Annotated[tuple[_Finite, ...], Meta(max_length=1024)]
 _Deviations = Annotated[tuple[_Positive, ...], Meta(max_length=1024)]
@@ -423,7 +427,7 @@ _DPM: Final[dict[str, Treatment]] = {
 }
 _FLOW_EULER: Final[dict[str, Treatment]] = {
     "num_train_timesteps": _THOUSAND,
-    "shift": Used("Shift of the sigmas.", _Shift, 1.0),
+    "shift": Used("Shift of the sigmas.", _EulerShift, 1.0),
     "use_dynamic_shifting": _off("the shift does not depend on the size"),
     "base_shift": _NOT_SHIFTED_BY_SIZE,
     "max_shift": _NOT_SHIFTED_BY_SIZE,
@@ -449,34 +453,103 @@ DPM_SOLVER: Final = _scheduler("DPMSolverMultistepScheduler", _DPM, _FLOW_EULER)
 FLOW_EULER: Final = _scheduler("FlowMatchEulerDiscreteScheduler", _FLOW_EULER, _DPM)
 
 
+class AddedToken(msgspec.Struct, forbid_unknown_fields=True):
+    """A token of a tokenizer's configuration; None is what the file does not say."""
+
+    content: str
+    lstrip: bool | None = None
+    normalized: bool | None = None
+    rstrip: bool | None = None
+    single_word: bool | None = None
+    special: bool | None = None
+    kind: str = msgspec.field(default="AddedToken", name="__type")
+
+
+TOKENIZER_CLASSES: Final = (
+    "GemmaTokenizer",
+    "GemmaTokenizerFast",
+    "PreTrainedTokenizerFast",
+    "TokenizersBackend",
+)
+_OneToken = str | AddedToken
+_TOKEN: Final = Tokens("One that is not would be added.", _OneToken | None)
+_CALLED: Final = NoEffect("The pipelines say it when they call the tokenizer.")
+_DECODING: Final = NoEffect("Of tokens to text, which is not done.")
+_SENTENCEPIECE: Final = NoEffect("Of the implementation that does not read tokenizer.json.")
+_LOADING: Final = NoEffect("Of how the file was loaded.")
+
+TOKENIZER: Final = Table(
+    ("tokenizer_class", "GemmaTokenizer"),
+    {
+        "tokenizer_class": MustBe(
+            "these take tokenizer.json as it is", TOKENIZER_CLASSES, default="GemmaTokenizer"
+        ),
+        "unk_token": _TOKEN,
+        "bos_token": _TOKEN,
+        "eos_token": _TOKEN,
+        "pad_token": _TOKEN,
+        "mask_token": _TOKEN,
+        "add_bos_token": MustBe("a text begins with BOS", (True,), default=True),
+        "add_eos_token": _off("a text does not end with EOS"),
+        "additional_special_tokens": Tokens("As above.", list[_OneToken] | None),
+        "extra_special_tokens": Tokens("As above.", list[_OneToken] | dict[str, _OneToken] | None),
+        "added_tokens_decoder": Tokens(
+            "With the same number and properties.", dict[str, AddedToken] | None
+        ),
+        "split_special_tokens": _off("a special token in a prompt is that token"),
+        "truncation_side": MustBe("a long prompt loses its end", ("right",), default="right"),
+        "padding_side": _CALLED,
+        "model_max_length": _CALLED,
+        "max_length": _CALLED,
+        "stride": _CALLED,
+        "truncation_strategy": _CALLED,
+        "pad_to_multiple_of": _CALLED,
+        "pad_token_type_id": NoEffect("Token types are not used."),
+        "chat_template": NoEffect("A prompt is not a chat."),
+        "clean_up_tokenization_spaces": _DECODING,
+        "spaces_between_special_tokens": _DECODING,
+        "legacy": _SENTENCEPIECE,
+        "sp_model_kwargs": _SENTENCEPIECE,
+        "use_default_system_prompt": NoEffect("A prompt is not a chat."),
+        "backend": _LOADING,
+        "is_local": _LOADING,
+        "local_files_only": _LOADING,
+        "name_or_path": _LOADING,
+        "processor_class": _LOADING,
+        "special_tokens_map_file": _LOADING,
+        "tokenizer_file": _LOADING,
+    },
+)
+
+
 def _component(library: str, *classes: str) -> MustBe:
     known = ([library, name] for name in classes)
     return MustBe("these are read", (*known, [None, None]), default=[None, None])
 
 
-def _pipeline(name: str) -> Table:
+_DPM_NAME, _EULER_NAME = DPM_SOLVER.identity[1], FLOW_EULER.identity[1]
+
+
+def _pipeline(name: str, transformer: Table, *schedulers: str) -> Table:
     return Table(
         ("_class_name", name),
         {
-            "tokenizer": NoEffect("tokenizer.json is read, whichever class wrote it."),
+            "tokenizer": _component("transformers", *TOKENIZER_CLASSES),
             "text_encoder": _component("transformers", "Gemma2Model"),
             "vae": _component(
                 "diffusers", "AutoencoderKLWan", "AutoencoderKLLTX2Video", "AutoencoderDC"
             ),
-            "transformer": _component(
-                "diffusers", "SanaVideoTransformer3DModel", "SanaVideoCausalTransformer3DModel"
-            ),
-            "scheduler": _component(
-                "diffusers", "DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"
-            ),
+            "transformer": _component("diffusers", transformer.identity[1]),
+            "scheduler": _component("diffusers", *schedulers),
         },
         _DIFFUSERS,
     )
 
 
-PIPELINES: Final = tuple(
-    _pipeline(name)
-    for name in ("SanaVideoPipeline", "SanaImageToVideoPipeline", "LongSanaVideoPipeline")
+PIPELINES: Final = (
+    _pipeline("SanaVideoPipeline", TRANSFORMER, _DPM_NAME, _EULER_NAME),
+    _pipeline("SanaImageToVideoPipeline", TRANSFORMER, _EULER_NAME),
+    _pipeline("LongSanaVideoPipeline", CAUSAL_TRANSFORMER, _DPM_NAME, _EULER_NAME),
 )
 
 #: What the documentation lists, under its titles.
@@ -487,5 +560,6 @@ DOCUMENTED: Final[Mapping[str, Table]] = {
     "text_encoder/config.json": GEMMA2,
     "scheduler/scheduler_config.json of DPM-Solver++": DPM_SOLVER,
     "scheduler/scheduler_config.json of flow Euler": FLOW_EULER,
+    "tokenizer/tokenizer_config.json": TOKENIZER,
     "model_index.json": PIPELINES[0],
 }

@@ -33,7 +33,10 @@ _PARTS: Final = {
     "transformer": "config.json",
     "vae": "config.json",
     "scheduler": "scheduler_config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer.json",
 }
+_WITH_CLASS: Final = ("transformer", "vae", "scheduler")
 
 
 class Extras(Frozen, frozen=True):
@@ -59,21 +62,44 @@ def _invalid(path: Path, reason: str) -> CheckpointFormatError:
 
 
 def check_index(folder: Path) -> None:
-    """Refuse a folder whose ``model_index.json`` names other classes than its parts do."""
+    """Refuse a folder whose ``model_index.json`` does not name what its parts are.
+
+    A part that it names may be missing, but for the scheduler: another would take its place.
+    """
     path = folder / "model_index.json"
     if not path.is_file():
         return
     index = config_keys.choose(path, read_json(path), *config_tables.PIPELINES)
     for part, file in _PARTS.items():
-        config, name = folder / part / file, index[part][1]
-        if name is None or not config.is_file():
-            continue
-        actual = read_json(config).get("_class_name")
-        if actual != name:
+        name = index[part][1]
+        if (folder / part / file).is_file():
+            _check_named(path, part, name)
+            if part in _WITH_CLASS:
+                _check_class(path, folder / part / file, name)
+        elif part == "scheduler" and name is not None:
             raise CheckpointFormatError(
-                f"{config} is the configuration of {config_keys.shown(actual)}.",
-                expected=f"{name}, which {path} names.",
+                f"{path} names the scheduler {name}, and there is no {folder / part / file}.",
+                expected="both, or neither.",
+                remedy="fetch the folder again.",
             )
+
+
+def _check_named(index: Path, part: str, name: str | None) -> None:
+    if name is None:
+        raise CheckpointFormatError(
+            f"{index} names no {part}, and there is the folder {part}.",
+            expected="both, or neither.",
+            remedy=f"name the class, or remove the folder {part}.",
+        )
+
+
+def _check_class(index: Path, config: Path, name: str) -> None:
+    actual = read_json(config).get("_class_name")
+    if actual != name:
+        raise CheckpointFormatError(
+            f"{config} is the configuration of {config_keys.shown(actual)}.",
+            expected=f"{name}, which {index} names.",
+        )
 
 
 def transformer_spec(folder: Path) -> TransformerSpec:

@@ -238,7 +238,7 @@ def _scheduler_config(spec: SamplingSpec) -> dict[str, Any]:
 
 def _model_index(spec: ModelSpec, autoencoder: Autoencoder | None) -> dict[str, Any]:
     index = {
-        "_class_name": "SanaVideoPipeline",
+        "_class_name": "LongSanaVideoPipeline" if spec.transformer.causal else "SanaVideoPipeline",
         "scheduler": ["diffusers", _scheduler_config(spec.sampling)["_class_name"]],
         "text_encoder": ["transformers", "Gemma2Model"],
         "tokenizer": ["transformers", "GemmaTokenizer"],

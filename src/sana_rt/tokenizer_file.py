@@ -34,6 +34,7 @@ def read(path: Path, spec: TextSpec) -> Tokenizer:
     """
     with _damage_of(path):
         tokenizer = Tokenizer.from_buffer(documents.read_bytes(path))
+        _check_reading(tokenizer, path)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode("a 圆")  # what is damaged inside shows when it is used
@@ -54,6 +55,23 @@ def check_special(tokenizer: Tokenizer, ids: Collection[int], use: str, path: Pa
                 expected=f"a special token for {use}.",
                 remedy=_REMEDY,
             )
+
+
+def _check_reading(tokenizer: Tokenizer, path: Path) -> None:
+    """Refuse what would give transformers other tokens: another end cut off, or chance."""
+    if tokenizer.truncation is not None and tokenizer.truncation["direction"] == "left":
+        raise TokenizerError(
+            f"{path} cuts a long text at its beginning.",
+            expected="truncation at the end, or none.",
+            remedy=_REMEDY,
+        )
+    dropout = getattr(tokenizer.model, "dropout", None)
+    if dropout:
+        raise TokenizerError(
+            f"{path} leaves out merges at random, with a dropout of {dropout:g}.",
+            expected="no dropout.",
+            remedy=_REMEDY,
+        )
 
 
 def _check_beginning(tokenizer: Tokenizer, spec: TextSpec, path: Path) -> None:

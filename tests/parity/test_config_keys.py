@@ -18,10 +18,11 @@ from diffusers import (
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
+from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2Model
+from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
-from sana_rt.export import config_tables
+from sana_rt.export import config_tables, tokenizer_settings
 from sana_rt.export.config_keys import REQUIRED, NoEffect, Table
 
 CLASSES: dict[type, Table] = {
@@ -252,3 +253,61 @@ def test_a_model_does_not_depend_on_keys_without_effect(of: type) -> None:
     wanted = output(of, {})
     for key, value in CHANGES[of].items():
         assert torch.equal(output(of, {key: value}), wanted), key
+
+
+TOKENIZER_CHANGES: dict[str, Any] = {
+    "padding_side": "left",
+    "model_max_length": 9,
+    "max_length": 9,
+    "stride": 2,
+    "truncation_strategy": "only_second",
+    "pad_to_multiple_of": 16,
+    "pad_token_type_id": 3,
+    "chat_template": "{{ messages }}",
+    "clean_up_tokenization_spaces": True,
+    "spaces_between_special_tokens": True,
+    "legacy": False,
+    "sp_model_kwargs": {"enable_sampling": True},
+    "use_default_system_prompt": True,
+    "backend": "tokenizers",
+    "is_local": True,
+    "local_files_only": True,
+    "name_or_path": "a/b",
+    "processor_class": "GemmaProcessor",
+    "special_tokens_map_file": None,
+    "tokenizer_file": None,
+}
+
+
+def test_a_tokenizer_does_not_depend_on_keys_without_effect(
+    tokenizer_file: Path, tmp_path: Path
+) -> None:
+    """Nor on tokens that ``tokenizer.json`` has; and what it writes itself is known."""
+    keys = config_tables.TOKENIZER.keys
+    ignored = {key for key, treatment in keys.items() if isinstance(treatment, NoEffect)}
+    assert set(TOKENIZER_CHANGES) == ignored
+    backend = Tokenizer.from_file(str(tokenizer_file))
+    added = backend.get_added_tokens_decoder()
+    tokens = {
+        "bos_token": {"content": "<bos>", "normalized": False, "__type": "AddedToken"},
+        "extra_special_tokens": ["<mask>"],
+        "added_tokens_decoder": {
+            str(number): {"content": token.content, "special": token.special, "lstrip": False}
+            for number, token in added.items()
+        },
+    }
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_file.read_bytes())
+    texts = ["a red  circle <eos> moving", "User Prompt: É 猫" * 20]
+    ids = [backend.encode(text).ids[:40] for text in texts]
+    wanted = [each + [0] * (40 - len(each)) for each in ids]
+    changes = [{}, *({key: value} for key, value in (TOKENIZER_CHANGES | tokens).items())]
+    for change in changes:
+        config = {"tokenizer_class": "GemmaTokenizer"} | change
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer_settings.check(tmp_path / "tokenizer.json", backend)
+        tokenizer = GemmaTokenizer.from_pretrained(tmp_path)
+        tokenizer.padding_side = "right"  # as the pipelines do
+        found = tokenizer(texts, padding="max_length", truncation=True, max_length=40).input_ids
+        assert found == wanted, change
+    tokenizer.save_pretrained(tmp_path)
+    tokenizer_settings.check(tmp_path / "tokenizer.json", backend)

@@ -424,12 +424,41 @@ def test_what_is_no_tokenizer_is_refused_before_anything_is_exported(
         open_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {
+                "truncation": {
+                    "direction": "Left",
+                    "max_length": 5,
+                    "strategy": "LongestFirst",
+                    "stride": 0,
+                }
+            },
+            "at its beginning",
+        ),
+        ({"model": {"dropout": 0.5}}, "a dropout of 0.5"),
+    ],
+)
+def test_a_tokenizer_of_other_tokens_than_transformers_is_refused(
+    change: dict[str, Any], said: str, folder: Path
+) -> None:
+    path = folder / "tokenizer/tokenizer.json"
+    content = json.loads(path.read_text())
+    model = content["model"] | change.get("model", {})
+    path.write_text(json.dumps(content | change | {"model": model}))
+    with pytest.raises(TokenizerError, match=said):
+        open_checkpoint(folder)
+
+
 def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
     wide = msgspec.structs.replace(SMALL.transformer, in_channels=128, out_channels=128)
     spec = msgspec.structs.replace(SMALL, transformer=wide, vae=LTX2_VAE)
     folder = write_checkpoint(tmp_path / "checkpoint", spec=spec)
     (folder / "vae").mkdir()
     (folder / "vae/config.json").write_text('{"_class_name": "AutoencoderKLLTX2Video"}')
+    edit(folder, "model_index.json", vae=["diffusers", "AutoencoderKLLTX2Video"])
     checkpoint = open_checkpoint(folder)
     assert checkpoint.spec.vae == LTX2_VAE
     assert checkpoint.vae is None
@@ -491,7 +520,8 @@ def test_the_instruction_can_be_chosen(small_checkpoint: Path) -> None:
 def test_a_causal_class_makes_a_causal_model(folder: Path) -> None:
     causal = "SanaVideoCausalTransformer3DModel"
     edit(folder, "transformer/config.json", _class_name=causal)
-    edit(folder, "model_index.json", transformer=["diffusers", causal])
+    pipeline = "LongSanaVideoPipeline"
+    edit(folder, "model_index.json", _class_name=pipeline, transformer=["diffusers", causal])
     spec = without_extras(folder).spec
     assert spec.transformer.causal
     assert spec.transformer.attention_eps == 1e-8

@@ -28,6 +28,7 @@ FILES = {
     "vae/config.json": config_tables.WAN,
     "text_encoder/config.json": config_tables.GEMMA2,
     "scheduler/scheduler_config.json": config_tables.DPM_SOLVER,
+    "tokenizer/tokenizer_config.json": config_tables.TOKENIZER,
     "model_index.json": config_tables.PIPELINES[0],
 }
 CASES = [(file, key) for file, table in FILES.items() for key in {**table.keys, **table.beyond}]
@@ -47,7 +48,8 @@ def folder(small_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | changes))
 
 
 def refusal(folder: Path) -> str | None:
@@ -84,6 +86,22 @@ def test_a_key_is_honoured_or_refused(file: str, key: str, small_checkpoint: Pat
             assert all(said)
 
 
+PARTS = ("tokenizer", "text_encoder", "vae", "transformer", "scheduler")
+TOKENS: list[dict[str, Any]] = [
+    {"truncation_side": "left"},
+    {"split_special_tokens": True},
+    {"add_bos_token": False},
+    {"add_eos_token": True},
+    {"tokenizer_class": "T5TokenizerFast"},
+    {"mask_token": "moving"},
+    {"extra_special_tokens": ["red"]},
+    {"extra_special_tokens": {"image_token": "red"}},
+    {"additional_special_tokens": [{"content": "red", "__type": "AddedToken"}]},
+    {"added_tokens_decoder": {"600": {"content": "purple", "special": False}}},
+    {"added_tokens_decoder": {"1": {"content": "<eos>", "rstrip": True}}},
+    {"added_tokens_decoder": {"3": {"content": "<eos>"}}},
+    {"added_tokens_decoder": {"first": {"content": "<eos>"}}},
+]
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("scheduler/scheduler_config.json", {"solver_order": 1}),
     ("scheduler/scheduler_config.json", {"solver_order": 3}),
@@ -123,6 +141,18 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("model_index.json", {"text_encoder": ["transformers", "Gemma2ForCausalLM"]}),
     ("model_index.json", {"transformer": ["diffusers", "SanaVideoCausalTransformer3DModel"]}),
     ("model_index.json", {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}),
+    ("model_index.json", {"_class_name": "LongSanaVideoPipeline"}),
+    ("model_index.json", {"_class_name": "SanaImageToVideoPipeline"}),
+    ("model_index.json", {"tokenizer": ["transformers", "T5TokenizerFast"]}),
+    *(("model_index.json", {part: [None, None]}) for part in PARTS),
+    ("transformer/config.json", {"caption_channels": 48}),
+    ("text_encoder/config.json", {"hidden_size": 40}),
+    *(("tokenizer/tokenizer_config.json", changes) for changes in TOKENS),
+    ("tokenizer/special_tokens_map.json", {"additional_special_tokens": ["moving"]}),
+    ("tokenizer/special_tokens_map.json", {"bos_token": {"content": "<bos>", "lstrip": True}}),
+    ("tokenizer/added_tokens.json", {"moving": 700}),
+    ("tokenizer/added_tokens.json", {"<bos>": 1}),
+    ("tokenizer/added_tokens.json", {"<bos>": "two"}),
     (EXTRAS_NAME, {"max_tokens": 0}),
 ]
 
@@ -153,6 +183,7 @@ def test_an_unknown_key_is_refused_by_name(file: str, folder: Path) -> None:
         {"use_dynamic_shifting": True},
         {"stochastic_sampling": True},
         {"shift": 0},
+        {"shift": 0.58},
         {"shift": 1e17},
     ],
     ids=str,
@@ -162,6 +193,28 @@ def test_flow_euler_is_the_plain_one(changes: dict[str, Any]) -> None:
     assert config_tables.FLOW_EULER.checked("file", config)["shift"] == 3.0
     with pytest.raises(CheckpointFormatError, match=next(iter(changes))):
         config_tables.FLOW_EULER.checked("file", config | changes)
+
+
+def test_a_scheduler_that_is_named_and_missing_is_refused(folder: Path) -> None:
+    """Another would take its place; without an index, the preset's is what is meant."""
+    shutil.rmtree(folder / "scheduler")
+    assert "names the scheduler DPMSolverMultistepScheduler" in (refusal(folder) or "")
+    (folder / "model_index.json").unlink()
+    assert open_checkpoint(folder).spec == SMALL
+
+
+STEPS: dict[str, Any] = {
+    "normalizer": {"type": "Prepend", "prepend": "▁"},
+    "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"},
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_that_a_class_replaces_are_refused(step: str, folder: Path) -> None:
+    edit(folder / "tokenizer/tokenizer.json", **{step: STEPS[step]})
+    assert f"The {step} of" in (refusal(folder) or "")
+    edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert open_checkpoint(folder).tokenizer
 
 
 def test_a_default_of_the_class_counts(folder: Path) -> None:
