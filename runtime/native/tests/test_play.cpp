@@ -171,15 +171,29 @@ TEST_CASE("progress is told, and ends the clip where it says so") {
 }
 
 TEST_CASE("a cancel from another thread ends a clip, a thousand times") {
-  sana_rt::Session session(sana_rt::Model(bundle("SANA_RT_BUNDLE")), one_thread());
+  constexpr int kSteps = 20;
+  std::atomic<bool> canceled = false;
+  int last = 0;  // the step that the cancel may come in at the latest
+  auto options = one_thread();
+  options.progress = [&](const sana_progress& progress) {
+    if (progress.stage == SANA_STAGE_DENOISE && progress.done == last) canceled.wait(false);
+    return true;
+  };
+  sana_rt::Session session(sana_rt::Model(bundle("SANA_RT_BUNDLE")), std::move(options));
   auto params = short_clip();
   params.num_frames = 1;
-  params.num_inference_steps = 100;
+  params.num_inference_steps = kSteps;
   const int times = std::getenv("SANA_RT_CANCELS") != nullptr
                         ? std::atoi(std::getenv("SANA_RT_CANCELS")) : 20;
   for (int i = 0; i < times; ++i) {
+    canceled = false;
+    last = 1 + i % (kSteps - 1);
     auto clip = session.start(params);
-    std::thread other([&] { clip.cancel(); });
+    std::thread other([&] {
+      clip.cancel();
+      canceled = true;
+      canceled.notify_all();
+    });
     CHECK(refusal([&] { pictures(clip); }) == SANA_CANCELED_ERROR);
     other.join();
   }
