@@ -51,19 +51,25 @@ def main(
             found += each
             for trial in each:
                 _tell(trial)
+            _show(_rows(each))
+            conditions = {"every": every, "large_bytes": preload.LARGE}
+            document = _document(found, conditions, time.monotonic() - started)
+            output.mkdir(parents=True, exist_ok=True)  # a run that is ended has what it found
+            (output / "report.json").write_text(f"{json.dumps(document, indent=2)}\n")
+    _show(_rows(found))
+    sys.exit(1 if any(trial.complaints for trial in found) else 0)
+
+
+def _document(found: list[Trial], conditions: dict[str, Any], seconds: float) -> dict[str, Any]:
     rows = _rows(found)
-    _show(rows)
-    document = {
-        "conditions": {"every": every, "large_bytes": preload.LARGE},
-        "seconds": round(time.monotonic() - started),
+    return {
+        "conditions": conditions,
+        "seconds": round(seconds),
         "runs": len(found),
         "wrong": sum(row["wrong"] for row in rows),
         "table": rows,
         "findings": [vars(trial) for trial in found if trial.complaints],
     }
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "report.json").write_text(f"{json.dumps(document, indent=2)}\n")
-    sys.exit(1 if document["findings"] else 0)
 
 
 @dataclass(frozen=True)
