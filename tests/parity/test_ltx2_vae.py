@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -219,21 +220,20 @@ def test_the_player_decodes_in_windows_where_memory_is_short(folder_720p: Path) 
     with Session.open(folder_720p / "bundle", threads=1) as session:
         autoencoder = autoencoders.find(session.model.vae)
         request = session.request(
-            num_frames=41, height=64, width=96, num_inference_steps=1, guidance_scale=1
+            num_frames=161, height=64, width=96, num_inference_steps=1, guidance_scale=1
         )
         shape = (1, SMALL.text.max_tokens, SMALL.transformer.caption_channels)
         embeds = PromptEmbeds(np.zeros(shape, np.float32), np.ones(shape[:2], np.int64))
         inputs = Inputs(prompt_embeds=(embeds,))
-        whole = session.plan(request, inputs)
+        plan = session.plan(request, inputs)
+        least = replace(plan, apart=len(plan.phases) - 1).expected_bytes
     made: list[Tensor] = []
-    with Session.open(
-        folder_720p / "bundle", threads=1, max_memory=whole.expected_bytes - 1
-    ) as session:
+    with Session.open(folder_720p / "bundle", threads=1, max_memory=least - 1) as session:
         clip = session.generate(
             request, inputs, on_chunk=lambda chunk: made.append(torch.from_numpy(chunk.latents))
         )
         calls = list(clip)
-    assert [len(frames) for frames in calls] == [9, 8, 8, 8, 8]
+    assert [len(frames) for frames in calls] == [9, *[8] * 19]
     weights = open_checkpoint(folder_720p / "checkpoint").part("vae")
     assert autoencoder is not None
     modules = [load_module(one, weights) for one in autoencoder.graphs("float32")[1:3]]
