@@ -360,5 +360,5 @@ FILES = (
     _config_target("vae", "config.json"),
     _config_target("text_encoder", "config.json"),
     _config_target("scheduler", "scheduler_config.json"),
-    _config_target("tokenizer", "tokenizer_config.json", count=500),
+    _config_target("tokenizer", "tokenizer_config.json", count=200),
 )
