@@ -6,7 +6,7 @@ The bundle has the one file only, so the others must say nothing that it does no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,8 @@ from sana_rt.export.config_keys import Tokens, Values, shown
 from sana_rt.export.config_tables import TOKENIZER, AddedToken
 from sana_rt.export.weights import read_json
 
-_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
+_CONFIG: Final = "tokenizer_config.json"
+_SPECIAL: Final = "special_tokens_map.json"
 _ADDED: Final = "added_tokens.json"
 #: The classes whose constructor makes these steps, whatever the file says.
 _GEMMA: Final = ("GemmaTokenizer", "GemmaTokenizerFast")
@@ -41,29 +42,31 @@ def check(path: Path, tokenizer: Tokenizer) -> None:
     """
     there = tokenizer.get_added_tokens_decoder()
     numbers = {token.content: number for number, token in there.items()}
-    for file in (path.parent / name for name in _FILES):
+    for file in (path.parent / _CONFIG, path.parent / _SPECIAL):
         if not file.is_file():
             continue
         values = TOKENIZER.checked(str(file), read_json(file))
-        if values["tokenizer_class"] in _GEMMA:
+        if file.name == _CONFIG and values["tokenizer_class"] in _GEMMA:
             _check_steps(path, tokenizer)
         for token, number in _tokens(file, values):
-            found = numbers.get(token.content)
-            _check_number(path, file, token, number, found)
+            found = _number(path, file, token.content, number, numbers)
             _check_properties(path, file, token, there[found])
     file = path.parent / _ADDED
     if file.is_file():
         for content, number in _as(file, dict[str, int], read_json(file)).items():
-            _check_number(path, file, AddedToken(content), number, numbers.get(content))
+            _number(path, file, content, number, numbers)
 
 
-def _check_number(
-    path: Path, file: Path, token: AddedToken, number: int | None, found: int | None
-) -> None:
-    if found is None or number not in (None, found):
-        at = "" if number is None else f" at {number}"
+def _number(
+    path: Path, file: Path, token: str, wanted: int | None, numbers: Mapping[str, int]
+) -> int:
+    """The number that the tokenizer has for a token, if it is the one that ``file`` wants."""
+    found = numbers.get(token)
+    if found is None or wanted not in (None, found):
+        at = "" if wanted is None else f" at {wanted}"
         where = "does not" if found is None else f"has at {found}"
-        raise _refusal(f"{file} has the token {shown(token.content)}{at}, which {path} {where}.")
+        raise _refusal(f"{file} has the token {shown(token)}{at}, which {path} {where}.")
+    return found
 
 
 def _check_properties(path: Path, file: Path, token: AddedToken, found: Any) -> None:

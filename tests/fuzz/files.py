@@ -214,7 +214,7 @@ def _tokenizers(folder: Path) -> list[bytes]:
     return [(folder / "tokenizer" / "tokenizer.json").read_bytes()]
 
 
-def _config_target(part: str, name: str) -> Target:
+def _config_target(part: str, name: str, count: int = 3000) -> Target:
     """A configuration file of a checkpoint; the rest of the folder is as it should be."""
 
     def folder(scratch: Path) -> Path:
@@ -238,7 +238,7 @@ def _config_target(part: str, name: str) -> Target:
             (checkpoint / part / name).write_bytes(original)
 
     mutate = mutations.any_of((mutations.of_json,) * 4 + (mutations.of_bytes,))
-    return Target(f"config-{part or Path(name).stem}", ".json", seeds, mutate, read)
+    return Target(f"config-{part or Path(name).stem}", ".json", seeds, mutate, read, count=count)
 
 
 def _read_workload(path: Path) -> object:
@@ -467,4 +467,5 @@ FILES = (
     _config_target("vae", "config.json"),
     _config_target("text_encoder", "config.json"),
     _config_target("scheduler", "scheduler_config.json"),
+    _config_target("tokenizer", "tokenizer_config.json", count=200),
 )

@@ -214,6 +214,7 @@ def test_steps_that_a_class_replaces_are_refused(step: str, folder: Path) -> Non
     edit(folder / "tokenizer/tokenizer.json", **{step: STEPS[step]})
     assert f"The {step} of" in (refusal(folder) or "")
     edit(folder / "tokenizer/tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    edit(folder / "tokenizer/special_tokens_map.json", bos_token="<bos>")
     assert open_checkpoint(folder).tokenizer
 
 
