@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sana_rt import geometry
-from sana_rt.array_files import ArrayArchive, DamagedArrayError, StoredArray, read_npy
+from sana_rt.array_files import (
+    ArrayArchive,
+    DamagedArrayError,
+    StoredArray,
+    is_archive,
+    read_npy,
+)
 from sana_rt.errors import RequestError
 from sana_rt.model_spec import ModelSpec
 from sana_rt.runtime.request import Request
@@ -176,7 +181,7 @@ def _integers(mask: Array) -> Array:
 def _load(path: Path) -> Array | Mapping[str, Array]:
     """An array, or the arrays of an archive by name."""
     try:
-        if not zipfile.is_zipfile(path):
+        if not is_archive(path):
             return _values(read_npy(path))
         with ArrayArchive(path) as archive:
             return {name: _values(archive[name]) for name in archive}

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
-from sana_rt.files import storage_errors
+from sana_rt.files import open_regular
 
 MAX_RANK: Final = 8
 MAX_MEMBERS: Final = 65_536
@@ -57,6 +57,12 @@ class StoredArray(NamedTuple):
     data: bytes
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive; :class:`StorageError` if it cannot be read."""
+    with open_regular(path) as file:
+        return zipfile.is_zipfile(file)
+
+
 def read_npy(path: Path) -> StoredArray:
     """The array of a ``.npy`` file.
 
@@ -64,9 +70,7 @@ def read_npy(path: Path) -> StoredArray:
         StorageError: the file cannot be read.
         DamagedArrayError: it is not an array of numbers in C order, or not whole.
     """
-    with storage_errors(path):
-        file = path.open("rb")
-    with file:
+    with open_regular(path) as file:
         try:
             return _read(file, path.stat().st_size)
         except _DAMAGE as error:
@@ -81,8 +85,7 @@ class ArrayArchive(Mapping[str, StoredArray]):
     """
 
     def __init__(self, path: Path) -> None:
-        with storage_errors(path):
-            self._file = path.open("rb")
+        self._file = open_regular(path)
         try:
             self._archive = zipfile.ZipFile(self._file)
             self._members = dict(_members(self._archive, path.stat().st_size))

@@ -10,9 +10,10 @@ import io
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from sana_rt.errors import DiskFullError, LockedError, StorageError
 
@@ -113,10 +114,25 @@ def publish(partial: Path, path: Path) -> None:
         _sync(path.parent)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read; :class:`StorageError` for a device, a pipe or a folder.
+
+    A device may never end, and a pipe cannot be read again from its beginning.
+    """
+    with storage_errors(path):
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise StorageError(
+                f"{path} is not a file.",
+                expected="a regular file: no folder, device or pipe.",
+                remedy="save what is to be read to a file.",
+            )
+        return path.open("rb")
+
+
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
+    """Hex SHA-256 of a regular file."""
     digest = hashlib.sha256()
-    with storage_errors(path), path.open("rb") as file:
+    with storage_errors(path), open_regular(path) as file:
         while block := file.read(_READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Files that are read before looking at what was reached; if anything is new, each again alone.
 _BATCH: Final = 64
+#: What a process may map, so that a read without an end is a finding and not the machine's end.
+_ADDRESS_SPACE: Final = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Result:
 
 def fuzz(task: Task) -> Result:
     """Fuzz a target in a process of its own: what imports run counts as reached."""
+    resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
     reach, result = Reach(), Result(task.target)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

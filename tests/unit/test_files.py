@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sana_rt import files
+from sana_rt import array_files, files
 from sana_rt.errors import DiskFullError, LockedError, StorageError
 
 OLD, NEW = b"old", b"new"
@@ -240,3 +240,17 @@ def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None
         pytest.fail("two writers at once")
     with files.lock(tmp_path):
         assert (tmp_path / ".lock").exists()
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_what_may_have_no_end_is_not_read(tmp_path: Path, kind: str) -> None:
+    path = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    for read in (files.open_regular, files.sha256, array_files.is_archive, array_files.read_npy):
+        with pytest.raises(StorageError, match="is not a file"):
+            read(path)
+    with pytest.raises(StorageError, match="is not a file"):
+        array_files.ArrayArchive(path)
