@@ -170,9 +170,14 @@ def test_other_settings_are_refused_or_made_again(
     grown = run()
     assert grown.exit_code == 0, grown.output
     assert made == ["new", "two"], "a line that moved is known by its settings"
+    whole = (folder / "0003-two-0.mp4").stat().st_size
     (folder / "0003-two-0.mp4").write_bytes(b"short")
-    assert run().exit_code == 0
-    assert made == ["new", "two", "two"], "a file that is not whole is made again"
+    edited = run()
+    assert edited.exit_code == 2
+    assert f"0003-two-0.mp4 (it has 5 bytes, had {whole:,})" in edited.stderr
+    assert (folder / "0003-two-0.mp4").read_bytes() == b"short"
+    assert run("--overwrite").exit_code == 0
+    assert made == ["new", "two", "two"]
     prompts.write_text("new\none\ntwo, but other\n")
     (folder / "0003-two-but-other-0.mp4").write_bytes(b"mine")
     foreign = run()
@@ -181,6 +186,21 @@ def test_other_settings_are_refused_or_made_again(
     assert (folder / "0003-two-but-other-0.mp4").read_bytes() == b"mine"
     assert run("--overwrite").exit_code == 0
     assert made[-1] == "two, but other"
+
+
+def test_lines_put_above_one_leave_its_video(run: Any, tmp_path: Path, prompts: Path) -> None:
+    text, names = "", ["0001-a-0.mp4", "0001-a-0-2.mp4", "0001-a-0-3.mp4"]
+    before: dict[str, tuple[int, bytes]] = {}
+    for steps, name in enumerate(names, 1):
+        text = f'{{"prompt": "a", "num_inference_steps": {steps}}}\n{text}'
+        prompts.write_text(text)
+        result = run("--overwrite")
+        assert result.exit_code == 0, result.output
+        assert f"1 of 1: {name}, " in result.stderr
+        found = videos(tmp_path / "clips")
+        assert {each: found[each] for each in before} == before
+        before = found
+    assert sorted(before) == sorted(names)
 
 
 @pytest.mark.parametrize(
