@@ -213,6 +213,10 @@ def test_lines_put_above_one_leave_its_video(run: Any, tmp_path: Path, prompts: 
         ('{"prompt": "x", "aspect": 1.5}', "line 1: aspect is 1.5"),
         ('{"prompt": "x", "height": 33}', "line 1: height is 33 pixels"),
         ('{"prompt": "x", "height": 32, "aspect": "1:1"}', "line 1: --aspect and --height"),
+        (
+            f'{{"prompt": "x", "seconds": {10**400}}}',
+            r"line 1: The length asked for is 10+\.\.\. s",
+        ),
         ('{"prompt": "x", "seed": -1}', "line 1: seed is -1"),
         ("\n \n", "has no prompts"),
         ('{"a": 1}\n' * 9, r"9 of the 9 prompts[\s\S]*line 5[\s\S]*and 4 more"),
