@@ -87,9 +87,10 @@ class Wanted:
         size = frame_sizes.nearest(model, width, height)
         if size != (width, height):
             multiples = " and ".join(map(str, model.size_multiples[::-1]))
+            least, most = Size(*model.least_size[::-1]), Size(*model.greatest_size[::-1])
             tell(
                 f"Note: {self.size} becomes {size}: {model.name} makes widths and heights that "
-                f"are multiples of {multiples}."
+                f"are multiples of {multiples}, from {least} to {most}."
             )
         return size
 
