@@ -212,7 +212,7 @@ def test_lines_put_above_one_leave_its_video(run: Any, tmp_path: Path, prompts: 
         ('{"prompt": "x", "seconds": "5"}', "line 1: seconds is '5'"),
         ('{"prompt": "x", "aspect": 1.5}', "line 1: aspect is 1.5"),
         ('{"prompt": "x", "height": 33}', "line 1: height is 33 pixels"),
-        ('{"prompt": "x", "height": 32, "aspect": "1:1"}', "line 1: --aspect and --height"),
+        ('{"prompt": "x", "height": 32, "aspect": "1:1"}', "line 1: aspect and height are given"),
         (
             f'{{"prompt": "x", "seconds": {10**400}}}',
             r"line 1: The length asked for is 10+\.\.\. s",
@@ -246,6 +246,16 @@ def test_the_output_is_a_folder(run: Any, tmp_path: Path) -> None:
     assert run(folder="taken").exit_code == 2
 
 
+def test_the_default_folder_is_not_the_list(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts").write_text("a\n")
+    result = CliRunner().invoke(cli, ["generate", str(small_bundle), "--prompts", "prompts"])
+    assert result.exit_code == 2
+    assert "--prompts prompts would be that file.\nExpected: --output" in result.stderr
+
+
 def test_a_dry_run_makes_nothing(run: Any, tmp_path: Path) -> None:
     result = run("--dry-run", "--json")
     assert result.exit_code == 0, result.output
@@ -269,3 +279,18 @@ def test_results_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"output": 1}\n')
     with pytest.raises(UsageError, match=r"results\.jsonl, line 1, is not what became of a clip"):
         list_results.Results(tmp_path)
+
+
+def test_results_are_read_line_by_line(
+    run: Any, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may have more bytes than a document; a line of it may not."""
+    prompts.write_text("a\n")
+    assert run().exit_code == 0
+    folder = tmp_path / "clips"
+    lines = (folder / list_results.NAME).read_bytes().splitlines()
+    monkeypatch.setattr(list_results, "MAX_LINE_BYTES", max(map(len, lines)) + 1)
+    assert list(list_results.Results(folder).latest) == ["0001-a-0.mp4"]
+    monkeypatch.setattr(list_results, "MAX_LINE_BYTES", len(lines[0]))
+    with pytest.raises(UsageError, match=r"line 1, is not .* more than [\d,]+ bytes[\s\S]*To fix"):
+        list_results.Results(folder)

@@ -102,6 +102,11 @@ def generate(
             expected="with --prompts, a folder for all of them.",
         )
     lines = prompt_list.read(options.prompts)
+    if options.folder.exists() and options.folder.samefile(options.prompts):
+        raise UsageError(
+            f"The folder for the videos of --prompts {options.prompts} would be that file.",
+            expected="--output with a folder.",
+        )
     place = options.folder / NAME
     paths.check({"--output": place}, {"--prompts": options.prompts}, overwrite=True)
     session = opened()
@@ -159,7 +164,12 @@ def _clips(options: ListOptions, lines: tuple[Line, ...], session: Session) -> t
             wanted = replace(wanted, seconds=options.wanted.seconds)
         conditioned = options.image is not None
         request = wanted.request(
-            session, {**base, **line.options}, line.options, conditioned=conditioned, tell=tell
+            session,
+            {**base, **line.options},
+            line.options,
+            conditioned=conditioned,
+            tell=tell,
+            prefix="",
         )
         of = clip_record.of(session, "generate", request, inputs=files, fit=options.fit)
         return _Clip(line.number, request, of)
