@@ -40,6 +40,7 @@ class Card(Frozen, frozen=True):
     """A card's published limits; ``peaks`` are dense FLOP/s by dtype of the GEMM's operands."""
 
     name: str
+    driver_names: tuple[str, ...]  # what the driver calls a card that has these limits
     compute_capability: str
     memory_bytes: int
     bandwidth: Positive  # bytes a second

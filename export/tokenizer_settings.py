@@ -64,7 +64,7 @@ def _number(
     found = numbers.get(token)
     if found is None or wanted not in (None, found):
         at = "" if wanted is None else f" at {wanted}"
-        where = "does not" if found is None else f"has at {found}"
+        where = "does not have" if found is None else f"has at {found}"
         raise _refusal(f"{file} has the token {shown(token)}{at}, which {path} {where}.")
     return found
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,6 +19,8 @@ from sana_rt.runtime import solver
 MAX_SEED: Final = 2**64 - 1
 MAX_FPS: Final = 240
 
+#: Of 64 bits: far more than any model takes, and with few enough digits to show.
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Timestep = Annotated[float, Meta(gt=0, le=solver.TRAIN_TIMESTEPS)]
 Timesteps = Annotated[tuple[Timestep, ...], Meta(min_length=1)]
 
@@ -32,15 +34,15 @@ class Request(Frozen, frozen=True):
 
     prompt: str
     negative_prompt: str
-    height: int
-    width: int
-    num_frames: int
+    height: Integer
+    width: Integer
+    num_frames: Integer
     num_inference_steps: Annotated[int, Meta(ge=1, le=solver.TRAIN_TIMESTEPS)]
     guidance_scale: Annotated[float, Meta(ge=0, lt=1e4)]
     solver: SolverName
     flow_shift: Annotated[float, Meta(gt=0, lt=1e4)]
     fps: Annotated[int, Meta(ge=1, le=MAX_FPS)]
-    motion_score: int | None
+    motion_score: Integer | None
     # msgspec's bounds are those of 64-bit signed integers; `_check` has the upper one.
     seed: Annotated[int, Meta(ge=0)] = 0
     lowercase: bool = False  # what diffusers does to a prompt; the original script keeps its case
@@ -115,8 +117,11 @@ def asked(
         return request
     if "num_frames" in options:
         raise UsageError("Both seconds and num_frames are given.", expected="one of the two.")
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"The length asked for is {seconds:g} s.", expected="more than 0 s.")
+    if not 0 < seconds <= sys.float_info.max:
+        raise UsageError(
+            f"The length asked for is {_shown(seconds)} s.",
+            expected="a finite number of seconds, more than 0.",
+        )
     return made({**options, "num_frames": geometry.num_frames(seconds, request.fps, model)})
 
 
@@ -162,10 +167,17 @@ def _invalid(options: Mapping[str, Any], reason: str) -> UsageError:
     found = _WHERE.fullmatch(reason)
     if found is None:
         return UsageError(f"The request is not valid: {reason}.")
-    value = repr(options.get(found["name"]))
-    shown = value if len(value) <= _SHOWN_CHARS else f"{value[:_SHOWN_CHARS]}..."
+    shown = _shown(options.get(found["name"]))
     expected = found["expected"].replace("`", "")
     return UsageError(f"{found['name']} is {shown}.", expected=f"{expected}.")
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "a value with thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."
 
 
 def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool) -> dict[str, Any]:
@@ -183,7 +195,7 @@ def _defaults(model: ModelSpec, options: Mapping[str, Any], *, conditioned: bool
 def _check(request: Request, model: ModelSpec) -> None:
     geometry.check_positions(model, request.num_frames, request.height, request.width, request.fps)
     if request.seed > MAX_SEED:
-        raise RequestError(f"The seed is {request.seed}.", expected=f"0 to {MAX_SEED}.")
+        raise RequestError(f"The seed is {_shown(request.seed)}.", expected=f"0 to {MAX_SEED}.")
     if request.solver == "renoise":
         _check_renoise(request, model)
     elif request.timesteps is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -39,12 +39,12 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True)
 class Details:
-    """The graphs of a variant, the card of their bounds, and kernels or why there are none."""
+    """The graphs of a variant, the card of their bounds, kernels, and why some are missing."""
 
     graphs: tuple[GraphShare, ...]
     bound: BoundCard | None
     kernels: tuple[KernelShares, ...] = ()
-    no_kernels: str = ""
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def measure(setup: Setup, *, command: str, quick: bool, progress: ReportProgress
         card=card.identity(),
         no_card=card.why_not,
         sides=found,
-        not_measured=refused | rounds.failures | _untimed(details),
+        not_measured=refused | rounds.failures | _failures(details),
     )
     return Benchmark(report, {name: each for name, each in frames.items() if each is not None})
 
@@ -137,28 +137,34 @@ class _Clips:
 
 
 def _details(setup: Setup, name: str, turn: Turn, progress: ReportProgress) -> Details:
-    """The graphs of a variant, timed, and the kernels of its plans if these were played."""
+    """The graphs of a variant, timed, and the kernels of its plans if these were played.
+
+    The rounds are measured by then: what fails here is said in the report, and ends nothing.
+    """
     limits = bounds.limits(setup.bundle.manifest.variant(name), plans=turn.plans, played=turn.card)
     value = setup.session_call("profile", name).run(partial(progress, f"Graphs of {name}")).value
     times = msgspec.convert(value, tuple[GraphTime, ...])
-    graphs = bounds.bounded(setup.bundle, name, setup.requests[0], times, limits)
+    bounded = partial(bounds.bounded, setup.bundle, name, setup.requests[0], times)
+    bound = None if limits is None else limits.bound
+    try:
+        details = Details(bounded(limits), bound)
+    except SanaRTError as error:
+        return Details(bounded(None), bound, failed={f"bounds of {name}": str(error)})
     if limits is None or not turn.plans:
-        return Details(graphs, None if limits is None else limits.bound)
+        return details
     try:
         call = setup.session_call("kernels", name)
         value = call.run(partial(progress, f"Kernels of {name}")).value
-    except SanaRTError as error:  # all else is measured by now
-        return Details(graphs, limits.bound, no_kernels=str(error))
-    found = msgspec.convert(value, tuple[GraphKernels, ...])
-    joined = tuple(kernels.joined(setup.bundle, limits, each) for each in found)
-    return Details(graphs, limits.bound, joined)
+        found = msgspec.convert(value, tuple[GraphKernels, ...])
+        joined = tuple(kernels.joined(setup.bundle, limits, each) for each in found)
+    except (SanaRTError, msgspec.ValidationError) as error:
+        return replace(details, failed={f"kernels of {name}": str(error)})
+    return replace(details, kernels=joined)
 
 
-def _untimed(details: Mapping[str, Details]) -> dict[str, str]:
-    """Why the kernels of plans that were played have no times."""
-    return {
-        f"kernels of {name}": each.no_kernels for name, each in details.items() if each.no_kernels
-    }
+def _failures(details: Mapping[str, Details]) -> dict[str, str]:
+    """Why there are no bounds, or no times of the kernels of plans that were played."""
+    return {what: why for each in details.values() for what, why in each.failed.items()}
 
 
 def _side(

@@ -91,9 +91,8 @@ def bounded(
 
 
 def _published(played: TurnCard) -> Card | None:
-    """The card of this name whose limits are published here; its maker's name is left out there."""
-    name = played.name.removeprefix("NVIDIA ")
-    same = (each for each in cards.CARDS.values() if each.name == name)
+    """The card that the driver calls so, if its limits are published here."""
+    same = (each for each in cards.CARDS.values() if played.name in each.driver_names)
     return next((one for one in same if one.compute_capability == played.compute_capability), None)
 
 

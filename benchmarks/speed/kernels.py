@@ -45,8 +45,10 @@ class KernelShares(Frozen, frozen=True):
 
 
 def joined(bundle: Bundle, limits: Limits, found: GraphKernels) -> KernelShares:
-    """The times of a graph beside the bounds of its plan."""
-    return shares(plan_table.read(bundle.path(limits.plans[found.graph].log)), limits, found)
+    """The times of a graph beside the bounds of its plan; without one, all are unlisted."""
+    plan = limits.plans.get(found.graph)
+    table = PlanTable((), 0, 0) if plan is None else plan_table.read(bundle.path(plan.log))
+    return shares(table, limits, found)
 
 
 def shares(table: PlanTable, limits: Limits, found: GraphKernels) -> KernelShares:

@@ -84,14 +84,13 @@ def of_aspect(model: ModelSpec, width: float, height: float) -> Size:
 
 
 def nearest(model: ModelSpec, width: float, height: float) -> Size:
-    """The nearest size that the model can make: multiples of its patches, at least one."""
-    multiples = model.size_multiples[::-1]
-    most = model.transformer.rope_max_positions
-    found = (
-        min(max(1, round(pixels / multiple)), most) * multiple
-        for pixels, multiple in zip((width, height), multiples, strict=True)
+    """The nearest size that the model can make: multiples, from its least to its greatest."""
+    limits = zip(model.size_multiples, model.least_size, model.greatest_size, strict=True)
+    tall, wide = (
+        min(max(least, round(pixels / multiple) * multiple), most)
+        for pixels, (multiple, least, most) in zip((height, width), limits, strict=True)
     )
-    return Size(*found)
+    return Size(wide, tall)
 
 
 def aspects_of(model: ModelSpec, size: Size) -> list[str]:

@@ -39,7 +39,7 @@ def num_frames(seconds: float, fps: int, model: ModelSpec) -> int:
     Raises :class:`RequestError` if that is no number.
     """
     stride = model.vae.temporal_stride
-    pictures = round(seconds * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
+    pictures = round(float(seconds) * fps, 6)  # 0.1 · 30 is 3.0000000000000004 in binary
     if not math.isfinite(pictures):
         raise RequestError(f"A clip of {seconds:g} s has no number of frames.", expected="less.")
     return math.ceil(pictures / stride) * stride + model.vae.first_frames % stride

@@ -204,6 +204,20 @@ class ModelSpec(Frozen, frozen=True):
         _, patch_height, patch_width = self.transformer.patch_size
         return self.vae.spatial_stride * patch_height, self.vae.spatial_stride * patch_width
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """The smallest height and width in pixels: the multiples that the autoencoder can make."""
+        least = self.vae.least_size * self.vae.spatial_stride
+        height, width = (-(-least // multiple) * multiple for multiple in self.size_multiples)
+        return height, width
+
+    @property
+    def greatest_size(self) -> tuple[int, int]:
+        """The largest height and width in pixels: those that have rotary positions."""
+        height, width = self.size_multiples
+        positions = self.transformer.rope_max_positions
+        return positions * height, positions * width
+
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a clip; raises :class:`RequestError` if ``num_frames`` has none."""
         stride, first = self.vae.temporal_stride, self.vae.first_frames
@@ -220,8 +234,9 @@ class ModelSpec(Frozen, frozen=True):
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         """Latent height and width of a clip; raises :class:`RequestError` if not divisible."""
         sides = ("height", "width")
-        for name, pixels, multiple in zip(sides, (height, width), self.size_multiples, strict=True):
-            least = self.vae.least_size * self.vae.spatial_stride
+        for name, pixels, multiple, least in zip(
+            sides, (height, width), self.size_multiples, self.least_size, strict=True
+        ):
             if pixels < least or pixels % multiple:
                 positions = self.transformer.rope_max_positions
                 nearest = _nearest(max(pixels, least) // multiple, multiple, positions)

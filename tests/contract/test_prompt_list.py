@@ -170,9 +170,14 @@ def test_other_settings_are_refused_or_made_again(
     grown = run()
     assert grown.exit_code == 0, grown.output
     assert made == ["new", "two"], "a line that moved is known by its settings"
+    whole = (folder / "0003-two-0.mp4").stat().st_size
     (folder / "0003-two-0.mp4").write_bytes(b"short")
-    assert run().exit_code == 0
-    assert made == ["new", "two", "two"], "a file that is not whole is made again"
+    edited = run()
+    assert edited.exit_code == 2
+    assert f"0003-two-0.mp4 (it has 5 bytes, had {whole:,})" in edited.stderr
+    assert (folder / "0003-two-0.mp4").read_bytes() == b"short"
+    assert run("--overwrite").exit_code == 0
+    assert made == ["new", "two", "two"]
     prompts.write_text("new\none\ntwo, but other\n")
     (folder / "0003-two-but-other-0.mp4").write_bytes(b"mine")
     foreign = run()
@@ -181,6 +186,21 @@ def test_other_settings_are_refused_or_made_again(
     assert (folder / "0003-two-but-other-0.mp4").read_bytes() == b"mine"
     assert run("--overwrite").exit_code == 0
     assert made[-1] == "two, but other"
+
+
+def test_lines_put_above_one_leave_its_video(run: Any, tmp_path: Path, prompts: Path) -> None:
+    text, names = "", ["0001-a-0.mp4", "0001-a-0-2.mp4", "0001-a-0-3.mp4"]
+    before: dict[str, tuple[int, bytes]] = {}
+    for steps, name in enumerate(names, 1):
+        text = f'{{"prompt": "a", "num_inference_steps": {steps}}}\n{text}'
+        prompts.write_text(text)
+        result = run("--overwrite")
+        assert result.exit_code == 0, result.output
+        assert f"1 of 1: {name}, " in result.stderr
+        found = videos(tmp_path / "clips")
+        assert {each: found[each] for each in before} == before
+        before = found
+    assert sorted(before) == sorted(names)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +212,11 @@ def test_other_settings_are_refused_or_made_again(
         ('{"prompt": "x", "seconds": "5"}', "line 1: seconds is '5'"),
         ('{"prompt": "x", "aspect": 1.5}', "line 1: aspect is 1.5"),
         ('{"prompt": "x", "height": 33}', "line 1: height is 33 pixels"),
-        ('{"prompt": "x", "height": 32, "aspect": "1:1"}', "line 1: --aspect and --height"),
+        ('{"prompt": "x", "height": 32, "aspect": "1:1"}', "line 1: aspect and height are given"),
+        (
+            f'{{"prompt": "x", "seconds": {10**400}}}',
+            r"line 1: The length asked for is 10+\.\.\. s",
+        ),
         ('{"prompt": "x", "seed": -1}', "line 1: seed is -1"),
         ("\n \n", "has no prompts"),
         ('{"a": 1}\n' * 9, r"9 of the 9 prompts[\s\S]*line 5[\s\S]*and 4 more"),
@@ -222,6 +246,16 @@ def test_the_output_is_a_folder(run: Any, tmp_path: Path) -> None:
     assert run(folder="taken").exit_code == 2
 
 
+def test_the_default_folder_is_not_the_list(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts").write_text("a\n")
+    result = CliRunner().invoke(cli, ["generate", str(small_bundle), "--prompts", "prompts"])
+    assert result.exit_code == 2
+    assert "--prompts prompts would be that file.\nExpected: --output" in result.stderr
+
+
 def test_a_dry_run_makes_nothing(run: Any, tmp_path: Path) -> None:
     result = run("--dry-run", "--json")
     assert result.exit_code == 0, result.output
@@ -245,3 +279,18 @@ def test_results_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "results.jsonl").write_text('{"output": 1}\n')
     with pytest.raises(UsageError, match=r"results\.jsonl, line 1, is not what became of a clip"):
         list_results.Results(tmp_path)
+
+
+def test_results_are_read_line_by_line(
+    run: Any, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file may have more bytes than a document; a line of it may not."""
+    prompts.write_text("a\n")
+    assert run().exit_code == 0
+    folder = tmp_path / "clips"
+    lines = (folder / list_results.NAME).read_bytes().splitlines()
+    monkeypatch.setattr(list_results, "MAX_LINE_BYTES", max(map(len, lines)) + 1)
+    assert list(list_results.Results(folder).latest) == ["0001-a-0.mp4"]
+    monkeypatch.setattr(list_results, "MAX_LINE_BYTES", len(lines[0]))
+    with pytest.raises(UsageError, match=r"line 1, is not .* more than [\d,]+ bytes[\s\S]*To fix"):
+        list_results.Results(folder)

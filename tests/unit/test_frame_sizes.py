@@ -7,7 +7,7 @@ import pytest
 from diffusers.image_processor import PixArtImageProcessor
 from diffusers.pipelines.sana_video import pipeline_sana_video as reference
 
-from sana_rt import frame_sizes
+from sana_rt import frame_sizes, geometry
 from sana_rt.errors import UsageError
 from sana_rt.frame_sizes import Size
 from sana_rt.model_spec import PRESETS, ModelSpec, SamplingSpec
@@ -67,6 +67,20 @@ def test_the_nearest_size(asked: tuple[int, int], size: tuple[int, int]) -> None
 def test_the_nearest_size_has_positions() -> None:
     assert frame_sizes.nearest(PRESETS["sana-video-2b-720p"], 1280, 720) == Size(1280, 704)
     assert frame_sizes.nearest(PRESETS["sana-video-2b-480p"], 1e300, 16) == Size(16384, 16)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("asked", [(1, 1), (1000, 40), (40, 1000), (1e9, 1e9)])
+def test_the_nearest_size_is_one_that_the_model_can_make(
+    name: str, asked: tuple[float, float]
+) -> None:
+    width, height = frame_sizes.nearest(PRESETS[name], *asked)
+    geometry.check_positions(PRESETS[name], 1, height, width, fps=16)
+
+
+def test_the_nearest_size_is_one_that_the_autoencoder_can_make() -> None:
+    """LTX-2's reflects a row of latents in the one before it."""
+    assert frame_sizes.nearest(PRESETS["sana-video-2b-720p"], 1000, 40) == Size(992, 64)
 
 
 @pytest.mark.parametrize("text", ["", "16", "16:0", "-16:9", "16:9:4", "a:b", "nan:1", "inf:1"])

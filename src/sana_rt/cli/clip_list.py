@@ -14,7 +14,7 @@ import click
 
 from sana_rt.cli import output as show
 from sana_rt.cli import paths, prompt_list
-from sana_rt.cli.clip_output import ClipOutput, hashes, slug
+from sana_rt.cli.clip_output import ClipOutput, free_name, hashes, slug
 from sana_rt.cli.list_results import NAME, Result, Results, settings
 from sana_rt.cli.playing import Reporter, notes, show_plan
 from sana_rt.cli.prompt_list import Line
@@ -102,6 +102,11 @@ def generate(
             expected="with --prompts, a folder for all of them.",
         )
     lines = prompt_list.read(options.prompts)
+    if options.folder.exists() and options.folder.samefile(options.prompts):
+        raise UsageError(
+            f"The folder for the videos of --prompts {options.prompts} would be that file.",
+            expected="--output with a folder.",
+        )
     place = options.folder / NAME
     paths.check({"--output": place}, {"--prompts": options.prompts}, overwrite=True)
     session = opened()
@@ -159,7 +164,12 @@ def _clips(options: ListOptions, lines: tuple[Line, ...], session: Session) -> t
             wanted = replace(wanted, seconds=options.wanted.seconds)
         conditioned = options.image is not None
         request = wanted.request(
-            session, {**base, **line.options}, line.options, conditioned=conditioned, tell=tell
+            session,
+            {**base, **line.options},
+            line.options,
+            conditioned=conditioned,
+            tell=tell,
+            prefix="",
         )
         of = clip_record.of(session, "generate", request, inputs=files, fit=options.fit)
         return _Clip(line.number, request, of)
@@ -186,26 +196,34 @@ def _divided(
             kept.append(replace(clip, output=names.pop(0)))
         else:
             rest.append(clip)
-    taken = {clip.output for clip in kept}
-    named = [replace(clip, output=_name(clip, taken)) for clip in rest]
+    named = _named(rest, {clip.output for clip in kept})
     _check_files(options, named, results)
     return kept, named
 
 
-def _name(clip: _Clip, taken: set[str]) -> str:
-    stem = f"{clip.line:04d}-{slug(clip.request.prompt)}-{clip.request.seed}"
-    return f"{stem}.mp4" if f"{stem}.mp4" not in taken else f"{stem}-changed.mp4"
+def _named(clips: list[_Clip], taken: set[str]) -> list[_Clip]:
+    """The clips with names that are not ``taken``, each another."""
+    named = []
+    for clip in clips:
+        stem = f"{clip.line:04d}-{slug(clip.request.prompt)}-{clip.request.seed}"
+        named.append(replace(clip, output=free_name(stem, taken.__contains__)))
+        taken.add(named[-1].output)
+    return named
 
 
 def _check_files(options: ListOptions, clips: list[_Clip], results: Results) -> None:
     """Nothing is replaced without ``--overwrite`` but what was begun for the same clip."""
     changed = {}
     for clip in clips:
-        before = results.latest.get(clip.output)
+        path, before = options.folder / clip.output, results.latest.get(clip.output)
         if before is not None and before.settings != settings(clip.record):
             changed[clip.output] = "; ".join(_differences(before.record, clip.record))
-        elif before is None and (options.folder / clip.output).exists():
+        elif not path.exists():
+            continue
+        elif before is None:
             changed[clip.output] = f"{NAME} does not know it"
+        elif before.status == "done":
+            changed[clip.output] = f"it has {path.stat().st_size:,} bytes, had {before.size:,}"
     if not changed:
         return
     listed = some([f"{name} ({why})" for name, why in changed.items()], 3)

@@ -84,8 +84,7 @@ class ClipOutput:
     def called(self, request: Request) -> ClipOutput:
         """With a name of its own that no file has, made of the prompt and the seed."""
         stem = f"{slug(request.prompt)}-{request.seed}"
-        names = (f"{stem}{suffix}.mp4" for suffix in _suffixes())
-        path = next(path for path in map(Path, names) if not path.exists())
+        path = Path(free_name(stem, lambda name: Path(name).exists()))
         paths.check({"--output": path}, {})
         return replace(self, path=path)
 
@@ -159,6 +158,8 @@ def slug(prompt: str) -> str:
     return words.removesuffix("-") or "clip"
 
 
-def _suffixes() -> Iterator[str]:
-    yield ""
-    yield from (f"-{number}" for number in itertools.count(2))
+def free_name(stem: str, is_taken: Callable[[str], bool]) -> str:
+    """The first of ``stem.mp4``, ``stem-2.mp4``, ``stem-3.mp4``, ... that is not taken."""
+    later = (f"{stem}-{number}.mp4" for number in itertools.count(2))
+    names = itertools.chain([f"{stem}.mp4"], later)
+    return next(name for name in names if not is_taken(name))

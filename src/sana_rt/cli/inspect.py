@@ -273,15 +273,22 @@ def _model_rows(model: ModelSpec) -> list[tuple[str, str]]:
 
 def _size_rows(model: ModelSpec) -> list[tuple[str, str]]:
     """Which sizes and lengths the model generates."""
-    most = model.transformer.rope_max_positions
-    height, width = model.size_multiples
+    sides = zip(
+        ("height", "width"),
+        model.size_multiples,
+        model.least_size,
+        model.greatest_size,
+        strict=True,
+    )
     sizes = _sizes(model)
     longest, stride = geometry.longest_clip(model), model.vae.temporal_stride
     return [
         (
             "sizes",
-            f"height a multiple of {height} up to {most * height:,}, width of {width} up to "
-            f"{most * width:,}",
+            "; ".join(
+                f"{side} a multiple of {multiple} from {least} to {most:,}"
+                for side, multiple, least, most in sides
+            ),
         ),
         ("--aspect", ", ".join(f"{names[0]} {size}" for size, names in sizes.items() if names)),
         ("lengths", f"{stride}k + 1 frames: 1, {stride + 1}, {2 * stride + 1}, ... {longest:,}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from sana_rt.model_spec import Frozen, Natural
 from sana_rt.runtime.clip_record import ClipRecord
 
 NAME: Final = "results.jsonl"
+MAX_LINE_BYTES: Final = documents.MAX_BYTES
 
 
 class Result(Frozen, frozen=True):
@@ -55,27 +56,34 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
         self.latest: dict[str, Result] = {}
-        data = self._read() if self._path.exists() else b""
-        self._size = data.rfind(b"\n") + 1  # of whole lines: a killed process left the rest
-        for number, line in enumerate(data[: self._size].splitlines(), 1):
-            self._take(number, line)
+        self._size = 0  # of whole lines: a killed process left the rest
+        if self._path.exists():
+            with storage_errors(self._path), self._path.open("rb") as file:
+                self._read(file)
 
-    def _read(self) -> bytes:
-        try:
-            return documents.read_bytes(self._path)
-        except DocumentError as error:
-            raise UsageError(f"{self._path} cannot be read: {error}.") from error
+    def _read(self, file: IO[bytes]) -> None:
+        number = 0
+        while line := file.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MAX_LINE_BYTES:
+                raise self._foreign(number, f"it has more than {MAX_LINE_BYTES:,} bytes")
+            if line.endswith(b"\n"):
+                self._take(number, line)
+                self._size += len(line)
 
     def _take(self, number: int, line: bytes) -> None:
         try:
             result = documents.json(line, Result)
         except DocumentError as error:
-            raise UsageError(
-                f"{self._path}, line {number}, is not what became of a clip: {error}.",
-                expected="what `sana-rt generate --prompts` of this release writes.",
-                remedy="give another folder, or remove that file.",
-            ) from error
+            raise self._foreign(number, error) from error
         self.latest[result.output] = result
+
+    def _foreign(self, number: int, reason: object) -> UsageError:
+        return UsageError(
+            f"{self._path}, line {number}, is not what became of a clip: {reason}.",
+            expected="what `sana-rt generate --prompts` of this release writes.",
+            remedy="give another folder, or remove that file.",
+        )
 
     def add(self, result: Result) -> None:
         """Write a line, which is on the disk when this returns."""

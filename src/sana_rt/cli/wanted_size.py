@@ -35,12 +35,15 @@ class Wanted:
         conditioned: bool,
         resume: State | None = None,
         tell: Callable[[str], None] = show.note,
+        prefix: str = "--",
     ) -> Request:
         """A request of the options ``given``, with this size and length; says what they became.
 
+        Errors call options by their names with the ``prefix``.
+
         Raises what :meth:`resolve` and :meth:`Session.request` do.
         """
-        options = self.resolve(session.model, given, line, tell)
+        options = self.resolve(session.model, given, line, tell, prefix)
         made = session.request(
             resume=resume, seconds=self.seconds, conditioned=conditioned, **options
         )
@@ -53,6 +56,7 @@ class Wanted:
         given: Mapping[str, Any],
         line: Mapping[str, Any],
         tell: Callable[[str], None] = show.note,
+        prefix: str = "--",
     ) -> dict[str, Any]:
         """The options ``given`` with the height and width that follow.
 
@@ -65,9 +69,9 @@ class Wanted:
         options = dict(given)
         if self.seconds is not None and line.get("num_frames") is None:
             options.pop("num_frames", None)
-        sides = [f"--{side}" for side in ("height", "width") if line.get(side) is not None]
+        sides = [side for side in ("height", "width") if line.get(side) is not None]
         ways = [name for name in ("aspect", "size") if getattr(self, name) is not None]
-        names = [f"--{name}" for name in ways] + sides
+        names = [f"{prefix}{name}" for name in (*ways, *sides)]
         if not ways:
             return options
         if len(names) > 1:
@@ -87,9 +91,10 @@ class Wanted:
         size = frame_sizes.nearest(model, width, height)
         if size != (width, height):
             multiples = " and ".join(map(str, model.size_multiples[::-1]))
+            least, most = Size(*model.least_size[::-1]), Size(*model.greatest_size[::-1])
             tell(
                 f"Note: {self.size} becomes {size}: {model.name} makes widths and heights that "
-                f"are multiples of {multiples}."
+                f"are multiples of {multiples}, from {least} to {most}."
             )
         return size
 

@@ -58,7 +58,7 @@ def test_in_short_it_fits_a_screen(plans: Path) -> None:
     result = _inspect(plans)
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) < 24
-    assert re.search(r"^sizes +height a multiple of 16 up to 16,384", result.stdout, re.M)
+    assert re.search(r"^sizes +height a multiple of 16 from 16 to 16,384", result.stdout, re.M)
     assert re.search(r"^lengths +4k \+ 1 frames: 1, 5, 9, \.\.\. 4,093", result.stdout, re.M)
     assert re.search(r"^fp32 +float32 +\S+ KiB +not verified +sm120", result.stdout, re.M)
     assert "--all" in result.stderr

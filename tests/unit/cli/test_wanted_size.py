@@ -25,6 +25,9 @@ def test_they_take_the_place_of_a_configuration_file(capsys: pytest.CaptureFixtu
         "prompt": "x",
     }
     assert "900x500 becomes 896x496" in capsys.readouterr().err
+    Wanted(size="99999x500").resolve(MODEL, {}, {})
+    assert "becomes 16384x496" in (said := capsys.readouterr().err)
+    assert "multiples of 16 and 16, from 16x16 to 16384x16384" in said
     assert Wanted(size="832x480").resolve(MODEL, {}, {}) == {"height": 480, "width": 832}
     assert capsys.readouterr().err == ""
     assert Wanted().resolve(MODEL, config, {}) == config

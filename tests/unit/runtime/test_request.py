@@ -88,6 +88,23 @@ def test_options_out_of_range(options: dict[str, Any], words: str) -> None:
         for_model(WAN, {"prompt": "", **options})
 
 
+@pytest.mark.parametrize(
+    "value", [10**400, -(10**400), 10**5000], ids=["above", "below", "not writable"]
+)
+@pytest.mark.parametrize("name", [*requests.Request.__struct_fields__, "seconds"])
+def test_numbers_of_hundreds_of_digits(name: str, value: int) -> None:
+    """JSON and TOML have them, and floats do not."""
+    options, seconds = ({}, value) if name == "seconds" else ({name: value}, None)
+    with pytest.raises((UsageError, RequestError)) as caught:
+        requests.asked(WAN, options, seconds=seconds)
+    assert len(str(caught.value)) < 300
+
+
+def test_seconds_beyond_any_number_of_frames() -> None:
+    with pytest.raises(RequestError, match="no number of frames"):
+        requests.asked(WAN, {}, seconds=10**308)
+
+
 def test_the_largest_values_are_allowed() -> None:
     request = for_model(WAN, {"seed": 2**64 - 1, "num_frames": 4093, "height": 16384})
     assert request.seed == requests.MAX_SEED

@@ -12,7 +12,7 @@ import pytest
 
 from sana_rt.benchmarks.processes import Outcome
 from sana_rt.benchmarks.speed import bench, bounds
-from sana_rt.benchmarks.speed.turn import GraphTime, TurnCard
+from sana_rt.benchmarks.speed.turn import GraphKernels, GraphTime, KernelTime, TurnCard
 from sana_rt.bundle import Bundle
 from sana_rt.engines import builder, cards, plan_table, roofline, workloads
 from sana_rt.engines.freshness import Settings
@@ -111,13 +111,13 @@ def test_without_plans_there_is_no_card(bundle: Bundle) -> None:
     assert block.bound_seconds is solver.bound_seconds is None
 
 
-def test_kernels_that_tell_no_times_end_no_benchmark(bundle: Bundle) -> None:
-    """All else is measured by then: the reason takes their place."""
+def details(bundle: Bundle, kernels: Any) -> bench.Details:
+    """Of the variant ``bf16``, whose process for kernels returns or raises ``kernels``."""
 
     def run(function: str) -> Outcome:
-        if function == "kernels":
-            raise BackendError("the profiler failed")
-        return Outcome(msgspec.to_builtins(TIMES), None)
+        if isinstance(kernels, Exception) and function == "kernels":
+            raise kernels
+        return Outcome(msgspec.to_builtins(TIMES if function == "profile" else kernels), None)
 
     def call(function: str, _name: str) -> SimpleNamespace:
         return SimpleNamespace(run=lambda _report: run(function))
@@ -125,7 +125,54 @@ def test_kernels_that_tell_no_times_end_no_benchmark(bundle: Bundle) -> None:
     requests = (for_model(bundle.manifest.model, {"prompt": "a"}),)
     setup: Any = SimpleNamespace(bundle=bundle, requests=requests, session_call=call)
     turn: Any = SimpleNamespace(plans=True, card=RTX_5090)
-    details = bench._details(setup, "bf16", turn, lambda *_: None)
-    assert [share.time for share in details.graphs] == list(TIMES)
-    assert details.kernels == ()
-    assert bench._untimed({"bf16": details}) == {"kernels of bf16": "the profiler failed"}
+    found = bench._details(setup, "bf16", turn, lambda *_: None)
+    assert [share.time for share in found.graphs] == list(TIMES), "all else is measured by then"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernels", "why"), [(BackendError("the profiler failed"), "profiler"), ([1], "Expected")]
+)
+def test_kernels_that_tell_no_times_end_no_benchmark(
+    bundle: Bundle, kernels: Any, why: str
+) -> None:
+    found = details(bundle, kernels)
+    assert found.kernels == ()
+    assert found.graphs[0].bound_seconds
+    assert why in bench._failures({"bf16": found})["kernels of bf16"]
+
+
+def test_a_log_that_is_gone_ends_no_benchmark(bundle: Bundle, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(bundle.root, tmp_path / "bundle"))
+    there = Bundle.open(root)
+    there.path(there.manifest.variant("bf16").plans["sm120"]["block_00"].log).unlink()
+    found = details(there, ())
+    assert found.graphs[0].bound_seconds is None
+    assert "block_00.log" in bench._failures({"bf16": found})["bounds of bf16"]
+
+
+def test_kernels_of_a_graph_without_a_plan_are_unlisted(bundle: Bundle) -> None:
+    times = (KernelTime("add", 0.5),)
+    (solver,) = details(bundle, (GraphKernels("solver", 4, times),)).kernels
+    assert (solver.kernels, solver.unlisted, solver.untimed) == ((), times, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "card"),
+    [
+        ("NVIDIA H200", "9.0", "h200"),
+        ("NVIDIA GeForce RTX 5090", "12.0", "rtx5090"),
+        ("NVIDIA GeForce RTX 5080", "12.0", "rtx5080"),
+        ("NVIDIA GeForce RTX 4090", "8.9", "rtx4090"),
+        ("NVIDIA GeForce RTX 3090", "8.6", "rtx3090"),
+        ("NVIDIA H100 80GB HBM3", "9.0", None),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "12.0", None),
+        ("NVIDIA GeForce RTX 4090 D", "8.9", None),
+    ],
+)
+def test_a_card_is_known_by_what_the_driver_calls_it(
+    name: str, capability: str, card: str | None
+) -> None:
+    """The names are those of public outputs of nvidia-smi."""
+    found = bounds._published(TurnCard(name, capability))
+    assert found is (None if card is None else cards.card(card))
