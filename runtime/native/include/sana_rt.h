@@ -14,7 +14,7 @@
  *   if (sana_model_open("out/bundle", &model)) puts(sana_model_error(model));
  *   if (sana_session_open(model, NULL, &session)) puts(sana_session_error(session));
  *   sana_clip_params params;
- *   sana_clip_params_init(&params);
+ *   sana_clip_params_init(&params, sizeof params);
  *   params.prompt = "a red circle moving right";
  *   if (sana_clip_start(session, &params, &clip)) puts(sana_clip_error(clip));
  *   sana_frames frames = {.struct_size = sizeof frames};
@@ -41,8 +41,9 @@
  *
  * Text is UTF-8; other bytes are refused. Sizes are pixels, frame counts those of the video.
  *
- * ABI. Structures that a caller fills begin with their size, and new fields are added at the end
- * only, so that a program runs with any later library of the same sana_abi_version().
+ * ABI. Structures begin with the size that the caller's header gives them, and new fields are added
+ * at the end only, so that a program runs with any later library of the same sana_abi_version().
+ * What has defaults other than zero is filled by an init function, which is given that size.
  */
 #ifndef SANA_RT_H
 #define SANA_RT_H
@@ -204,7 +205,8 @@ typedef struct sana_session_options {
                              * sana-rt/kernels in $XDG_CACHE_HOME, else ~/.cache */
 } sana_session_options;
 
-SANA_API void sana_session_options_init(sana_session_options* options);
+/* struct_size is sizeof(sana_session_options) as the caller's header has it. */
+SANA_API void sana_session_options_init(sana_session_options* options, size_t struct_size);
 /* options may be NULL. Weights are loaded when they are first needed. */
 SANA_API sana_status sana_session_open(const sana_model* model, const sana_session_options* options,
                                        sana_session** session);
@@ -284,7 +286,7 @@ typedef struct sana_clip_params {
   const sana_state* resume; /* continue this stream; lengths count from its beginning */
 } sana_clip_params;
 
-SANA_API void sana_clip_params_init(sana_clip_params* params);
+SANA_API void sana_clip_params_init(sana_clip_params* params, size_t struct_size);
 
 typedef struct sana_memory {
   size_t struct_size;

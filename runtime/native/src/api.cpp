@@ -113,6 +113,15 @@ void fill(T* wanted, T values) {
   std::memcpy(static_cast<void*>(wanted), &values, std::min(wanted->struct_size, sizeof values));
 }
 
+// Gives a structure of the caller's size its defaults; what a later header added to it is zero.
+template <class T>
+void initialize(T* wanted, std::size_t size, T defaults) {
+  if (wanted == nullptr || size < sizeof wanted->struct_size) return;
+  defaults.struct_size = size;
+  std::memset(static_cast<void*>(wanted), 0, size);
+  std::memcpy(static_cast<void*>(wanted), &defaults, std::min(size, sizeof defaults));
+}
+
 std::string checked_text(const char* text, const char* what) {
   if (text == nullptr) refuse(what, "text.");
   const auto at = invalid_utf8(text);
@@ -422,8 +431,8 @@ sana_status sana_model_variant(const sana_model* model, size_t index, sana_varia
   });
 }
 
-void sana_session_options_init(sana_session_options* options) {
-  if (options != nullptr) *options = default_options();
+void sana_session_options_init(sana_session_options* options, size_t struct_size) {
+  initialize(options, struct_size, default_options());
 }
 
 sana_status sana_session_open(const sana_model* model, const sana_session_options* options,
@@ -495,8 +504,8 @@ const char* sana_state_error(const sana_state* state) {
   return state == nullptr ? "" : state->error.c_str();
 }
 
-void sana_clip_params_init(sana_clip_params* params) {
-  if (params != nullptr) *params = default_params();
+void sana_clip_params_init(sana_clip_params* params, size_t struct_size) {
+  initialize(params, struct_size, default_params());
 }
 
 sana_status sana_session_plan(sana_session* session, const sana_clip_params* params,
