@@ -48,7 +48,6 @@ constexpr StatusName kStatusNames[] = {
     {SANA_BACKEND_ERROR, "BackendError"},
     {SANA_BINDING_ERROR, "BindingError"},
     {SANA_DEVICE_MEMORY_ERROR, "DeviceMemoryError"},
-    {SANA_MISSING_DEPENDENCY_ERROR, "MissingDependencyError"},
     {SANA_DEVICE_LOST_ERROR, "DeviceLostError"},
 };
 
@@ -313,7 +312,7 @@ sana_frames frames_of(const Pictures& pictures) {
 std::string gpu_refusal(const Variant& variant) {
   std::string all;
   for (const auto& candidate : candidates()) {
-    if (!candidate.on_gpu()) continue;
+    if (!candidate.on_gpu) continue;
     const auto reason = candidate.refusal(variant);
     if (!reason) return "";
     all += concat(all.empty() ? "" : "; ", candidate.name, ": ", *reason);
