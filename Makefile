@@ -90,7 +90,8 @@ native-sanitize: native-dependencies ## COMPILERS="g++ clang++" SANITIZERS="addr
 	  $(CONFIGURE) -B $$build -DCMAKE_COMPILE_WARNING_AS_ERROR=ON -DCMAKE_CXX_COMPILER=$$compiler \
 	    -DSANA_RT_SANITIZE=$${sanitizer/address/address,undefined} && \
 	  cmake --build $$build --parallel $(JOBS) && \
-	  SANA_RT_BUILD=$$build $(BIN)/pytest tests/native/test_programs.py tests/native/test_tokens.py || exit 1; \
+	  SANA_RT_BUILD=$$build $(BIN)/pytest tests/native/test_programs.py tests/native/test_tokens.py \
+	    tests/native/test_devices.py::test_memory_of_a_gpu || exit 1; \
 	done; done
 
 native-fuzz: native-dependencies ## SECONDS=300 JOBS=2: spoil what the native library reads (clang, libFuzzer) -> out/native-fuzz

@@ -25,7 +25,7 @@ static bool write_frames(void* user, const sana_frames* frames) {
 
 static int play(sana_session* session, const char* prompt) {
   sana_clip_params params;
-  sana_clip_params_init(&params);
+  sana_clip_params_init(&params, sizeof params);
   params.prompt = prompt;
   sana_clip* clip = NULL;
   sana_status status = sana_clip_start(session, &params, &clip);

@@ -50,6 +50,8 @@ _WAYS_TO_TENSORS: Final[Mapping[str, Mapping[int, str]]] = {
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 _VARINT_BYTES: Final = 10  # of 64 bits, seven a byte
+_MOST_OF_KEYS: Final = 0xFFFF_FFFF
+_NOT_ONNX: Final = "it is no protocol buffer, or has fields that ONNX does not"
 
 _Field = tuple[int, int | memoryview]
 
@@ -181,10 +183,13 @@ def _text(value: memoryview) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[_Field]:
-    """The fields of a message: numbers as numbers, all else as the bytes that it is."""
+    """The fields of a message: numbers as numbers, what has a length as its bytes.
+
+    Floats of a fixed width, of which what is read here has none, are passed over.
+    """
     at = 0
     while at < len(message):
-        key, at = _varint(message, at)
+        key, at = _key(message, at)
         kind = key & 7
         if kind == _VARINT:
             value, at = _varint(message, at)
@@ -195,11 +200,20 @@ def _fields(message: memoryview) -> Iterator[_Field]:
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             length = 8 if kind == _EIGHT_BYTES else 4
         else:
-            raise DamagedOnnxError("it is no protocol buffer, or has fields that ONNX does not")
+            raise DamagedOnnxError(_NOT_ONNX)
         if length > len(message) - at:
             raise DamagedOnnxError("it is cut off")
-        yield key >> 3, message[at : at + length]
+        if kind == _LENGTH:
+            yield key >> 3, message[at : at + length]
         at += length
+
+
+def _key(message: memoryview, at: int) -> tuple[int, int]:
+    """A field's number and kind. Readers differ in what they make of over 32 bits, or of 0."""
+    key, at = _varint(message, at)
+    if key > _MOST_OF_KEYS or not key >> 3:
+        raise DamagedOnnxError(_NOT_ONNX)
+    return key, at
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Fuzz what the native library reads: ``python -m tests.native.fuzz --seconds 600 --jobs 2``.
 
 Each target (``runtime/native/tests/fuzz_*.cpp``) is libFuzzer with AddressSanitizer and
-UndefinedBehaviorSanitizer. Findings are kept below ``--output``; with one the exit code is 1.
+UndefinedBehaviorSanitizer. The findings of a run are kept below ``--output``; with one, or a
+target that reads nothing, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ def main(seconds: float, jobs: int, names: tuple[str, ...], build: Path, output:
 def _fuzz(name: str, build: Path, output: Path, seconds: int) -> Result:
     target = TARGETS[name]
     corpus, seeds, findings = (output / name / part for part in ("corpus", "seeds", "findings"))
-    shutil.rmtree(seeds, ignore_errors=True)
+    for folder in (seeds, findings):
+        shutil.rmtree(folder, ignore_errors=True)
     for folder in (corpus, seeds, findings):
         folder.mkdir(parents=True, exist_ok=True)
     _write_seeds(target, seeds)
@@ -167,8 +169,12 @@ def _fuzz(name: str, build: Path, output: Path, seconds: int) -> Result:
     ]  # fmt: skip
     log = output / name / "log"
     with log.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=file, check=False, preexec_fn=_be_nice)
+        ran = subprocess.run(command, stdout=file, stderr=file, check=False, preexec_fn=_be_nice)
     result = _result(name, log.read_text(errors="replace"), seconds, findings)
+    if not result.findings and (ran.returncode or not result.executions):
+        raise click.ClickException(
+            f"fuzz_{name} read {result.executions} files and ended with {ran.returncode}: {log}"
+        )
     click.echo(f"{name}: {result.executions:,} files read, {result.edges:,} edges, {log}")
     for finding in result.findings:
         click.echo(finding)

@@ -65,6 +65,25 @@ def _weights_behind_the_end(root: Path) -> None:
     _place(root, "offset", str(10**18))
 
 
+def _hidden(entry: bytes) -> Callable[[Path], None]:
+    """The weights are where the manifest says, and then, for who reads this entry, elsewhere."""
+
+    def fault(root: Path) -> None:
+        tensor = onnx.TensorProto(
+            name="w", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL
+        )
+        tensor.external_data.add(key="location", value=WEIGHTS)
+        content = _field(5, tensor.SerializeToString() + _field(13, entry))
+        (root / GRAPH).write_bytes((root / GRAPH).read_bytes() + _field(7, content))
+        _list_again(root)
+
+    return fault
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
 def _other_opset(root: Path) -> None:
     def change(model: onnx.ModelProto) -> None:
         model.opset_import[0].version -= 1
@@ -101,6 +120,8 @@ def _other_tokenizer(root: Path) -> None:
     (root / path).write_bytes(content)
 
 
+#: A place that is not listed.
+SECRET = _field(1, b"location") + _field(2, b"unlisted.weights")
 FAULTS: dict[str, Callable[[Path], None]] = {
     **{
         f"weights in {place}": _weights_at(place)
@@ -109,6 +130,8 @@ FAULTS: dict[str, Callable[[Path], None]] = {
             f"./{WEIGHTS}",
         )
     },
+    "weights behind a key of eight bytes": _hidden(SECRET + b"\x09whatever"),
+    "weights behind a key of 33 bits": _hidden(b"\x8a\x80\x80\x80\x10" + SECRET[1:]),
     "weights behind the end": _weights_behind_the_end,
     "another opset": _other_opset,
     "another signature": _other_signature,

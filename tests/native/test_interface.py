@@ -84,14 +84,21 @@ def test_pkg_config_finds_the_library(prefix: Path, small_bundle: Path, tmp_path
     assert (tmp_path / "out.y4m").read_bytes().startswith(b"YUV4MPEG2 W64 H64 ")
 
 
-def test_the_program_of_the_page(prefix: Path, small_bundle: Path, tmp_path: Path) -> None:
-    """As docs/native.md says, word by word, without CMake."""
+def test_the_program_of_the_page(build: Path, small_bundle: Path, tmp_path: Path) -> None:
+    """As docs/native.md says, word by word, with CMake and without."""
     page = (ROOT / "docs/native.md").read_text()
-    (program,) = re.findall(r"```cpp\n(.*?)```", page, re.DOTALL)
-    (commands,) = (one for one in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "g++" in one)
-    (tmp_path / "program.cpp").write_text(program)
-    (tmp_path / "out/demo").mkdir(parents=True)
-    (tmp_path / "out/demo/bundle").symlink_to(small_bundle)
-    (tmp_path / "out/native").symlink_to(prefix)
-    printed = _run("sh", "-c", f"cd {tmp_path}\nset -e\n{commands}\n./program")
-    assert sum(int(line.split()[0]) for line in printed.splitlines()) == 9
+    folder = tmp_path / "out/program"
+    folder.mkdir(parents=True)
+    for language, name in {"cmake": "CMakeLists.txt", "cpp": "program.cpp"}.items():
+        (content,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        (folder / name).write_text(content)
+    shutil.copytree(small_bundle, tmp_path / "out/demo/bundle")
+    _run("cmake", "--install", build, "--prefix", tmp_path / "out/native")
+    blocks = [
+        one for one in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "out/program" in one
+    ]
+    assert len(blocks) == 2
+    for commands in blocks:
+        printed = _run("sh", "-c", f"cd {tmp_path}\nset -e\n{commands}")
+        counts = re.findall(r"^(\d+) of 64 x 64$", printed, re.MULTILINE)
+        assert sum(map(int, counts)) == 9

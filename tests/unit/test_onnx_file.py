@@ -83,6 +83,20 @@ def locations(message: Message) -> Iterator[str]:
                 yield from locations(each)
 
 
+def field(number: int, content: bytes) -> bytes:
+    """A field of bytes, fewer than 128."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def tensor_of(*entries: bytes) -> bytes:
+    """A model whose only tensor has these entries of places."""
+    tensor = b"".join(field(13, entry) for entry in entries)
+    return helper.make_model(subgraph("first")).SerializeToString() + field(7, field(5, tensor))
+
+
+ENTRY = field(1, b"location") + field(2, b"secret")
+
+
 def read(content: bytes) -> onnx_file.OnnxFile:
     return onnx_file.parse(memoryview(content))
 
@@ -127,6 +141,22 @@ def test_a_tensor_that_says_no_place_is_nowhere() -> None:
     tensor.external_data.add(key="offset", value="0")
     graph = helper.make_graph([], "main", [], [], [tensor])
     assert read(helper.make_model(graph).SerializeToString()).outside == (Outside("", 0, 0),)
+
+
+@pytest.mark.parametrize("other", [b"\x11wxyz.bin", b"\x15.bin", b"\x09offset..", b"\x10\x05"])
+def test_a_field_of_another_kind_is_passed_over_as_onnx_does(other: bytes) -> None:
+    content = tensor_of(ENTRY + other)
+    assert {each.location for each in read(content).outside} == {"first", "secret"}
+    assert set(locations(onnx.load_model_from_string(content))) == {"first", "secret"}
+
+
+@pytest.mark.parametrize(
+    "key", [b"\x8a\x80\x80\x80\x10", b"\x8a\x80\x80\x80\x80\x80\x80\x80\x80\x01", b"\x02"]
+)
+def test_a_key_that_readers_differ_about_is_refused(key: bytes) -> None:
+    hidden = key + ENTRY[1:]
+    with pytest.raises(DamagedOnnxError, match="no protocol buffer"):
+        read(tensor_of(field(1, b"location") + field(2, b"weights"), hidden))
 
 
 @pytest.mark.parametrize(

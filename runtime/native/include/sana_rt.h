@@ -14,7 +14,7 @@
  *   if (sana_model_open("out/bundle", &model)) puts(sana_model_error(model));
  *   if (sana_session_open(model, NULL, &session)) puts(sana_session_error(session));
  *   sana_clip_params params;
- *   sana_clip_params_init(&params);
+ *   sana_clip_params_init(&params, sizeof params);
  *   params.prompt = "a red circle moving right";
  *   if (sana_clip_start(session, &params, &clip)) puts(sana_clip_error(clip));
  *   sana_frames frames = {.struct_size = sizeof frames};
@@ -41,8 +41,9 @@
  *
  * Text is UTF-8; other bytes are refused. Sizes are pixels, frame counts those of the video.
  *
- * ABI. Structures that a caller fills begin with their size, and new fields are added at the end
- * only, so that a program runs with any later library of the same sana_abi_version().
+ * ABI. Structures begin with the size that the caller's header gives them, and new fields are added
+ * at the end only, so that a program runs with any later library of the same sana_abi_version().
+ * What has defaults other than zero is filled by an init function, which is given that size.
  */
 #ifndef SANA_RT_H
 #define SANA_RT_H
@@ -100,8 +101,7 @@ typedef enum sana_status {
   SANA_BACKEND_ERROR = 50,              /* no backend plays the variant, each with its reason */
   SANA_BINDING_ERROR = 51,              /* a buffer that does not fit its graph */
   SANA_DEVICE_MEMORY_ERROR = 52,        /* the memory plan does not fit the device */
-  SANA_MISSING_DEPENDENCY_ERROR = 53,   /* a library that has to be installed is not */
-  SANA_DEVICE_LOST_ERROR = 54           /* the GPU failed or does not answer: restart the process */
+  SANA_DEVICE_LOST_ERROR = 53           /* the GPU failed or does not answer: restart the process */
 } sana_status;
 
 /* The name of Python's error, as "ManifestSyntaxError"; "OK" and "Done" for what is none. */
@@ -123,7 +123,9 @@ typedef struct sana_device_info {
  *                       that only TensorRT has (NVFP4)
  *   "onnxruntime"       ONNX Runtime on the CPU; float32
  *
- * Describing loads the driver, and the plug-in where it is found, to see whether they work. */
+ * Describing loads the driver, and the plug-in where it is found, to see whether they work. That is
+ * the process's plug-in from then on: sessions whose option plugin names another one are refused.
+ * Where that option is used, name the same library in $SANA_RT_PLUGIN, or describe nothing. */
 SANA_API size_t sana_device_count(void);
 SANA_API sana_status sana_device_describe(size_t index, sana_device_info* info);
 
@@ -197,14 +199,17 @@ typedef struct sana_session_options {
   void* progress_user;
   sana_log_callback log;
   void* log_user;
-  double timeout;     /* seconds that a GPU may take to answer before it is given up; 0: 600 */
+  double timeout;     /* seconds that a GPU may take to answer before it is given up; 0: 600. Waits
+                       * inside of ONNX Runtime, as where it loads a graph, are not limited. */
   const char* plugin; /* the library of NVIDIA's plug-in, the same for all sessions of a process;
                        * NULL: $SANA_RT_PLUGIN, else where its wheel puts it beside ONNX Runtime */
   const char* kernel_cache; /* the folder for what the plug-in compiles; NULL: as in Python,
-                             * sana-rt/kernels in $XDG_CACHE_HOME, else ~/.cache */
+                             * sana-rt/kernels in $XDG_CACHE_HOME, else ~/.cache; nothing is
+                             * kept where neither is an absolute path */
 } sana_session_options;
 
-SANA_API void sana_session_options_init(sana_session_options* options);
+/* struct_size is sizeof(sana_session_options) as the caller's header has it. */
+SANA_API void sana_session_options_init(sana_session_options* options, size_t struct_size);
 /* options may be NULL. Weights are loaded when they are first needed. */
 SANA_API sana_status sana_session_open(const sana_model* model, const sana_session_options* options,
                                        sana_session** session);
@@ -284,7 +289,7 @@ typedef struct sana_clip_params {
   const sana_state* resume; /* continue this stream; lengths count from its beginning */
 } sana_clip_params;
 
-SANA_API void sana_clip_params_init(sana_clip_params* params);
+SANA_API void sana_clip_params_init(sana_clip_params* params, size_t struct_size);
 
 typedef struct sana_memory {
   size_t struct_size;

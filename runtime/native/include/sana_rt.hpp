@@ -187,7 +187,7 @@ namespace detail {
 class CParams {
  public:
   explicit CParams(const ClipParams& from) {
-    sana_clip_params_init(&c);
+    sana_clip_params_init(&c, sizeof c);
     c.prompt = c_str(from.prompt);
     c.negative_prompt = c_str(from.negative_prompt);
     c.height = from.height.value_or(0);
@@ -331,7 +331,7 @@ class Session {
  private:
   sana_session_options c_options() const {
     sana_session_options c;
-    sana_session_options_init(&c);
+    sana_session_options_init(&c, sizeof c);
     c.variant = detail::c_str(options_->variant);
     c.backend = detail::c_str(options_->backend);
     c.threads = options_->threads;

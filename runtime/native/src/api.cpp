@@ -48,7 +48,6 @@ constexpr StatusName kStatusNames[] = {
     {SANA_BACKEND_ERROR, "BackendError"},
     {SANA_BINDING_ERROR, "BindingError"},
     {SANA_DEVICE_MEMORY_ERROR, "DeviceMemoryError"},
-    {SANA_MISSING_DEPENDENCY_ERROR, "MissingDependencyError"},
     {SANA_DEVICE_LOST_ERROR, "DeviceLostError"},
 };
 
@@ -111,6 +110,15 @@ void fill(T* wanted, T values) {
   }
   values.struct_size = wanted->struct_size;
   std::memcpy(static_cast<void*>(wanted), &values, std::min(wanted->struct_size, sizeof values));
+}
+
+// Gives a structure of the caller's size its defaults; what a later header added to it is zero.
+template <class T>
+void initialize(T* wanted, std::size_t size, T defaults) {
+  if (wanted == nullptr || size < sizeof wanted->struct_size) return;
+  defaults.struct_size = size;
+  std::memset(static_cast<void*>(wanted), 0, size);
+  std::memcpy(static_cast<void*>(wanted), &defaults, std::min(size, sizeof defaults));
 }
 
 std::string checked_text(const char* text, const char* what) {
@@ -304,7 +312,7 @@ sana_frames frames_of(const Pictures& pictures) {
 std::string gpu_refusal(const Variant& variant) {
   std::string all;
   for (const auto& candidate : candidates()) {
-    if (!candidate.on_gpu()) continue;
+    if (!candidate.on_gpu) continue;
     const auto reason = candidate.refusal(variant);
     if (!reason) return "";
     all += concat(all.empty() ? "" : "; ", candidate.name, ": ", *reason);
@@ -422,8 +430,8 @@ sana_status sana_model_variant(const sana_model* model, size_t index, sana_varia
   });
 }
 
-void sana_session_options_init(sana_session_options* options) {
-  if (options != nullptr) *options = default_options();
+void sana_session_options_init(sana_session_options* options, size_t struct_size) {
+  initialize(options, struct_size, default_options());
 }
 
 sana_status sana_session_open(const sana_model* model, const sana_session_options* options,
@@ -495,8 +503,8 @@ const char* sana_state_error(const sana_state* state) {
   return state == nullptr ? "" : state->error.c_str();
 }
 
-void sana_clip_params_init(sana_clip_params* params) {
-  if (params != nullptr) *params = default_params();
+void sana_clip_params_init(sana_clip_params* params, size_t struct_size) {
+  initialize(params, struct_size, default_params());
 }
 
 sana_status sana_session_plan(sana_session* session, const sana_clip_params* params,

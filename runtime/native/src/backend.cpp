@@ -10,6 +10,14 @@
 namespace sana_rt::runtime {
 namespace {
 
+constexpr DType kOfGpus[] = {DType::kBFloat16, DType::kFloat32};
+constexpr DType kOfCpus[] = {DType::kFloat32};
+constexpr Candidate kCandidates[] = {
+    {"onnxruntime-cuda", true, kOfGpus, false, open_cuda, check_cuda},
+    {"onnxruntime-rtx", true, kOfGpus, true, open_rtx, check_rtx},
+    {"onnxruntime", false, kOfCpus, false, open_cpu, check_onnxruntime},
+};
+
 constexpr const char* kOnlyIfAsked = "it is quantized, which is played only if asked for";
 
 std::string in_a_line(std::string text) {
@@ -21,7 +29,7 @@ std::size_t rank(const Candidate& candidate, const Variant& variant) {
   const auto& dtypes = candidate.dtypes;
   const auto found = std::find(dtypes.begin(), dtypes.end(), variant.dtype);
   const auto preference = static_cast<std::size_t>(found - dtypes.begin());
-  return preference + (variant.has_loras ? dtypes.size() : 0);
+  return preference + (variant.source.merged ? dtypes.size() : 0);
 }
 
 // The variant to play: the wanted one, or the preferred one that is not quantized, of the
@@ -97,14 +105,7 @@ std::optional<std::string> Candidate::missing() const {
   }
 }
 
-const std::vector<Candidate>& candidates() {
-  static const std::vector<Candidate> all{
-      {"onnxruntime-cuda", {DType::kBFloat16, DType::kFloat32}, false, open_cuda, check_cuda},
-      {"onnxruntime-rtx", {DType::kBFloat16, DType::kFloat32}, true, open_rtx, check_rtx},
-      {"onnxruntime", {DType::kFloat32}, false, open_cpu, check_onnxruntime},
-  };
-  return all;
-}
+std::span<const Candidate> candidates() noexcept { return kCandidates; }
 
 std::pair<std::unique_ptr<Backend>, std::string> select_backend(const std::string& backend,
                                                                 const Manifest& manifest,

@@ -2,10 +2,10 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -78,23 +78,23 @@ struct BackendOptions {
 // A backend that is not open yet.
 struct Candidate {
   const char* name;
+  bool on_gpu;
   // Dtypes of variants, the preferred one first, and whether it has TensorRT's operators.
-  std::vector<DType> dtypes;
+  std::span<const DType> dtypes;
   bool tensorrt;
   // An Error where it cannot work.
-  std::function<std::unique_ptr<Backend>(const BackendOptions&)> open;
+  std::unique_ptr<Backend> (*open)(const BackendOptions&);
   // The same Error without opening it.
-  std::function<void()> check;
+  void (*check)();
 
   // Why it does not play a variant, or nothing.
   std::optional<std::string> refusal(const Variant& variant) const;
   // Why it cannot work on this machine, or nothing.
   std::optional<std::string> missing() const;
-  bool on_gpu() const { return dtypes.size() > 1; }
 };
 
 // In the order in which they are tried.
-const std::vector<Candidate>& candidates();
+std::span<const Candidate> candidates() noexcept;
 
 // The first backend that plays the model, opened, and the name of the variant that it plays.
 // Empty names leave the choice to this function. A BackendError lists every refusal.

@@ -55,6 +55,10 @@ class Memory {
 
   // Says in words what comes now, for messages about the device.
   virtual void begin(const std::string& /*moment*/) {}
+  // Waits for what the device was given, as long as it may take; the Error of what it failed in.
+  virtual void check() {}
+  // Whether the device failed for good: what it holds is left where it is.
+  virtual bool lost() const { return false; }
   // Zeros. A DeviceMemoryError where there is no room.
   virtual Allocation allocate(std::size_t nbytes) = 0;
   // Bytes that can still be allocated, or nothing where the device does not say.

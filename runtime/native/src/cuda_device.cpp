@@ -177,15 +177,15 @@ void CudaDevice::close() noexcept {
 std::uint64_t CudaDevice::allocate(std::size_t nbytes) {
   unsigned long long address = 0;
   if (lost_) throw_lost();
-  driver().context_set(context_);
-  const int status = driver().allocate(&address, nbytes);
+  int status = driver().context_set(context_);
+  if (status != kSuccess) fail("cuCtxSetCurrent", status);
+  status = driver().allocate(&address, nbytes);
   if (status == kOutOfMemory) {
     const auto [free, total] = memory_info();
     throw Error(SANA_DEVICE_MEMORY_ERROR,
                 concat("CUDA did not allocate ", nbytes, " bytes of ", card_.name, "; ", free, " of ",
                        total, " bytes of the GPU are free."),
-                {.remedy = "free memory that other programs use, ask for a smaller clip, or let "
-                           "fewer graphs be loaded at a time (max_memory)."});
+                {.remedy = "free memory that other programs use, or ask for a smaller clip."});
   }
   if (status != kSuccess) fail("cuMemAlloc", status);
   try {
@@ -200,10 +200,10 @@ std::uint64_t CudaDevice::allocate(std::size_t nbytes) {
 void CudaDevice::free(std::uint64_t address) noexcept {
   try {
     synchronize();
-    driver().free(address);
   } catch (const std::exception&) {
-    // The device is lost, and its memory with it.
+    // What a lost device held stays where it is; else it is given back all the same.
   }
+  if (!lost_) driver().free(address);
 }
 
 void CudaDevice::copy(std::uint64_t destination, std::uint64_t source, std::size_t nbytes) {

@@ -32,6 +32,7 @@ class CudaDevice {
   ~CudaDevice();
 
   const Card& card() const { return card_; }
+  bool lost() const { return lost_; }
   // The stream, for libraries that work on it.
   std::uintptr_t stream() const { return stream_; }
   // What is being done, in words, for messages.
@@ -81,6 +82,8 @@ class CudaMemory : public Memory {
   const std::shared_ptr<CudaDevice>& device() const { return device_; }
 
   void begin(const std::string& moment) override { device_->begin(moment); }
+  void check() override { device_->synchronize(); }
+  bool lost() const override { return device_->lost(); }
   Allocation allocate(std::size_t nbytes) override;
   std::optional<std::uint64_t> free_bytes() override { return device_->memory_info().first; }
   void upload(std::byte* destination, const void* source, std::size_t nbytes) override;

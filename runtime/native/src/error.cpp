@@ -1,6 +1,6 @@
 #include "error.hpp"
 
-#include <array>
+#include <algorithm>
 
 namespace sana_rt::runtime {
 
@@ -14,7 +14,12 @@ std::string in_quotes(std::string_view value) {
   constexpr std::size_t kMost = 100;
   constexpr std::string_view kHex = "0123456789abcdef";
   std::string out = "'";
-  for (const char character : value.substr(0, kMost)) {
+  auto end = std::min(value.size(), kMost);
+  // Not inside of a character.
+  while (end > 0 && end < value.size() && (static_cast<unsigned char>(value[end]) & 0xC0U) == 0x80U) {
+    --end;
+  }
+  for (const char character : value.substr(0, end)) {
     const auto byte = static_cast<unsigned char>(character);
     if (byte < 0x20 || byte == 0x7f) {
       out += {'\\', 'x', kHex[byte >> 4U], kHex[byte & 15U]};
@@ -22,7 +27,7 @@ std::string in_quotes(std::string_view value) {
       out += character;
     }
   }
-  return out + (value.size() > kMost ? "...'" : "'");
+  return out + (end < value.size() ? "...'" : "'");
 }
 
 }  // namespace sana_rt::runtime

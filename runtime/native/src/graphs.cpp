@@ -72,6 +72,11 @@ std::shared_ptr<Binding> Graphs::bind(const std::string& name, const BufferMap& 
   return open(name).bind(inputs, outputs);
 }
 
+void Graphs::take_over(const void* player) {
+  player_ = player;
+  begin(player, "");
+}
+
 void Graphs::begin(const void* player, std::string moment) {
   if (player_ != player) {
     throw Error(SANA_USAGE_ERROR, "Another clip was started in this session.",

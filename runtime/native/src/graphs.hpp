@@ -58,7 +58,7 @@ class Graphs {
                                 const BufferMap& outputs);
 
   // From now on `player` runs graphs.
-  void take_over(const void* player) { player_ = player; }
+  void take_over(const void* player);
   // Says in words what `player` does next; a UsageError if another took over.
   void begin(const void* player, std::string moment);
   void run(const Program& program);

@@ -155,15 +155,17 @@ DimRange as_dim_range(const Json& value, const Path& path) {
   return range;
 }
 
-bool as_calibration(const Json& value, const Path& path) {
+Calibration as_calibration(const Json& value, const Path& path) {
   Fields fields(value, path);
-  check_name(fields.required("algorithm", as_string), "calibration algorithm");
-  fields.required("sha256", as_sha256);
-  fields.required("prompts_sha256", as_sha256);
-  fields.required("source_sha256", as_sha256);
-  fields.required("passes", as_count);
+  Calibration found{};
+  found.algorithm = fields.required("algorithm", as_string);
+  check_name(found.algorithm, "calibration algorithm");
+  found.sha256 = fields.required("sha256", as_sha256);
+  found.prompts_sha256 = fields.required("prompts_sha256", as_sha256);
+  found.source_sha256 = fields.required("source_sha256", as_sha256);
+  found.passes = fields.required("passes", as_count);
   fields.finish();
-  return true;
+  return found;
 }
 
 Quantization as_quantization(const Json& value, const Path& path) {
@@ -174,9 +176,9 @@ Quantization as_quantization(const Json& value, const Path& path) {
   const auto form = fields.required("form", [](const Json& name, const Path& where) {
     return one_of(name, where, {"device", "emulation"});
   });
-  fields.nullable("calibration", as_calibration);
+  auto calibration = fields.nullable("calibration", as_calibration);
   fields.finish();
-  return {recipe, recipe_sha256, form == "device"};
+  return {recipe, recipe_sha256, form == "device", std::move(calibration)};
 }
 
 bool as_built_from(const Json& value, const Path& path) {
@@ -244,37 +246,40 @@ DecodeWindow as_window(const Json& value, const Path& path) {
   return window;
 }
 
-bool as_lora(const Json& value, const Path& path) {
+Lora as_lora(const Json& value, const Path& path) {
   Fields fields(value, path);
-  fields.required("name", as_string);
-  fields.required("sha256", as_sha256);
-  fields.required("scale", as_number);
+  Lora lora{};
+  lora.name = fields.required("name", as_string);
+  lora.sha256 = fields.required("sha256", as_sha256);
+  lora.scale = fields.required("scale", as_number);
   fields.finish();
-  return true;
+  return lora;
 }
 
-bool as_merged(const Json& value, const Path& path) {
+Merged as_merged(const Json& value, const Path& path) {
   Fields fields(value, path);
-  fields.required("base", as_sha256);
-  if (fields.required("loras", [](const Json& loras, const Path& where) {
-        return as_list(loras, where, as_lora);
-      }).empty()) {
+  Merged merged;
+  merged.base = fields.required("base", as_sha256);
+  merged.loras = fields.required("loras", [](const Json& loras, const Path& where) {
+    return as_list(loras, where, as_lora);
+  });
+  if (merged.loras.empty()) {
     throw Error(SANA_MANIFEST_VALUE_ERROR, concat(path, " has no LoRA."),
                 {.expected = "at least one.", .remedy = kRemedy});
   }
   fields.finish();
-  return true;
+  return merged;
 }
 
-// Whether LoRAs were merged into the checkpoint's weights.
-bool as_source(const Json& value, const Path& path) {
+Source as_source(const Json& value, const Path& path) {
   Fields fields(value, path);
-  fields.required("checkpoint", as_string);
-  fields.required("layout", as_string);
-  fields.required("sha256", as_sha256);
-  const bool merged = fields.nullable("merged", as_merged).has_value();
+  Source source;
+  source.checkpoint = fields.required("checkpoint", as_string);
+  source.layout = fields.required("layout", as_string);
+  source.sha256 = fields.required("sha256", as_sha256);
+  source.merged = fields.nullable("merged", as_merged);
   fields.finish();
-  return merged;
+  return source;
 }
 
 std::map<std::string, Graph> as_graphs(const Json& value, const Path& path) {
@@ -440,7 +445,7 @@ Variant as_variant(const Json& value, const Path& path) {
   Variant variant{};
   variant.dtype = dtype_of(fields.required("dtype", as_string), path);
   fields.required("description", as_string);
-  variant.has_loras = fields.required("source", as_source);
+  variant.source = fields.required("source", as_source);
   variant.graphs = fields.required("graphs", as_graphs);
   variant.plans = fields.defaulted("plans", decltype(variant.plans){}, as_targets);
   variant.quantization = fields.nullable("quantization", as_quantization);
@@ -569,9 +574,10 @@ std::int64_t DecodeWindow::stop(std::int64_t start) const {
 }
 
 bool is_emulation(const Variant& variant, const Variant& device) {
-  return device.quantization && device.quantization->device && variant.quantization &&
-         !variant.quantization->device &&
-         variant.quantization->recipe_sha256 == device.quantization->recipe_sha256;
+  auto made = device.quantization;
+  if (!made || !made->device) return false;
+  made->device = false;
+  return variant.quantization == made && variant.source == device.source;
 }
 
 const Variant& Manifest::variant(std::string_view name) const {

@@ -44,14 +44,48 @@ struct Plan {
   std::map<std::string, DimRange> profile;
 };
 
+// How the scales of layers' inputs were found.
+struct Calibration {
+  std::string algorithm, sha256, prompts_sha256, source_sha256;
+  std::int64_t passes;
+
+  bool operator==(const Calibration&) const = default;
+};
+
 struct Quantization {
   std::string recipe, recipe_sha256;
   bool device;  // operators that only TensorRT has; otherwise an emulation
+  std::optional<Calibration> calibration = {};
+
+  bool operator==(const Quantization&) const = default;
+};
+
+struct Lora {
+  std::string name, sha256;
+  double scale;
+
+  bool operator==(const Lora&) const = default;
+};
+
+// LoRAs merged into the weights of a checkpoint, whose hash is `base`.
+struct Merged {
+  std::string base;
+  std::vector<Lora> loras;
+
+  bool operator==(const Merged&) const = default;
+};
+
+// Where weights came from.
+struct Source {
+  std::string checkpoint, layout, sha256;
+  std::optional<Merged> merged;
+
+  bool operator==(const Source&) const = default;
 };
 
 struct Variant {
   DType dtype;
-  bool has_loras;  // merged into the checkpoint's weights
+  Source source;
   std::map<std::string, Graph> graphs;
   std::map<std::string, std::map<std::string, Plan>> plans;  // by target, then graph
   std::optional<Quantization> quantization;

@@ -40,6 +40,8 @@ const std::map<Kind, std::map<std::uint64_t, Kind>>& ways_to_tensors() {
 
 constexpr unsigned kVarint = 0, kEightBytes = 1, kLength = 2, kFourBytes = 5;
 constexpr std::size_t kVarintBytes = 10;  // of 64 bits, seven a byte
+constexpr std::uint64_t kMostOfKeys = 0xFFFF'FFFF;
+constexpr const char* kNotOnnx = "it is no protocol buffer, or has fields that ONNX does not";
 
 // A number that may have more than 64 bits is the largest, which nothing equals.
 std::uint64_t varint(std::string_view& rest) {
@@ -57,7 +59,7 @@ std::uint64_t varint(std::string_view& rest) {
   throw DamagedOnnx("it is cut off");
 }
 
-// A field of a message: a number, or the bytes that it is.
+// A field of a message: a number, or the bytes of what has a length.
 struct Field {
   std::uint64_t name = 0;
   std::optional<std::uint64_t> number = {};
@@ -69,13 +71,21 @@ std::uint64_t size_of(unsigned kind, std::string_view& rest) {
     case kLength: return varint(rest);
     case kEightBytes: return 8;
     case kFourBytes: return 4;
-    default: throw DamagedOnnx("it is no protocol buffer, or has fields that ONNX does not");
+    default: throw DamagedOnnx(kNotOnnx);
   }
 }
 
+// A field's name and kind. Readers differ in what they make of more than 32 bits, or of name 0.
+std::uint64_t key_of(std::string_view& rest) {
+  const auto key = varint(rest);
+  if (key > kMostOfKeys || key >> 3U == 0) throw DamagedOnnx(kNotOnnx);
+  return key;
+}
+
+// Floats of a fixed width, of which what is read here has none, are passed over.
 void each_field(std::string_view message, const std::function<void(const Field&)>& visit) {
   while (!message.empty()) {
-    const auto key = varint(message);
+    const auto key = key_of(message);
     const auto kind = static_cast<unsigned>(key & 7U);
     if (kind == kVarint) {
       visit({.name = key >> 3U, .number = varint(message)});
@@ -83,7 +93,7 @@ void each_field(std::string_view message, const std::function<void(const Field&)
     }
     const auto size = size_of(kind, message);
     if (size > message.size()) throw DamagedOnnx("it is cut off");
-    visit({.name = key >> 3U, .bytes = message.substr(0, size)});
+    if (kind == kLength) visit({.name = key >> 3U, .bytes = message.substr(0, size)});
     message.remove_prefix(size);
   }
 }

@@ -1,5 +1,7 @@
 #include "onnxruntime.hpp"
 
+#include <onnxruntime_run_options_config_keys.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <mutex>
@@ -72,19 +74,41 @@ void check_overlap(const std::string& graph, const BufferMap& inputs, const Buff
   }
 }
 
+// Closes a session when the device is done with it. That of a lost device would wait for ever: it
+// stays.
+struct CloseSession {
+  std::shared_ptr<Memory> memory;
+
+  void operator()(Ort::Session* session) const noexcept {
+    try {
+      memory->check();
+    } catch (const std::exception&) {
+      // Said where the device was given something to do.
+    }
+    if (!memory->lost()) delete session;
+  }
+};
+
 class OrtBinding : public Binding {
  public:
   OrtBinding(const std::string& graph, std::shared_ptr<Ort::Session> session,
-             const Ort::MemoryInfo& info, const BufferMap& inputs, const BufferMap& outputs)
-      : Binding(graph, outputs), session_(std::move(session)), io_(*session_) {
+             const Ort::MemoryInfo& info, std::shared_ptr<Memory> memory, const BufferMap& inputs,
+             const BufferMap& outputs)
+      : Binding(graph, outputs),
+        session_(std::move(session)),
+        memory_(std::move(memory)),
+        io_(*session_) {
+    // What waits for the device is our memory, which gives up in time.
+    options_.AddConfigEntry(kOrtRunOptionsConfigDisableSynchronizeExecutionProviders, "1");
     for (const auto& [name, buffer] : inputs) io_.BindInput(name.c_str(), value(info, buffer));
     for (const auto& [name, buffer] : outputs) io_.BindOutput(name.c_str(), value(info, buffer));
   }
 
   void run() override {
     try {
-      session_->Run(Ort::RunOptions{nullptr}, io_);
+      session_->Run(options_, io_);
     } catch (const Ort::Exception& error) {
+      memory_->check();  // a device that failed says more
       throw Error(SANA_BACKEND_ERROR,
                   concat("ONNX Runtime failed in the graph '", graph(), "': ", error.what()));
     }
@@ -99,6 +123,8 @@ class OrtBinding : public Binding {
   }
 
   std::shared_ptr<Ort::Session> session_;
+  std::shared_ptr<Memory> memory_;
+  Ort::RunOptions options_;
   Ort::IoBinding io_;
   std::vector<Ort::Value> values_;
 };
@@ -106,10 +132,11 @@ class OrtBinding : public Binding {
 class OrtContext : public Context {
  public:
   OrtContext(const Artifact& artifact, std::shared_ptr<Ort::Session> session,
-             const Ort::MemoryInfo& info)
+             std::shared_ptr<Memory> memory, const Ort::MemoryInfo& info)
       : graph_(artifact.name),
         signature_(artifact.signature),
         session_(std::move(session)),
+        memory_(std::move(memory)),
         info_(info) {
     check_names(graph_, "inputs", session_->GetInputNames(), signature_.inputs);
     check_names(graph_, "outputs", session_->GetOutputNames(), signature_.outputs);
@@ -120,13 +147,14 @@ class OrtContext : public Context {
     check_buffers("The input of " + graph_, signature_.inputs, inputs, dims);
     check_buffers("The output of " + graph_, signature_.outputs, outputs, dims);
     check_overlap(graph_, inputs, outputs);
-    return std::make_unique<OrtBinding>(graph_, session_, info_, inputs, outputs);
+    return std::make_unique<OrtBinding>(graph_, session_, info_, memory_, inputs, outputs);
   }
 
  private:
   std::string graph_;
   Signature signature_;
   std::shared_ptr<Ort::Session> session_;
+  std::shared_ptr<Memory> memory_;
   const Ort::MemoryInfo& info_;
 };
 
@@ -193,14 +221,15 @@ Ort::MemoryInfo cuda_memory_info(OrtAllocatorType allocator) {
 
 std::unique_ptr<Context> OrtBackend::open(const Artifact& artifact, bool lasting) {
   try {
-    return std::make_unique<OrtContext>(artifact, session(artifact, lasting), info_);
+    return std::make_unique<OrtContext>(artifact, session(artifact, lasting), memory_, info_);
   } catch (const Ort::Exception& error) {
+    memory_->check();  // a device that failed says more
     throw Error(SANA_BACKEND_ERROR, concat(name_, " cannot load the graph '", artifact.name,
                                            "' from ", artifact.path.string(), ": ", error.what()));
   }
 }
 
-std::unique_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool lasting) const {
+std::shared_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool lasting) const {
   Ort::SessionOptions options;
   options.SetLogSeverityLevel(ORT_LOGGING_LEVEL_FATAL);
   options.SetIntraOpNumThreads(threads_);
@@ -214,8 +243,8 @@ std::unique_ptr<Ort::Session> OrtBackend::session(const Artifact& artifact, bool
   const auto folder = artifact.path.parent_path();
   options.AddConfigEntry("session.model_external_initializers_file_folder_path", folder.c_str());
   add_provider(options, artifact);
-  return std::make_unique<Ort::Session>(environment(), artifact.content.data(),
-                                        artifact.content.size(), options);
+  return {new Ort::Session(environment(), artifact.content.data(), artifact.content.size(), options),
+          CloseSession{memory_}};
 }
 
 ProviderOptions session_config(bool shared, bool lasting) {

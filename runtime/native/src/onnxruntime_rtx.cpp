@@ -1,6 +1,8 @@
 #include "onnxruntime_rtx.hpp"
 
 #include <dlfcn.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -38,10 +40,11 @@ fs::path onnxruntime_folder() {
 void preload(const fs::path& folder) {
   for (const std::string prefix : kNeeded) {
     std::error_code error;
-    for (const auto& entry : fs::directory_iterator(folder, error)) {
+    for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
       // One that does not load is the plug-in's to report.
-      if (entry.path().filename().string().starts_with(prefix)) {
-        ::dlopen(entry.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
+      if (entry->path().filename().string().starts_with(prefix)) {
+        ::dlopen(entry->path().c_str(), RTLD_NOW | RTLD_GLOBAL);
       }
     }
   }
@@ -83,6 +86,17 @@ Ort::ConstEpDevice find_device(const fs::path& plugin) {
 std::string version_of(const Ort::ConstEpDevice& device) {
   const char* version = device.EpMetadata().GetValue("version");
   return version == nullptr ? "unknown" : version;
+}
+
+// What ONNX Runtime throws of the plug-in is an Error.
+template <class Work>
+auto with_plugin_errors(const Work& work) {
+  try {
+    return work();
+  } catch (const Ort::Exception& error) {
+    throw Error(SANA_BACKEND_ERROR,
+                concat("ONNX Runtime cannot use NVIDIA's plug-in: ", error.what(), "."));
+  }
 }
 
 // `input:2x16x21,other:1x300`: the inputs whose shapes have named dimensions.
@@ -148,11 +162,29 @@ std::string in_names(const std::string& text) {
   return name;
 }
 
+// What an environment variable names, if that is an absolute path.
+fs::path absolute_variable(const char* name) {
+  const char* value = std::getenv(name);
+  const fs::path path(value == nullptr ? "" : value);
+  return path.is_absolute() ? path : fs::path();
+}
+
+// The user's folder as the system lists it, or nothing.
+fs::path listed_home() {
+  passwd entry{};
+  passwd* found = nullptr;
+  std::vector<char> texts(1 << 14);
+  ::getpwuid_r(::getuid(), &entry, texts.data(), texts.size(), &found);
+  const fs::path path(found == nullptr || found->pw_dir == nullptr ? "" : found->pw_dir);
+  return path.is_absolute() ? path : fs::path();
+}
+
+// The user's folder for what can be made again, or nothing.
 fs::path user_cache() {
-  const char* folder = std::getenv("XDG_CACHE_HOME");
-  if (folder != nullptr && *folder != '\0') return folder;
-  const char* home = std::getenv("HOME");
-  return fs::path(home == nullptr ? "" : home) / ".cache";
+  if (auto folder = absolute_variable("XDG_CACHE_HOME"); !folder.empty()) return folder;
+  auto home = absolute_variable("HOME");
+  if (home.empty()) home = listed_home();
+  return home.empty() ? home : home / ".cache";
 }
 
 }  // namespace
@@ -175,7 +207,7 @@ fs::path plugin_path(const fs::path& given) {
     if (fs::is_regular_file(place, error)) return fs::weakly_canonical(place, error);
     texts.push_back(place.string());
   }
-  throw Error(SANA_MISSING_DEPENDENCY_ERROR,
+  throw Error(SANA_BACKEND_ERROR,
               concat("NVIDIA's plug-in for ONNX Runtime is not at ", listed(texts), "."),
               {.remedy = concat(kInstall, ", or name its library ", kLibrary, " in the option plugin "
                                 "or in ", kVariable, ".")});
@@ -186,8 +218,8 @@ ProviderOptions rtx_options(const Artifact& artifact, std::uintptr_t stream, con
       {"has_user_compute_stream", "1"},
       {"user_compute_stream", std::to_string(stream)},
       {"enable_cuda_graph", "0"},
-      {"nv_runtime_cache_path", cache.string()},
   };
+  if (!cache.empty()) options.emplace("nv_runtime_cache_path", cache.string());
   const std::pair<const char*, std::int64_t DimRange::*> ends[] = {
       {"nv_profile_min_shapes", &DimRange::min},
       {"nv_profile_opt_shapes", &DimRange::opt},
@@ -201,7 +233,9 @@ ProviderOptions rtx_options(const Artifact& artifact, std::uintptr_t stream, con
 }
 
 fs::path kernel_folder(const fs::path& given, const std::string& version, const Card& card) {
-  const auto folder = given.empty() ? user_cache() / "sana-rt" / "kernels" : given;
+  const auto user = given.empty() ? user_cache() : fs::path();
+  if (given.empty() && user.empty()) return {};
+  const auto folder = given.empty() ? user / "sana-rt" / "kernels" : given;
   std::string name = "onnxruntime";
   for (const auto& part : {version, card.name, card.compute_capability, card.driver}) {
     name += '-' + in_names(part);
@@ -212,13 +246,16 @@ fs::path kernel_folder(const fs::path& given, const std::string& version, const 
 void check_rtx() {
   environment();
   find_card();
-  find_device(plugin_path({}));
+  with_plugin_errors([] { return find_device(plugin_path({})); });
 }
 
 std::unique_ptr<Backend> open_rtx(const BackendOptions& options) {
   environment();
   const auto memory = std::make_shared<CudaMemory>(options.timeout);
-  return std::make_unique<RtxBackend>(memory, find_device(plugin_path(options.plugin)), options);
+  return with_plugin_errors([&] {
+    const auto device = find_device(plugin_path(options.plugin));
+    return std::make_unique<RtxBackend>(memory, device, options);
+  });
 }
 
 }  // namespace sana_rt::runtime

@@ -12,7 +12,7 @@
 namespace sana_rt::runtime {
 
 // The library of the plug-in: `given`, else $SANA_RT_PLUGIN, else where its wheel puts it beside
-// ONNX Runtime's. A MissingDependencyError if there is none.
+// ONNX Runtime's. A BackendError if there is none.
 std::filesystem::path plugin_path(const std::filesystem::path& given);
 
 // What the plug-in is told: our stream, the sizes, and where compiled kernels are kept. It captures
@@ -21,7 +21,7 @@ ProviderOptions rtx_options(const Artifact& artifact, std::uintptr_t stream,
                             const std::filesystem::path& cache);
 
 // Where the plug-in of a version keeps what it compiled for a card: in `given`, or in the user's
-// folder for what can be made again.
+// folder for what can be made again. Nothing where there is no such folder: it keeps nothing then.
 std::filesystem::path kernel_folder(const std::filesystem::path& given, const std::string& version,
                                     const Card& card);
 

@@ -38,7 +38,7 @@ class OrtBackend : public Backend {
   // Whether its sessions share our arena.
   virtual bool shares_arena() const { return true; }
 
-  std::unique_ptr<Ort::Session> session(const Artifact& artifact, bool lasting) const;
+  std::shared_ptr<Ort::Session> session(const Artifact& artifact, bool lasting) const;
 
   std::string name_;
   std::shared_ptr<Memory> memory_;

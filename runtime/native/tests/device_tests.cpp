@@ -83,6 +83,7 @@ TEST_CASE("a lost device says so for ever, and what it held does not hang") {
   CudaMemory memory(600);
   memory.begin("step 1 of 2");
   const auto allocation = memory.allocate(16);
+  CHECK_FALSE(memory.lost());
   fail("cuMemcpyAsync", kIllegalAddress, true);
   const auto copy = [&] { memory.copy(allocation.get(), allocation.get() + 8, 8); };
   for (int time = 0; time < 2; ++time) {
@@ -90,4 +91,6 @@ TEST_CASE("a lost device says so for ever, and what it held does not hang") {
     CHECK(status == SANA_DEVICE_LOST_ERROR);
     CHECK(text.find("CUDA_ERROR_ILLEGAL_ADDRESS (step 1 of 2)") != std::string::npos);
   }
+  CHECK(memory.lost());
+  CHECK(refusal([&] { memory.check(); }).first == SANA_DEVICE_LOST_ERROR);
 }

@@ -87,6 +87,50 @@ TEST_CASE("what is compiled for a card is kept where Python keeps it") {
         "/k/onnxruntime-0.5.0-NVIDIA_GeForce_RTX_5090-12.0-13.0");
 }
 
+TEST_CASE("what is compiled is never kept beside where the program runs") {
+  const auto folder = [](const char* cache, const char* home) {
+    cache == nullptr ? ::unsetenv("XDG_CACHE_HOME") : ::setenv("XDG_CACHE_HOME", cache, 1);
+    home == nullptr ? ::unsetenv("HOME") : ::setenv("HOME", home, 1);
+    return kernel_folder({}, "1", {"Card", "12.0", "13.0"}).parent_path();
+  };
+  const std::string home = std::getenv("HOME") == nullptr ? "" : std::getenv("HOME");
+  CHECK(folder("/cache", "/home/one") == "/cache/sana-rt/kernels");
+  CHECK(folder("cache", "/home/one") == "/home/one/.cache/sana-rt/kernels");
+  CHECK(folder(nullptr, "/home/one") == "/home/one/.cache/sana-rt/kernels");
+  for (const char* each : {static_cast<const char*>(nullptr), "", "here"}) {
+    const auto listed = folder(nullptr, each);
+    CHECK((listed.empty() || listed.is_absolute()));
+  }
+  if (!home.empty()) ::setenv("HOME", home.c_str(), 1);
+  CHECK(rtx_options({"x", {}, "x.onnx", "", {}}, 1, {}).contains("nv_runtime_cache_path") == false);
+}
+
+TEST_CASE("an emulation is of the same recipe, calibration and weights") {
+  const Calibration calibration{"max", "c", "p", "s", 3};
+  Variant device{};
+  device.quantization = {"mixed", "r", true, calibration};
+  device.source = {"checkpoint", "diffusers", "s", std::nullopt};
+  const auto emulates = [&](auto change) {
+    auto variant = device;
+    variant.quantization->device = false;
+    change(variant);
+    return is_emulation(variant, device);
+  };
+  CHECK(emulates([](auto&) {}));
+  CHECK_FALSE(emulates([](auto& one) { one.quantization->device = true; }));
+  CHECK_FALSE(emulates([](auto& one) { one.quantization->recipe_sha256 = "other"; }));
+  CHECK_FALSE(emulates([](auto& one) { one.quantization->calibration.reset(); }));
+  CHECK_FALSE(emulates([](auto& one) { one.quantization->calibration->passes = 4; }));
+  CHECK_FALSE(emulates([](auto& one) { one.source.sha256 = "other"; }));
+  CHECK_FALSE(emulates([](auto& one) { one.source.merged = Merged{"s", {{"l", "h", 1.0}}}; }));
+}
+
+TEST_CASE("a quoted text ends between two characters") {
+  CHECK(in_quotes(std::string(100, 'a')) == "'" + std::string(100, 'a') + "'");
+  CHECK(in_quotes(std::string(99, 'a') + "\u5706") == "'" + std::string(99, 'a') + "...'");
+  CHECK(in_quotes(std::string(97, 'a') + "\u5706b") == "'" + std::string(97, 'a') + "\u5706...'");
+}
+
 TEST_CASE("float32 is rounded to bfloat16 as in Python, and comes back") {
   HostMemory memory;
   const auto allocation = memory.allocate(2);
@@ -107,7 +151,7 @@ TEST_CASE("a plug-in that is not there is named, with what installs it") {
     plugin_path("/no/such/library.so");
     FAIL("it was found");
   } catch (const Error& error) {
-    CHECK(error.status() == SANA_MISSING_DEPENDENCY_ERROR);
+    CHECK(error.status() == SANA_BACKEND_ERROR);
     CHECK(std::string(error.what()).find("/no/such/library.so") != std::string::npos);
     CHECK(std::string(error.what()).find("pip install") != std::string::npos);
   }

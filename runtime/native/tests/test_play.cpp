@@ -2,7 +2,9 @@
 // SANA_RT_CAUSAL_BUNDLE name.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -264,4 +266,23 @@ TEST_CASE("a caller of an older header gets the fields that it knows") {
   CHECK(info.struct_size == offsetof(sana_model_info, num_frames));
   info.struct_size = 0;
   CHECK(sana_model_describe(model.get(), &info) == SANA_USAGE_ERROR);
+}
+
+TEST_CASE("defaults are written no further than a caller of an older header knows") {
+  const auto check = [](auto init, auto older, std::size_t size) {
+    std::vector<unsigned char> bytes(sizeof older + 8, 0xAB);
+    init(reinterpret_cast<decltype(older)*>(bytes.data()), size);
+    std::memcpy(&older, bytes.data(), sizeof older);
+    CHECK(older.struct_size == size);
+    CHECK(std::all_of(bytes.begin() + static_cast<std::ptrdiff_t>(size), bytes.end(),
+                      [](unsigned char byte) { return byte == 0xAB; }));
+    return older;
+  };
+  const auto options = check(sana_session_options_init, sana_session_options{},
+                             offsetof(sana_session_options, timeout));
+  CHECK(options.log_user == nullptr);
+  const auto params =
+      check(sana_clip_params_init, sana_clip_params{}, offsetof(sana_clip_params, prompts));
+  CHECK(params.motion_score == SANA_MOTION_DEFAULT);
+  CHECK(check(sana_clip_params_init, sana_clip_params{}, sizeof params + 8).recommit == false);
 }

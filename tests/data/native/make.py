@@ -249,6 +249,10 @@ def onnx_content() -> bytes:
     return content
 
 
+#: Fields behind a model: its graph as eight and as four bytes, a key of 33 bits, and no number.
+_BEHIND = ("39" + "08" * 8, "3d" + "08" * 4, "ba8080801000", "0200", "ffffffff0f00")
+
+
 def onnx_files() -> dict[str, Any]:
     """What is read of that model, and of it when it is damaged."""
     content, chosen = onnx_content(), random.Random(5)
@@ -256,6 +260,7 @@ def onnx_files() -> dict[str, Any]:
     for _ in range(200):
         inserted = chosen.randbytes(chosen.randint(0, 3))
         edits.append((chosen.randrange(len(content)), chosen.randint(0, 3), inserted))
+    edits += [(len(content), 0, bytes.fromhex(behind)) for behind in _BEHIND]
     reads = []
     for at, removed, inserted in edits:
         damaged = content[:at] + inserted + content[at + removed :]
