@@ -7,6 +7,7 @@ layers under their names in diffusers or in the original code.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,7 +107,7 @@ def merge(checkpoint: Checkpoint, chosen: Sequence[Chosen]) -> Checkpoint:
         raise UsageError("A LoRA is given twice.", expected="each file once, with its scale.")
     shapes = tensor_shapes.transformer(checkpoint.spec)
     records = {
-        path: Lora(path.name, sha256(path), each.scale)
+        path: Lora(_name(path), _hash(path), each.scale)
         for path, each in zip(paths, chosen, strict=True)
     }
     changes: dict[str, list[LazyTensor]] = {}
@@ -130,6 +131,28 @@ def _weights_path(path: Path) -> Path:
     raise CheckpointFormatError(
         f"{path} holds no LoRA.", expected=f"a file {_PEFT_NAMES[0]} or {_DIFFUSERS_NAME} in it."
     )
+
+
+def _name(path: Path) -> str:
+    """What the file is called; one that has the library's name is called after its folder."""
+    if path.name in (_PEFT_NAMES[0], _DIFFUSERS_NAME):
+        return path.parent.resolve().name
+    return path.name
+
+
+def _hash(path: Path) -> str:
+    """The file's SHA-256; with PEFT's settings beside it, that of a text with both hashes."""
+    beside = _beside(path)
+    if beside is None:
+        return sha256(path)
+    lines = sorted(f"{sha256(each)}  {each.name}\n" for each in (path, beside))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _beside(path: Path) -> Path | None:
+    """The file in which PEFT keeps the settings of its weights; None for other weights."""
+    beside = path.with_name(_PEFT_NAMES[1])
+    return beside if path.name == _PEFT_NAMES[0] and beside.is_file() else None
 
 
 def _sum(base: LazyTensor, changes: Sequence[LazyTensor]) -> LazyTensor:
@@ -293,8 +316,8 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _settings(path: Path) -> _Settings | None:
     """What PEFT wrote beside the weights, or diffusers into their file; None if neither did."""
-    beside = path.with_name(_PEFT_NAMES[1])
-    if path.name == _PEFT_NAMES[0] and beside.is_file():
+    beside = _beside(path)
+    if beside is not None:
         return _checked(beside, weights.read_json(beside))
     text = weights.metadata(path).get(_METADATA_KEY)
     if text is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ from sana_rt.cli.lora_option import lora_option
 from sana_rt.errors import CheckpointError, CheckpointFormatError, CheckpointKeysError, UsageError
 from sana_rt.export import lora
 from sana_rt.export.checkpoint import Checkpoint, open_checkpoint
+from sana_rt.files import sha256
 from sana_rt.manifest import Lora, Source
 
 WIDTH = 112
 QUERY = "transformer.transformer_blocks.0.attn1.to_q"
+WEIGHTS = "adapter_model.safetensors"
 Write = Callable[..., Path]
 
 
@@ -176,6 +179,39 @@ def test_a_folder_without_one(checkpoint: Checkpoint, tmp_path: Path) -> None:
         lora.merge(checkpoint, [Chosen(tmp_path)])
 
 
+def as_peft_saves(folder: Path, **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(pair("base_model.model.transformer_blocks.0.attn1.to_q"), folder / WEIGHTS)
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2} | settings))
+    return folder
+
+
+def test_files_with_a_librarys_name_go_by_their_folders(
+    checkpoint: Checkpoint, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [as_peft_saves(tmp_path / name) for name in ("Style", "v1.5")]
+    (tmp_path / "plain").mkdir()
+    diffusers = write(pair(), name="plain/pytorch_lora_weights")
+    monkeypatch.chdir(folders[1])
+    given = [*folders, folders[0] / WEIGHTS, Path(), Path(WEIGHTS), diffusers]
+    names = [lora.merge(checkpoint, [Chosen(path)]).source.variant_name("fp32") for path in given]
+    assert names == [f"fp32-{name}" for name in ("style", "v1.5", "style", "v1.5", "v1.5", "plain")]
+
+
+def test_the_hash_covers_the_settings(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = as_peft_saves(tmp_path / "style")
+    before = lora.merge(checkpoint, [Chosen(folder)])
+    text = "".join(
+        sorted(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, "adapter_config.json"))
+    )
+    assert before.loras == (Lora("style", hashlib.sha256(text.encode()).hexdigest(), 1.0),)
+    as_peft_saves(folder, use_rslora=True)
+    after = lora.merge(checkpoint, [Chosen(folder)])
+    assert after.source.sha256 != before.source.sha256
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    assert not torch.equal(after.transformer.load(name), before.transformer.load(name))
+
+
 def source(*loras: Lora) -> Source:
     return Source("base", "diffusers", "0" * 64).with_loras(loras)
 
@@ -187,6 +223,7 @@ def source(*loras: Lora) -> Source:
         ([Lora("Style.safetensors", "1" * 64, 0.8)], "fp32-style-0.8"),
         ([Lora("My style (v2).safetensors", "1" * 64, 1)], "fp32-my-style-v2-"),
         ([Lora("x.safetensors", "1" * 64, -1.5)], "fp32-x--1.5"),
+        ([Lora("v1.5", "1" * 64, 1)], "fp32-v1.5"),
         ([Lora("b", "1" * 64, 1), Lora("a", "2" * 64, 1)], "fp32-a-b"),
     ],
 )
