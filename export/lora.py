@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import torch
 
 from sana_rt.errors import CheckpointFormatError, CheckpointKeysError, UsageError, some
-from sana_rt.export import key_map, tensor_shapes, weights
+from sana_rt.export import config_tables, key_map, tensor_shapes, weights
 from sana_rt.export.checkpoint import Checkpoint
 from sana_rt.export.config_keys import shown
 from sana_rt.export.tensor_shapes import Shapes
@@ -63,18 +63,15 @@ class Chosen(Protocol):
 
 
 class _Settings(msgspec.Struct, frozen=True):
-    """What PEFT writes beside weights, as far as it decides what they add."""
+    """What PEFT says beside weights of what they add."""
 
     lora_alpha: float
-    alpha_pattern: dict[str, float] = {}
-    use_rslora: bool = False
-    use_dora: bool = False
-    lora_bias: bool = False
-    peft_type: Annotated[str, msgspec.Meta(pattern="^LORA$")] = "LORA"
+    alpha_pattern: dict[str, float] | None
+    use_rslora: bool
 
     def factor(self, layer: str, rank: int) -> float:
         """What ``up @ down`` of a layer is multiplied by; the first pattern of it counts."""
-        patterns = (value for key, value in self.alpha_pattern.items() if _is_of(key, layer))
+        patterns = (value for key, value in (self.alpha_pattern or {}).items() if _is_of(key, layer))
         alpha = next(patterns, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -180,6 +177,10 @@ def _changes(path: Path, scale: float, shapes: Shapes) -> dict[str, LazyTensor]:
     for name, layer in layers.items():
         product = _product(path, file, name, layer)
         factor = scale * _factor(file, name, layer, settings)
+        if not math.isfinite(factor):
+            raise CheckpointFormatError(
+                f"{path} is added to {name} {factor} times.", expected="a finite scale and alpha."
+            )
         whole = LazyTensor(product.shape, partial(_times, product.read, factor))
         for tensor, change in key_map.to_diffusers(Weights({f"{name}.weight": whole})).items():
             if tensor in changes:
@@ -321,6 +322,10 @@ def _settings(path: Path) -> _Settings | None:
         return _checked(beside, weights.read_json(beside))
     text = weights.metadata(path).get(_METADATA_KEY)
     if text is None:
+        if path.name == _PEFT_NAMES[0]:
+            raise CheckpointFormatError(
+                f"{path} does not say how much it adds.", expected=f"{_PEFT_NAMES[1]} beside it."
+            )
         return None
     if len(text) > _MAX_METADATA_CHARS:
         raise CheckpointFormatError(
@@ -332,21 +337,5 @@ def _settings(path: Path) -> _Settings | None:
 
 
 def _checked(path: Path, found: Mapping[str, Any]) -> _Settings:
-    try:
-        settings = msgspec.convert(found, _Settings)
-    except msgspec.ValidationError as error:
-        raise CheckpointFormatError(
-            f"The settings of the LoRA {path} cannot be used: {error}.",
-            expected="those that PEFT writes for a LoRA.",
-        ) from error
-    for pattern in settings.alpha_pattern:
-        if not re.fullmatch(r"\^?[\w.]+", pattern):
-            raise CheckpointFormatError(
-                f"The settings of the LoRA {path} have the alpha_pattern {shown(pattern)}.",
-                expected="names of layers; no other regular expressions are read.",
-            )
-    if settings.use_dora:
-        raise _another_method(path, "DoRA", "use_dora in its settings")
-    if settings.lora_bias:
-        raise _another_method(path, "LoRA with biases", "lora_bias in its settings")
-    return settings
+    values = config_tables.PEFT_LORA.checked(str(path), found)
+    return _Settings(**{name: values[name] for name in _Settings.__struct_fields__})

@@ -114,11 +114,17 @@ def test_other_methods_are_named(
     [
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "nested too deeply|cannot be read"),
-        ('{"transformer.r": 2}', "cannot be used: .*lora_alpha"),
-        ('{"transformer.lora_alpha": "6"}', "cannot be used"),
+        ('{"transformer.r": 2}', "lacks the field 'lora_alpha'"),
+        ('{"transformer.lora_alpha": "6"}', "sets lora_alpha to '6'"),
+        ('{"transformer.lora_alpha": Infinity}', "one.safetensors sets lora_alpha to inf"),
+        ('{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": NaN}}', "'to_q': nan"),
+        ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "pissa"}', "'pissa'"),
+        ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "new"}', "'new'"),
+        ('{"transformer.lora_alpha": 6, "transformer.layer_replication": [[0, 2]]}', "own layers"),
+        ('{"transformer.lora_alpha": 6, "transformer.sparsity": 1}', "'sparsity'.*not known"),
         ('{"transformer.lora_alpha": 6, "transformer.use_dora": true}', "DoRA"),
         ('{"transformer.lora_alpha": 6, "transformer.lora_bias": true}', "biases"),
-        ('{"transformer.lora_alpha": 6, "transformer.peft_type": "LOHA"}', "cannot be used"),
+        ('{"transformer.lora_alpha": 6, "transformer.peft_type": "LOHA"}', "'LOHA'"),
         ('{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"(a+)+b": 1}}', "alpha_patt"),
         (" " * (1 << 21), "metadata of 2,097,152 characters"),
     ],
@@ -129,6 +135,18 @@ def test_settings_that_cannot_be_used(
     path = write(pair(), {"lora_adapter_metadata": settings})
     with pytest.raises(CheckpointFormatError, match=match):
         lora.merge(checkpoint, [Chosen(path)])
+
+
+def test_pefts_weights_without_its_settings(checkpoint: Checkpoint, write: Write) -> None:
+    path = write(pair(), name="adapter_model")
+    with pytest.raises(CheckpointFormatError, match=r"adapter_config\.json beside it"):
+        lora.merge(checkpoint, [Chosen(path)])
+
+
+def test_a_factor_beyond_numbers_is_refused(checkpoint: Checkpoint, write: Write) -> None:
+    path = write(pair() | {f"{QUERY}.alpha": torch.tensor(1e30)})
+    with pytest.raises(CheckpointFormatError, match=r"one.safetensors .*0.attn1.to_q inf times"):
+        lora.merge(checkpoint, [Chosen(path, 1e300)])
 
 
 def test_two_alphas_are_one_too_many(checkpoint: Checkpoint, write: Write) -> None:
