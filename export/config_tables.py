@@ -571,7 +571,7 @@ PEFT_LORA: Final = Table(
             dict[Annotated[str, Meta(pattern=r"^\^?[A-Za-z0-9_.]+$")], _Finite] | None,
             {},
         ),
-        "use_rslora": Used("Divides by the root of the rank.", bool, False),  # noqa: FBT003
+        "use_rslora": Used("Divides by the root of the rank.", bool, False),
         "r": NoEffect("The shapes of the tensors say it."),
         "rank_pattern": NoEffect("The shapes of the tensors say it."),
         "target_modules": _BY_NAMES,

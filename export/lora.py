@@ -71,7 +71,9 @@ class _Settings(msgspec.Struct, frozen=True):
 
     def factor(self, layer: str, rank: int) -> float:
         """What ``up @ down`` of a layer is multiplied by; the first pattern of it counts."""
-        patterns = (value for key, value in (self.alpha_pattern or {}).items() if _is_of(key, layer))
+        patterns = (
+            value for key, value in (self.alpha_pattern or {}).items() if _is_of(key, layer)
+        )
         alpha = next(patterns, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 

@@ -185,6 +185,11 @@ class Source(Frozen, frozen=True):
         digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
         return msgspec.structs.replace(self, sha256=digest, merged=Merged(self.base, ordered))
 
+    def may_replace(self, before: Source) -> bool:
+        """Whether ``before`` has the same LoRAs in the same checkpoint, be they trained further."""
+        ours, theirs = ([(each.name, each.scale) for each in of.loras] for of in (self, before))
+        return (self.base, ours) == (before.base, theirs)
+
     def variant_name(self, name: str) -> str:
         """What a new variant of these weights is called, that of the checkpoint's being ``name``.
 
@@ -198,7 +203,8 @@ class Source(Frozen, frozen=True):
             parts += [] if lora.scale == 1 else [f"{lora.scale:g}"]
         suffix = re.sub(r"[^a-z0-9._-]+", "-", "-".join(parts).lower())
         if len(suffix) > _SUFFIX_CHARS:
-            suffix = f"{suffix[: _SUFFIX_CHARS - 9]}-{self.sha256[:8]}"
+            digest = hashlib.sha256(suffix.encode()).hexdigest()
+            suffix = f"{suffix[: _SUFFIX_CHARS - 9]}-{digest[:8]}"
         return f"{name}-{suffix}"
 
 

@@ -117,7 +117,10 @@ def test_other_methods_are_named(
         ('{"transformer.r": 2}', "lacks the field 'lora_alpha'"),
         ('{"transformer.lora_alpha": "6"}', "sets lora_alpha to '6'"),
         ('{"transformer.lora_alpha": Infinity}', "one.safetensors sets lora_alpha to inf"),
-        ('{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": NaN}}', "'to_q': nan"),
+        (
+            '{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": NaN}}',
+            "'to_q': nan",
+        ),
         ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "pissa"}', "'pissa'"),
         ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "new"}', "'new'"),
         ('{"transformer.lora_alpha": 6, "transformer.layer_replication": [[0, 2]]}', "own layers"),
@@ -256,6 +259,16 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
     }
     assert len(names) == 3
     assert all(len(name) <= 40 for name in names)
+    further = source(Lora(f"{'long' * 30}2", "2" * 64, 2)).variant_name("fp32")
+    assert further in names, "trained further, it replaces its variant"
+
+
+def test_what_replaces_what() -> None:
+    before = source(Lora("style", "1" * 64, 0.8))
+    assert source(Lora("style", "2" * 64, 0.8)).may_replace(before)
+    assert not source(Lora("style", "1" * 64, 0.7)).may_replace(before)
+    assert not source(Lora("other", "1" * 64, 0.8)).may_replace(before)
+    assert not source().may_replace(before)
 
 
 def given(*words: str) -> tuple[Given, ...]:
