@@ -1,8 +1,8 @@
 """How the keys of a checkpoint's configuration files are treated: used, required, or ignored.
 
-A file is read against a :class:`Table`, which lists every key that diffusers or transformers
-write for one class. A key that no table knows is refused: it may be one that changes what the
-model computes. The tables are :mod:`sana_rt.export.config_tables`.
+A file is read against a :class:`Table`, which lists every key that diffusers, transformers or
+PEFT write for one class. A key that no table knows is refused: it may be one that changes what
+the model computes. The tables are :mod:`sana_rt.export.config_tables`.
 """
 
 from __future__ import annotations

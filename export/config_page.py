@@ -22,8 +22,8 @@ _HEAD = """\
 
 <!-- Written by `python -m sana_rt.export.config_page`. -->
 
-What `sana-rt export` does with every key that diffusers and transformers write for the classes
-that it reads:
+What `sana-rt export` does with every key that diffusers, transformers and PEFT write for the
+classes that it reads:
 
 - *used*: the value becomes part of the bundle's model;
 - *must be*: one meaning is implemented, and a file with another is refused;

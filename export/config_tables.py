@@ -1,6 +1,6 @@
 """Every key of every configuration file that is read, class by class, and how it is treated.
 
-The classes are those of diffusers and transformers; a test walks their signatures.
+The classes are those of diffusers, transformers and PEFT; a test walks their signatures.
 """
 
 from __future__ import annotations
@@ -552,6 +552,75 @@ PIPELINES: Final = (
     _pipeline("LongSanaVideoPipeline", CAUSAL_TRANSFORMER, _DPM_NAME, _EULER_NAME),
 )
 
+_BY_NAMES: Final = NoEffect("The names of the tensors say it.")
+_OF_INIT: Final = NoEffect("Of init_lora_weights.")
+
+
+def _none(reason: str, *also: object) -> MustBe:
+    return MustBe(reason, (None, *also), default=None)
+
+
+#: PEFT's settings of a LoRA; they lie beside its weights, or in their file as diffusers saves it.
+PEFT_LORA: Final = Table(
+    ("peft_type", "LORA"),
+    {
+        "peft_type": MustBe("another method is no product", ("LORA",), default="LORA"),
+        "lora_alpha": Used("Over the rank, the scale of what is added.", _Finite),
+        "alpha_pattern": Used(
+            "It for layers by name; no other regular expressions are read.",
+            dict[Annotated[str, Meta(pattern=r"^\^?[A-Za-z0-9_.]+$")], _Finite] | None,
+            {},
+        ),
+        "use_rslora": Used("Divides by the root of the rank.", bool, False),
+        "r": NoEffect("The shapes of the tensors say it."),
+        "rank_pattern": NoEffect("The shapes of the tensors say it."),
+        "target_modules": _BY_NAMES,
+        "exclude_modules": _BY_NAMES,
+        "layers_to_transform": _BY_NAMES,
+        "layers_pattern": _BY_NAMES,
+        "init_lora_weights": MustBe(
+            "others begin with a change of the model's own weights",
+            (True, False, "gaussian", "eva", "orthogonal", "mica"),
+            default=True,
+        ),
+        "loftq_config": _OF_INIT,
+        "eva_config": _OF_INIT,
+        "corda_config": _OF_INIT,
+        "lora_ga_config": _OF_INIT,
+        "layer_replication": _none("the model has its own layers", []),
+        "modules_to_save": _none("no weights but factors are read", []),
+        "trainable_token_indices": _none("no weights but factors are read"),
+        "target_parameters": _none("factors are of layers", []),
+        "bias": MustBe("biases are not changed", ("none",), default="none"),
+        "lora_bias": _off("biases are not changed"),
+        "fan_in_fan_out": _off("weights are [out, in]"),
+        "use_dora": _off("DoRA scales by a norm of the merged weight"),
+        "use_qalora": _off("QALoRA pools the layer's input"),
+        "use_bdlora": _none("block-diagonal factors are stored in another form"),
+        "alora_invocation_tokens": _none("what is merged applies to every token"),
+        "arrow_config": _none("what is merged is not routed"),
+        "velora_config": _none("VeLoRA is not read"),
+        "monteclora_config": _none("MonteCLoRA samples its factors"),
+        "kasa_config": _none("KaSA has a diagonal between the factors"),
+        "qalora_group_size": NoEffect("Of use_qalora."),
+        "lora_dropout": _TRAINING,
+        "inference_mode": _TRAINING,
+        "ensure_weight_tying": _TRAINING,
+        "megatron_config": NoEffect("Divides layers among devices."),
+        "megatron_core": NoEffect("Divides layers among devices."),
+        "runtime_config": NoEffect("Where PEFT computes."),
+        "task_type": NoEffect("The model is given."),
+        "auto_mapping": NoEffect("The model is given."),
+        "base_model_name_or_path": NoEffect("The model is given."),
+        "revision": NoEffect("The model is given."),
+        "peft_version": NoEffect("Who wrote the file."),
+    },
+    {
+        "enable_lora": _none("factors of a part of a layer's rows are not read"),
+        "merge_weights": NoEffect("Where PEFT computed."),
+    },
+)
+
 #: What the documentation lists, under its titles.
 DOCUMENTED: Final[Mapping[str, Table]] = {
     "transformer/config.json": TRANSFORMER,
@@ -562,4 +631,5 @@ DOCUMENTED: Final[Mapping[str, Table]] = {
     "scheduler/scheduler_config.json of flow Euler": FLOW_EULER,
     "tokenizer/tokenizer_config.json": TOKENIZER,
     "model_index.json": PIPELINES[0],
+    "adapter_config.json of a LoRA": PEFT_LORA,
 }

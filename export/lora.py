@@ -7,19 +7,20 @@ layers under their names in diffusers or in the original code.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import torch
 
 from sana_rt.errors import CheckpointFormatError, CheckpointKeysError, UsageError, some
-from sana_rt.export import key_map, tensor_shapes, weights
+from sana_rt.export import config_tables, key_map, tensor_shapes, weights
 from sana_rt.export.checkpoint import Checkpoint
 from sana_rt.export.config_keys import shown
 from sana_rt.export.tensor_shapes import Shapes
@@ -62,18 +63,17 @@ class Chosen(Protocol):
 
 
 class _Settings(msgspec.Struct, frozen=True):
-    """What PEFT writes beside weights, as far as it decides what they add."""
+    """What PEFT says beside weights of what they add."""
 
     lora_alpha: float
-    alpha_pattern: dict[str, float] = {}
-    use_rslora: bool = False
-    use_dora: bool = False
-    lora_bias: bool = False
-    peft_type: Annotated[str, msgspec.Meta(pattern="^LORA$")] = "LORA"
+    alpha_pattern: dict[str, float] | None
+    use_rslora: bool
 
     def factor(self, layer: str, rank: int) -> float:
         """What ``up @ down`` of a layer is multiplied by; the first pattern of it counts."""
-        patterns = (value for key, value in self.alpha_pattern.items() if _is_of(key, layer))
+        patterns = (
+            value for key, value in (self.alpha_pattern or {}).items() if _is_of(key, layer)
+        )
         alpha = next(patterns, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
@@ -106,7 +106,7 @@ def merge(checkpoint: Checkpoint, chosen: Sequence[Chosen]) -> Checkpoint:
         raise UsageError("A LoRA is given twice.", expected="each file once, with its scale.")
     shapes = tensor_shapes.transformer(checkpoint.spec)
     records = {
-        path: Lora(path.name, sha256(path), each.scale)
+        path: Lora(_name(path), _hash(path), each.scale)
         for path, each in zip(paths, chosen, strict=True)
     }
     changes: dict[str, list[LazyTensor]] = {}
@@ -130,6 +130,28 @@ def _weights_path(path: Path) -> Path:
     raise CheckpointFormatError(
         f"{path} holds no LoRA.", expected=f"a file {_PEFT_NAMES[0]} or {_DIFFUSERS_NAME} in it."
     )
+
+
+def _name(path: Path) -> str:
+    """What the file is called; one that has the library's name is called after its folder."""
+    if path.name in (_PEFT_NAMES[0], _DIFFUSERS_NAME):
+        return path.parent.resolve().name
+    return path.name
+
+
+def _hash(path: Path) -> str:
+    """The file's SHA-256; with PEFT's settings beside it, that of a text with both hashes."""
+    beside = _beside(path)
+    if beside is None:
+        return sha256(path)
+    lines = sorted(f"{sha256(each)}  {each.name}\n" for each in (path, beside))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _beside(path: Path) -> Path | None:
+    """The file in which PEFT keeps the settings of its weights; None for other weights."""
+    beside = path.with_name(_PEFT_NAMES[1])
+    return beside if path.name == _PEFT_NAMES[0] and beside.is_file() else None
 
 
 def _sum(base: LazyTensor, changes: Sequence[LazyTensor]) -> LazyTensor:
@@ -157,6 +179,10 @@ def _changes(path: Path, scale: float, shapes: Shapes) -> dict[str, LazyTensor]:
     for name, layer in layers.items():
         product = _product(path, file, name, layer)
         factor = scale * _factor(file, name, layer, settings)
+        if not math.isfinite(factor):
+            raise CheckpointFormatError(
+                f"{path} is added to {name} {factor} times.", expected="a finite scale and alpha."
+            )
         whole = LazyTensor(product.shape, partial(_times, product.read, factor))
         for tensor, change in key_map.to_diffusers(Weights({f"{name}.weight": whole})).items():
             if tensor in changes:
@@ -293,11 +319,15 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _settings(path: Path) -> _Settings | None:
     """What PEFT wrote beside the weights, or diffusers into their file; None if neither did."""
-    beside = path.with_name(_PEFT_NAMES[1])
-    if path.name == _PEFT_NAMES[0] and beside.is_file():
+    beside = _beside(path)
+    if beside is not None:
         return _checked(beside, weights.read_json(beside))
     text = weights.metadata(path).get(_METADATA_KEY)
     if text is None:
+        if path.name == _PEFT_NAMES[0]:
+            raise CheckpointFormatError(
+                f"{path} does not say how much it adds.", expected=f"{_PEFT_NAMES[1]} beside it."
+            )
         return None
     if len(text) > _MAX_METADATA_CHARS:
         raise CheckpointFormatError(
@@ -309,21 +339,5 @@ def _settings(path: Path) -> _Settings | None:
 
 
 def _checked(path: Path, found: Mapping[str, Any]) -> _Settings:
-    try:
-        settings = msgspec.convert(found, _Settings)
-    except msgspec.ValidationError as error:
-        raise CheckpointFormatError(
-            f"The settings of the LoRA {path} cannot be used: {error}.",
-            expected="those that PEFT writes for a LoRA.",
-        ) from error
-    for pattern in settings.alpha_pattern:
-        if not re.fullmatch(r"\^?[\w.]+", pattern):
-            raise CheckpointFormatError(
-                f"The settings of the LoRA {path} have the alpha_pattern {shown(pattern)}.",
-                expected="names of layers; no other regular expressions are read.",
-            )
-    if settings.use_dora:
-        raise _another_method(path, "DoRA", "use_dora in its settings")
-    if settings.lora_bias:
-        raise _another_method(path, "LoRA with biases", "lora_bias in its settings")
-    return settings
+    values = config_tables.PEFT_LORA.checked(str(path), found)
+    return _Settings(**{name: values[name] for name in _Settings.__struct_fields__})

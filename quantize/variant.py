@@ -282,9 +282,18 @@ def _forms(manifest: Manifest, recipe: Recipe, source: str) -> tuple[_Form, ...]
 
 
 def _name(manifest: Manifest, recipe: Recipe, form: Form, weights: Source) -> str:
-    """The variant that the recipe made of the same weights before, or the name of a new one."""
-    for name in manifest.of_recipe(recipe.name, form):
-        if manifest.variants[name].source.sha256 == weights.sha256:
+    """The variant that the recipe made of the same weights before, or the name of a new one.
+
+    One whose LoRAs were trained further since, so that its weights are gone, is replaced.
+    """
+    plain = [each for each in manifest.variants.values() if each.quantization is None]
+    there = {each.source.sha256 for each in plain}
+    made = {name: manifest.variants[name].source for name in manifest.of_recipe(recipe.name, form)}
+    for name, source in made.items():
+        if source.sha256 == weights.sha256:
+            return name
+    for name, source in made.items():
+        if source.sha256 not in there and weights.may_replace(source):
             return name
     name = weights.variant_name(recipes.variant_name(recipe, form))
     if name in manifest.variants:

@@ -12,7 +12,7 @@ import msgspec
 from sana_rt import __version__, documents
 from sana_rt.documents import DocumentError
 from sana_rt.errors import RequestError
-from sana_rt.manifest import Source
+from sana_rt.manifest import Quantization, Source
 from sana_rt.model_spec import Frozen
 from sana_rt.runtime import comments
 from sana_rt.runtime.prompt_schedule import NO_CHANGES, PromptSchedule, TimedPrompt
@@ -32,7 +32,8 @@ class ClipRecord(Frozen, frozen=True):
     """All that decides what a clip shows.
 
     ``request`` are the fields of the request; ``prompts`` those that took over, ``inputs`` the
-    SHA-256 of files that were brought along, by their option. Nothing says where files lay.
+    SHA-256 of files that were brought along, by their option; ``fit`` is how an image was
+    brought to size. Nothing says where files lay.
     """
 
     command: Command
@@ -40,9 +41,10 @@ class ClipRecord(Frozen, frozen=True):
     source: Source
     variant: str
     request: dict[str, Value]
+    quantization: Quantization | None = None
     prompts: tuple[TimedPrompt, ...] = ()
     recommit: bool = False
-    fit: Literal["crop", "stretch", "pad"] = "crop"
+    fit: Literal["crop", "stretch", "pad"] | None = None
     inputs: dict[str, str] = msgspec.field(default_factory=dict)
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     format: Literal["sana-rt-clip"] = "sana-rt-clip"
@@ -66,7 +68,7 @@ class ClipRecord(Frozen, frozen=True):
         words += ["--variant", self.variant]
         for option in self.inputs:
             words += [option, "FILE"]
-        if "--image" in self.inputs:
+        if self.fit is not None:
             words += ["--fit", self.fit]
         for later in self.prompts:
             words += ["--prompt-at", f"{later.seconds:g}", later.prompt]
@@ -90,16 +92,18 @@ def of(
     """The record of a clip that a session makes."""
     import onnxruntime  # noqa: PLC0415 (loads its library, and those who read records need none)
 
-    variant = session.graphs.variant
+    name = session.graphs.variant
+    variant = session.bundle.manifest.variant(name)
     return ClipRecord(
         command=command,
         model=session.model.name,
-        source=session.bundle.manifest.variant(variant).source,
-        variant=variant,
+        source=variant.source,
+        variant=name,
+        quantization=variant.quantization,
         request=msgspec.to_builtins(request),
         prompts=schedule.prompts,
         recommit=schedule.recommit,
-        fit=fit,
+        fit=fit if "--image" in inputs else None,
         inputs=inputs,
         versions={
             "sana-rt": __version__,

@@ -12,7 +12,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -131,7 +130,12 @@ class DimRange(Frozen, frozen=True):
 
 
 class Lora(Frozen, frozen=True):
-    """A LoRA file that was merged into a transformer's weights, and how much of it."""
+    """A LoRA that was merged into a transformer's weights, and how much of it.
+
+    ``name`` is that of its file or folder. ``sha256`` is the file's or, where PEFT's settings lie
+    beside it, that of the text with the lines ``<SHA-256>  adapter_model.safetensors`` and
+    ``<SHA-256>  adapter_config.json``, sorted.
+    """
 
     name: str
     sha256: Sha256
@@ -171,7 +175,7 @@ class Source(Frozen, frozen=True):
         """The source of this checkpoint's weights with ``loras`` merged into them; none is this.
 
         ``sha256`` becomes that of the text with the lines ``<base>  checkpoint`` and, for each
-        LoRA, ``<SHA-256 of the file>  lora <scale>``, sorted.
+        LoRA, ``<its sha256>  lora <scale>``, sorted.
         """
         ordered = tuple(sorted(loras, key=lambda each: (each.name, each.sha256)))
         if not ordered:
@@ -180,6 +184,11 @@ class Source(Frozen, frozen=True):
         lines += [f"{each.sha256}  lora {each.scale!r}\n" for each in ordered]
         digest = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
         return msgspec.structs.replace(self, sha256=digest, merged=Merged(self.base, ordered))
+
+    def may_replace(self, before: Source) -> bool:
+        """Whether ``before`` has the same LoRAs in the same checkpoint, be they trained further."""
+        ours, theirs = ([(each.name, each.scale) for each in of.loras] for of in (self, before))
+        return (self.base, ours) == (before.base, theirs)
 
     def variant_name(self, name: str) -> str:
         """What a new variant of these weights is called, that of the checkpoint's being ``name``.
@@ -190,11 +199,12 @@ class Source(Frozen, frozen=True):
             return name
         parts = []
         for lora in self.loras:
-            parts.append(PurePosixPath(lora.name).stem)
+            parts.append(lora.name.removesuffix(".safetensors"))
             parts += [] if lora.scale == 1 else [f"{lora.scale:g}"]
         suffix = re.sub(r"[^a-z0-9._-]+", "-", "-".join(parts).lower())
         if len(suffix) > _SUFFIX_CHARS:
-            suffix = f"{suffix[: _SUFFIX_CHARS - 9]}-{self.sha256[:8]}"
+            digest = hashlib.sha256(suffix.encode()).hexdigest()
+            suffix = f"{suffix[: _SUFFIX_CHARS - 9]}-{digest[:8]}"
         return f"{name}-{suffix}"
 
 

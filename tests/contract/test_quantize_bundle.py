@@ -27,7 +27,7 @@ from sana_rt.errors import (
     UsageError,
 )
 from sana_rt.files import lock
-from sana_rt.manifest import Quantization, Source
+from sana_rt.manifest import Lora, Quantization, Source
 from sana_rt.quantize import graph_file, nvfp4, recipe, variant
 from sana_rt.quantize.minifloat import CodeArray
 from sana_rt.quantize.nvfp4 import NVFP4Tensor
@@ -198,6 +198,45 @@ def test_weights_come_from_the_same_checkpoint(root: Path) -> None:
     assert list(after.variants) == ["fp32", "bf16", "nvfp4-own-emulation"]
 
 
+def own_recipe(folder: Path) -> Path:
+    path = folder / "own.toml"
+    path.write_text(
+        'name = "own"\ndescription = "one layer"\n[[rules]]\nlayers = ["block_*/attn1.to_q"]\n'
+        'format = "nvfp4"\nreason = "r"\nsource = "s"\n'
+    )
+    return path
+
+
+def with_lora(root: Path, sha256: str) -> None:
+    """Say that the float32 variant has a LoRA, and take the bfloat16 one away."""
+    manifest = Bundle.open(root).manifest
+    plain = manifest.variant("fp32")
+    base = msgspec.structs.replace(plain.source, sha256=plain.source.base, merged=None)
+    source = base.with_loras([Lora("style", sha256, 0.8)])
+    others = {name: each for name, each in manifest.variants.items() if name != "bf16"}
+    variants = {**others, "fp32": msgspec.structs.replace(plain, source=source)}
+    bundles.save(root, msgspec.structs.replace(manifest, variants=variants))
+
+
+def test_a_lora_that_was_trained_further_replaces_its_variant(root: Path) -> None:
+    for digit in "12":
+        with_lora(root, digit * 64)
+        manifest = variant.quantize_bundle(root, only("block_*/attn1.to_q")).manifest
+        assert list(manifest.variants) == ["fp32", "nvfp4-own-emulation-style-0.8"]
+        source = manifest.variant("nvfp4-own-emulation-style-0.8").source
+        assert source == manifest.variant("fp32").source
+
+
+def test_what_is_missing_of_a_lora_is_made_with_it(root: Path, tmp_path: Path) -> None:
+    with_lora(root, "1" * 64)
+    made = CliRunner().invoke(cli, ["quantize", str(root), "--recipe", str(own_recipe(tmp_path))])
+    assert made.exit_code == 0, made.output
+    said = " ".join(made.stderr.split())
+    assert "nvfp4-own-style-0.8 was not made: " in said
+    assert "no bfloat16 variant of these weights to make it from." in said
+    assert f"sana-rt export CHECKPOINT {root} --dtype bf16 --lora style=0.8`" in said
+
+
 def test_a_recipe_without_nvfp4_is_called_after_fp8(root: Path) -> None:
     manifest = variant.quantize_bundle(root, only("block_*/attn1.to_q", fmt="fp8")).manifest
     assert list(manifest.variants)[-2:] == ["fp8-own", "fp8-own-emulation"]
@@ -324,17 +363,13 @@ def test_what_is_current_is_not_quantized_again(
 
 
 def test_the_command_quantizes_once_and_says_what_is_missing(root: Path, tmp_path: Path) -> None:
-    recipe_file = tmp_path / "own.toml"
-    recipe_file.write_text(
-        'name = "own"\ndescription = "one layer"\n[[rules]]\nlayers = ["block_*/attn1.to_q"]\n'
-        'format = "nvfp4"\nreason = "r"\nsource = "s"\n'
-    )
+    recipe_file = own_recipe(tmp_path)
     bundle_writer.remove_variant(root, "bf16")
     arguments = ["quantize", str(root), "--recipe", str(recipe_file)]
     first = CliRunner().invoke(cli, arguments)
     assert first.exit_code == 0, first.output
     said = " ".join(first.stderr.split())
-    assert "nvfp4-own was not made: the bundle has no bfloat16 variant to make it from." in said
+    assert "nvfp4-own was not made: the bundle has no bfloat16 variant of these " in said
     assert f"sana-rt export CHECKPOINT {root} --dtype bf16" in first.stderr
     build = CliRunner().invoke(cli, ["build", str(root), "--variant", "nvfp4-own"])
     assert build.exit_code == 2

@@ -1,7 +1,8 @@
-"""The tables of keys against the classes of diffusers and transformers themselves."""
+"""The tables of keys against the classes of diffusers, transformers and PEFT themselves."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from diffusers import (
     SanaVideoPipeline,
     SanaVideoTransformer3DModel,
 )
+from peft import LoraConfig
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
@@ -34,6 +36,7 @@ CLASSES: dict[type, Table] = {
     SanaVideoPipeline: config_tables.PIPELINES[0],
     SanaImageToVideoPipeline: config_tables.PIPELINES[1],
     Gemma2Config: config_tables.GEMMA2,
+    LoraConfig: config_tables.PEFT_LORA,
 }
 MODELS = {
     SanaVideoTransformer3DModel: {
@@ -66,6 +69,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 
 def parameters(of: type) -> dict[str, Any]:
     """The arguments of a class and their defaults."""
+    if dataclasses.is_dataclass(of):
+        return {each.name: getattr(of(), each.name) for each in dataclasses.fields(of)}
     found = inspect.signature(of).parameters
     return {name: each.default for name, each in found.items() if name != "self"}
 

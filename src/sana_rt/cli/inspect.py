@@ -173,6 +173,7 @@ def _show_clip(path: Path, *, as_json: bool) -> None:
         ("prompt", record.prompt),
         *((f"from {later.seconds:g} s", later.prompt) for later in record.prompts),
         ("model", f"{record.model}, variant {record.variant}"),
+        *([("quantized", str(record.quantization))] if record.quantization else []),
         ("checkpoint", f"{record.source.checkpoint}, SHA-256 {record.source.sha256[:12]}"),
         ("options", ", ".join(f"{name} {value}" for name, value in _options(record.request))),
         *((option, f"SHA-256 {digest}") for option, digest in record.inputs.items()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from sana_rt.cli import output, paths, progress, prompts_file
 from sana_rt.cli.command import Command, overwrite_option
 from sana_rt.errors import UsageError
 from sana_rt.files import write_bytes
-from sana_rt.manifest import Form
+from sana_rt.manifest import Form, Source
 from sana_rt.quantize import recipe as recipes
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def command(
             output.note(f"Current: {', '.join(reasons)}; --force quantizes again.")
     names = variants.variant_names(made.manifest, loaded.recipe.name, source)
     facts = [_facts(made, name) for name in names]
-    _tell_missing(made, names, loaded, bundle)
+    _tell_missing(made, names, loaded, made.manifest.variant(source).source)
     if as_json:
         output.json([each._asdict() for each in facts])
         return
@@ -216,16 +217,18 @@ class _Calibration:
         return table
 
 
-def _tell_missing(made: Bundle, names: list[str], loaded: LoadedRecipe, root: Path) -> None:
+def _tell_missing(made: Bundle, names: list[str], loaded: LoadedRecipe, source: Source) -> None:
     """Say which of the two variants is not among ``names``, why, and what makes both."""
     made_forms = {_form(made, name) for name in names}
+    loras = [word for each in source.loras for word in ("--lora", str(each))]
     for form, (dtype, option) in _BASES.items():
         if form not in made_forms:
-            name = recipes.variant_name(loaded.recipe, form)
+            name = source.variant_name(recipes.variant_name(loaded.recipe, form))
+            words = ["CHECKPOINT", str(made.root), "--dtype", option, *loras]
             output.note(
-                f"{name} was not made: the bundle has no {dtype} variant to make it from. "
-                f"For both, run `sana-rt export CHECKPOINT {root} --dtype {option}` with the "
-                "bundle's checkpoint, then this command again."
+                f"{name} was not made: the bundle has no {dtype} variant of these weights to make "
+                f"it from. For both, run `sana-rt export {shlex.join(words)}` with the bundle's "
+                "checkpoint, then this command again."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ from sana_rt.cli.lora_option import lora_option
 from sana_rt.errors import CheckpointError, CheckpointFormatError, CheckpointKeysError, UsageError
 from sana_rt.export import lora
 from sana_rt.export.checkpoint import Checkpoint, open_checkpoint
+from sana_rt.files import sha256
 from sana_rt.manifest import Lora, Source
 
 WIDTH = 112
 QUERY = "transformer.transformer_blocks.0.attn1.to_q"
+WEIGHTS = "adapter_model.safetensors"
 Write = Callable[..., Path]
 
 
@@ -111,11 +114,20 @@ def test_other_methods_are_named(
     [
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "nested too deeply|cannot be read"),
-        ('{"transformer.r": 2}', "cannot be used: .*lora_alpha"),
-        ('{"transformer.lora_alpha": "6"}', "cannot be used"),
+        ('{"transformer.r": 2}', "lacks the field 'lora_alpha'"),
+        ('{"transformer.lora_alpha": "6"}', "sets lora_alpha to '6'"),
+        ('{"transformer.lora_alpha": Infinity}', "one.safetensors sets lora_alpha to inf"),
+        (
+            '{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"to_q": NaN}}',
+            "'to_q': nan",
+        ),
+        ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "pissa"}', "'pissa'"),
+        ('{"transformer.lora_alpha": 6, "transformer.init_lora_weights": "new"}', "'new'"),
+        ('{"transformer.lora_alpha": 6, "transformer.layer_replication": [[0, 2]]}', "own layers"),
+        ('{"transformer.lora_alpha": 6, "transformer.sparsity": 1}', "'sparsity'.*not known"),
         ('{"transformer.lora_alpha": 6, "transformer.use_dora": true}', "DoRA"),
         ('{"transformer.lora_alpha": 6, "transformer.lora_bias": true}', "biases"),
-        ('{"transformer.lora_alpha": 6, "transformer.peft_type": "LOHA"}', "cannot be used"),
+        ('{"transformer.lora_alpha": 6, "transformer.peft_type": "LOHA"}', "'LOHA'"),
         ('{"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"(a+)+b": 1}}', "alpha_patt"),
         (" " * (1 << 21), "metadata of 2,097,152 characters"),
     ],
@@ -126,6 +138,18 @@ def test_settings_that_cannot_be_used(
     path = write(pair(), {"lora_adapter_metadata": settings})
     with pytest.raises(CheckpointFormatError, match=match):
         lora.merge(checkpoint, [Chosen(path)])
+
+
+def test_pefts_weights_without_its_settings(checkpoint: Checkpoint, write: Write) -> None:
+    path = write(pair(), name="adapter_model")
+    with pytest.raises(CheckpointFormatError, match=r"adapter_config\.json beside it"):
+        lora.merge(checkpoint, [Chosen(path)])
+
+
+def test_a_factor_beyond_numbers_is_refused(checkpoint: Checkpoint, write: Write) -> None:
+    path = write(pair() | {f"{QUERY}.alpha": torch.tensor(1e30)})
+    with pytest.raises(CheckpointFormatError, match=r"one.safetensors .*0.attn1.to_q inf times"):
+        lora.merge(checkpoint, [Chosen(path, 1e300)])
 
 
 def test_two_alphas_are_one_too_many(checkpoint: Checkpoint, write: Write) -> None:
@@ -176,6 +200,39 @@ def test_a_folder_without_one(checkpoint: Checkpoint, tmp_path: Path) -> None:
         lora.merge(checkpoint, [Chosen(tmp_path)])
 
 
+def as_peft_saves(folder: Path, **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(pair("base_model.model.transformer_blocks.0.attn1.to_q"), folder / WEIGHTS)
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 2} | settings))
+    return folder
+
+
+def test_files_with_a_librarys_name_go_by_their_folders(
+    checkpoint: Checkpoint, tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [as_peft_saves(tmp_path / name) for name in ("Style", "v1.5")]
+    (tmp_path / "plain").mkdir()
+    diffusers = write(pair(), name="plain/pytorch_lora_weights")
+    monkeypatch.chdir(folders[1])
+    given = [*folders, folders[0] / WEIGHTS, Path(), Path(WEIGHTS), diffusers]
+    names = [lora.merge(checkpoint, [Chosen(path)]).source.variant_name("fp32") for path in given]
+    assert names == [f"fp32-{name}" for name in ("style", "v1.5", "style", "v1.5", "v1.5", "plain")]
+
+
+def test_the_hash_covers_the_settings(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = as_peft_saves(tmp_path / "style")
+    before = lora.merge(checkpoint, [Chosen(folder)])
+    text = "".join(
+        sorted(f"{sha256(folder / name)}  {name}\n" for name in (WEIGHTS, "adapter_config.json"))
+    )
+    assert before.loras == (Lora("style", hashlib.sha256(text.encode()).hexdigest(), 1.0),)
+    as_peft_saves(folder, use_rslora=True)
+    after = lora.merge(checkpoint, [Chosen(folder)])
+    assert after.source.sha256 != before.source.sha256
+    name = "transformer_blocks.0.attn1.to_q.weight"
+    assert not torch.equal(after.transformer.load(name), before.transformer.load(name))
+
+
 def source(*loras: Lora) -> Source:
     return Source("base", "diffusers", "0" * 64).with_loras(loras)
 
@@ -187,6 +244,7 @@ def source(*loras: Lora) -> Source:
         ([Lora("Style.safetensors", "1" * 64, 0.8)], "fp32-style-0.8"),
         ([Lora("My style (v2).safetensors", "1" * 64, 1)], "fp32-my-style-v2-"),
         ([Lora("x.safetensors", "1" * 64, -1.5)], "fp32-x--1.5"),
+        ([Lora("v1.5", "1" * 64, 1)], "fp32-v1.5"),
         ([Lora("b", "1" * 64, 1), Lora("a", "2" * 64, 1)], "fp32-a-b"),
     ],
 )
@@ -201,6 +259,16 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
     }
     assert len(names) == 3
     assert all(len(name) <= 40 for name in names)
+    further = source(Lora(f"{'long' * 30}2", "2" * 64, 2)).variant_name("fp32")
+    assert further in names, "trained further, it replaces its variant"
+
+
+def test_what_replaces_what() -> None:
+    before = source(Lora("style", "1" * 64, 0.8))
+    assert source(Lora("style", "2" * 64, 0.8)).may_replace(before)
+    assert not source(Lora("style", "1" * 64, 0.7)).may_replace(before)
+    assert not source(Lora("other", "1" * 64, 0.8)).may_replace(before)
+    assert not source().may_replace(before)
 
 
 def given(*words: str) -> tuple[Given, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,12 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from sana_rt.cli import cli
+from sana_rt.cli.list_results import settings
 from sana_rt.errors import RequestError
-from sana_rt.manifest import Source
+from sana_rt.export.seeded import SMALL
+from sana_rt.manifest import Calibration, Quantization, Source
 from sana_rt.runtime import clip_record
 from sana_rt.runtime.clip_record import ClipRecord
 from sana_rt.runtime.images import write_png
 from sana_rt.runtime.prompt_schedule import TimedPrompt
+from sana_rt.runtime.request import for_model
 
 RECORD = ClipRecord(
     command="stream",
@@ -38,6 +42,7 @@ RECORD = ClipRecord(
     fit="stretch",
     inputs={"--image": "1" * 64},
 )
+REQUEST = for_model(SMALL, {"prompt": "a circle"})
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 
 
@@ -56,6 +61,27 @@ def test_the_command_has_every_option(tmp_path: Path) -> None:
         "--seed", "18446744073709551615", "--variant", "fp32", "--image", "FILE",
         "--fit", "stretch", "--prompt-at", "2.5", "圆", "--recommit",
     ]  # fmt: skip
+
+
+def test_the_record_says_how_the_weights_were_quantized() -> None:
+    """Made anew under the same name, a variant makes other clips."""
+    records = []
+    for recipe, calibration in (("1", "1"), ("2", "1"), ("1", "2")):
+        of = Calibration("max", calibration * 64, "0" * 64, "0" * 64, 3)
+        variant = SimpleNamespace(
+            source=RECORD.source, quantization=Quantization("own", recipe * 64, "emulation", of)
+        )
+        session = SimpleNamespace(
+            graphs=SimpleNamespace(variant="own"),
+            bundle=SimpleNamespace(manifest=SimpleNamespace(variant={"own": variant}.get)),
+            model=SimpleNamespace(name="shapes"),
+            backend="onnxruntime",
+        )
+        records.append(
+            clip_record.of(session, "generate", REQUEST, inputs={}, fit="crop")  # type: ignore[arg-type]
+        )
+    assert len({settings(each) for each in records}) == 3
+    assert records[0].fit is None, "there is no image to fit"
 
 
 def _spoilt() -> list[Any]:
