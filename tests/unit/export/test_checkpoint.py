@@ -29,7 +29,7 @@ from sana_rt.export.configs import EXTRAS_NAME, infer, with_instruction
 from sana_rt.export.instructions import DIFFUSERS, ORIGINAL
 from sana_rt.export.seeded import SMALL, write_checkpoint
 from sana_rt.export.weights import LazyTensor, Weights
-from sana_rt.model_spec import LTX2_VAE, PRESETS, StreamingSpec
+from sana_rt.model_spec import DCAE_VAE, PRESETS, StreamingSpec
 
 Tensors = dict[str, torch.Tensor]
 
@@ -453,20 +453,17 @@ def test_a_tokenizer_of_other_tokens_than_transformers_is_refused(
 
 
 def test_an_autoencoder_without_graphs_is_left_out(tmp_path: Path) -> None:
-    wide = msgspec.structs.replace(SMALL.transformer, in_channels=128, out_channels=128)
-    spec = msgspec.structs.replace(SMALL, transformer=wide, vae=LTX2_VAE)
+    channels = DCAE_VAE.latent_channels
+    wide = msgspec.structs.replace(SMALL.transformer, in_channels=channels, out_channels=channels)
+    spec = msgspec.structs.replace(SMALL, transformer=wide, vae=DCAE_VAE)
     folder = write_checkpoint(tmp_path / "checkpoint", spec=spec)
     (folder / "vae").mkdir()
-    (folder / "vae/config.json").write_text('{"_class_name": "AutoencoderKLLTX2Video"}')
-    edit(folder, "model_index.json", vae=["diffusers", "AutoencoderKLLTX2Video"])
+    (folder / "vae/config.json").write_text('{"_class_name": "AutoencoderDC"}')
+    edit(folder, "model_index.json", vae=["diffusers", "AutoencoderDC"])
     checkpoint = open_checkpoint(folder)
-    assert checkpoint.spec.vae == LTX2_VAE
+    assert checkpoint.spec.vae == DCAE_VAE
     assert checkpoint.vae is None
-    assert "ltx2 autoencoder has no graphs" in checkpoint.notes[0]
-    config = {"_class_name": "AutoencoderKLLTX2Video", "latent_channels": 64}
-    (folder / "vae/config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointFormatError, match="sets latent_channels to 64"):
-        open_checkpoint(folder)
+    assert "dcae autoencoder has no graphs" in checkpoint.notes[0]
 
 
 def test_parts_can_come_from_elsewhere(
