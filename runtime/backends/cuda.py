@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from cuda.bindings import driver as cuda
 
+from sana_rt.errors import SanaRTError
 from sana_rt.runtime.backends.buffers import Buffer, HostArray, Memory, Timer
 from sana_rt.runtime.backends.cuda_device import DEFAULT_TIMEOUT, Card, Device
 
@@ -174,4 +175,8 @@ class _Staging:
 
     def record(self) -> None:
         """The copy that was just given to the stream is the one to wait for."""
-        self._device.record(self._copied)
+        try:
+            self._device.record(self._copied)
+        except SanaRTError:
+            self._device.settle()  # no event stands behind the copy
+            raise

@@ -70,6 +70,19 @@ def test_what_is_larger_than_pinned_memory_comes_in_pieces(
     memory.close()
 
 
+@pytest.mark.parametrize("name", ["upload", "fill"])
+def test_a_copy_without_an_event_is_waited_for_all_the_same(device: Device, name: str) -> None:
+    memory = CudaMemory()
+    buffer = memory.allocate("float32", (4, 3))
+    getattr(memory, name)(buffer, -VALUES)
+    device.fail("cuEventRecord", 1, driver.CUresult.CUDA_ERROR_NOT_SUPPORTED)
+    with pytest.raises(BackendError, match="cuEventRecord"):
+        getattr(memory, name)(buffer, -VALUES)
+    getattr(memory, name)(buffer, VALUES)
+    np.testing.assert_array_equal(memory.download(buffer), VALUES)
+    memory.close()
+
+
 def test_a_fill_waits_for_the_one_before_and_takes_no_other_memory(device: Device) -> None:
     memory = CudaMemory()
     buffer = memory.allocate("float32", (4, 3))
