@@ -94,9 +94,9 @@ TEST_CASE("what is compiled is never kept beside where the program runs") {
     return kernel_folder({}, "1", {"Card", "12.0", "13.0"}).parent_path();
   };
   const std::string home = std::getenv("HOME") == nullptr ? "" : std::getenv("HOME");
-  CHECK(folder("/cache", "/home/one") == "/cache/sana-rt/kernels");
-  CHECK(folder("cache", "/home/one") == "/home/one/.cache/sana-rt/kernels");
-  CHECK(folder(nullptr, "/home/one") == "/home/one/.cache/sana-rt/kernels");
+  CHECK(folder("/cache", "/one") == "/cache/sana-rt/kernels");
+  CHECK(folder("cache", "/one") == "/one/.cache/sana-rt/kernels");
+  CHECK(folder(nullptr, "/one") == "/one/.cache/sana-rt/kernels");
   for (const char* each : {static_cast<const char*>(nullptr), "", "here"}) {
     const auto listed = folder(nullptr, each);
     CHECK((listed.empty() || listed.is_absolute()));
