@@ -83,7 +83,8 @@ native-dependencies: setup
 	@runtime/native/dependencies.sh check
 	@[ -d "$(ONNXRUNTIME_ROOT)" ] || runtime/native/dependencies.sh headers "$(ONNXRUNTIME_ROOT)"
 
-# A build with each compiler and each sanitizer; warnings are errors in all of them.
+# A build with each compiler and each sanitizer; warnings are errors in all of them. The simulated
+# device has no memory under ThreadSanitizer.
 native-sanitize: native-dependencies ## COMPILERS="g++ clang++" SANITIZERS="address thread": the native tests under sanitizers
 	for compiler in $(COMPILERS); do for sanitizer in $(SANITIZERS); do \
 	  echo "== $$compiler, $$sanitizer"; build=$(NATIVE)-$$compiler-$$sanitizer; \
@@ -91,7 +92,7 @@ native-sanitize: native-dependencies ## COMPILERS="g++ clang++" SANITIZERS="addr
 	    -DSANA_RT_SANITIZE=$${sanitizer/address/address,undefined} && \
 	  cmake --build $$build --parallel $(JOBS) && \
 	  SANA_RT_BUILD=$$build $(BIN)/pytest tests/native/test_programs.py tests/native/test_tokens.py \
-	    tests/native/test_devices.py::test_memory_of_a_gpu || exit 1; \
+	    $$([ $$sanitizer = thread ] || echo tests/native/test_devices.py::test_memory_of_a_gpu) || exit 1; \
 	done; done
 
 native-fuzz: native-dependencies ## SECONDS=300 JOBS=2: spoil what the native library reads (clang, libFuzzer) -> out/native-fuzz

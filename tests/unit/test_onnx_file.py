@@ -91,7 +91,8 @@ def field(number: int, content: bytes) -> bytes:
 def tensor_of(*entries: bytes) -> bytes:
     """A model whose only tensor has these entries of places."""
     tensor = b"".join(field(13, entry) for entry in entries)
-    return helper.make_model(subgraph("first")).SerializeToString() + field(7, field(5, tensor))
+    first: bytes = helper.make_model(subgraph("first")).SerializeToString()
+    return first + field(7, field(5, tensor))
 
 
 ENTRY = field(1, b"location") + field(2, b"secret")
