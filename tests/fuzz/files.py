@@ -457,6 +457,7 @@ FILES = (
         _loras,
         mutations.any_of((mutations.of_safetensors, mutations.of_bytes)),
         _read_lora,
+        count=500,
     ),
     Target("torch", ".pth", _torch_files, _ZIP, _read_torch),
     Target("tokenizer", ".json", _tokenizers, _JSON, _read_tokenizer),
