@@ -79,7 +79,7 @@ def test_seconds_are_frames(player: Player) -> None:
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
 def test_seconds_are_above_zero(player: Player, seconds: float) -> None:
-    with pytest.raises(UsageError, match="more than 0 s"):
+    with pytest.raises(UsageError, match="seconds, more than 0"):
         player.request(PROMPT, seconds=seconds)
 
 
