@@ -19,10 +19,10 @@ from sana_rt.decode_window import DecodeWindow
 from sana_rt.export.modules.ltx2_layers import (
     STRIDES,
     Conv3d,
+    Half,
     Kind,
     ResidualBlock,
     ResidualBlocks,
-    check_spec,
     normed,
     unfolded,
 )
@@ -30,26 +30,20 @@ from sana_rt.export.modules.pixels import to_bytes
 from sana_rt.model_spec import LTX2VAESpec, Scaling
 
 
-class LTX2Decoder(nn.Module):
+class LTX2Decoder(Half):
     """What the graphs of the decoder share.
 
     The parameters are the checkpoint's ``decoder.*`` and the statistics of latents.
     """
 
     def __init__(self, spec: LTX2VAESpec) -> None:
-        super().__init__()
-        check_spec(spec)
+        super().__init__(spec)
         self.spec = spec
-        for name in ("latents_mean", "latents_std"):
-            self.register_buffer(name, torch.empty(spec.latent_channels))
         self.decoder = Decoder3d(spec)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents f32 [B, C, T, h, w] -> frames [B, T', 3, H, W], not clamped."""
-        mean, std = (
-            self.get_buffer(name).float().reshape(-1, 1, 1, 1)
-            for name in ("latents_mean", "latents_std")
-        )
+        mean, std = self.statistics()
         scaled = (latents * std + mean).to(self.decoder.conv_in.conv.weight.dtype)
         frames: Tensor = self.decoder(scaled)
         return frames.transpose(1, 2)

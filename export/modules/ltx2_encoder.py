@@ -11,26 +11,23 @@ from torch.nn import functional as F
 from sana_rt.export.modules.ltx2_layers import (
     STRIDES,
     Conv3d,
+    Half,
     Kind,
     ResidualBlocks,
-    check_spec,
     folded,
     normed,
 )
 from sana_rt.model_spec import LTX2VAESpec, Scaling
 
 
-class LTX2Encoder(nn.Module):
+class LTX2Encoder(Half):
     """The graph ``vae_encoder``.
 
     The parameters are the checkpoint's ``encoder.*`` and the statistics of latents.
     """
 
     def __init__(self, spec: LTX2VAESpec) -> None:
-        super().__init__()
-        check_spec(spec)
-        for name in ("latents_mean", "latents_std"):
-            self.register_buffer(name, torch.empty(spec.latent_channels))
+        super().__init__(spec)
         self.encoder = Encoder3d(spec)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -41,10 +38,7 @@ class LTX2Encoder(nn.Module):
         """Frames u8 [B, T, H, W, 3] -> f32 [B, C, T', h, w]."""
         frames = (clip.float() / 255 * 2 - 1).permute(0, 4, 1, 2, 3)
         mode: Tensor = self.encoder(frames.to(self.encoder.conv_in.conv.weight.dtype)).float()
-        mean, std = (
-            self.get_buffer(name).float().reshape(-1, 1, 1, 1)
-            for name in ("latents_mean", "latents_std")
-        )
+        mean, std = self.statistics()
         latents: Tensor = (mode - mean) / std
         return latents
 

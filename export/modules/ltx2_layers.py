@@ -39,6 +39,21 @@ def check_spec(spec: VAESpec) -> None:
         raise ExportError(f"The autoencoder is of kind {spec.kind!r}.", expected="'ltx2'.")
 
 
+class Half(nn.Module):
+    """An encoder or a decoder, with the statistics of latents that the checkpoint has."""
+
+    def __init__(self, spec: VAESpec) -> None:
+        super().__init__()
+        check_spec(spec)
+        for name in ("latents_mean", "latents_std"):
+            self.register_buffer(name, torch.empty(spec.latent_channels))
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of latents, f32 [C, 1, 1, 1]."""
+        mean, std = (self.get_buffer(name) for name in ("latents_mean", "latents_std"))
+        return mean.float().reshape(-1, 1, 1, 1), std.float().reshape(-1, 1, 1, 1)
+
+
 def unfolded(x: Tensor, strides: tuple[int, int, int], *, columns_first: bool = False) -> Tensor:
     """Channels become pixels: [B, C · t · h · w, T, H, W] -> [B, C, T · t, H · h, W · w].
 
